@@ -1,0 +1,89 @@
+/* test.c - runs the registered tests; see test.h. */
+#include "tests/test.h"
+
+#include <ftw.h>
+#include <stdarg.h>
+#include <stdlib.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+static TestCase *first;
+static int failed_now;
+static char dir[256];
+
+void test_register(TestCase *t)
+{
+    TestCase **p = &first;
+    while (*p && strcmp((*p)->name, t->name) < 0) p = &(*p)->next;
+    t->next = *p;
+    *p = t;
+}
+
+void test_fail(const char *file, int line, const char *fmt, ...)
+{
+    va_list ap;
+    va_start(ap, fmt);
+    fprintf(stderr, "%s:%d: ", file, line);
+    vfprintf(stderr, fmt, ap);
+    fputc('\n', stderr);
+    va_end(ap);
+    failed_now = 1;
+}
+
+static int rm(const char *path, const struct stat *st, int flag, struct FTW *f)
+{
+    (void)st, (void)flag, (void)f;
+    return remove(path);
+}
+
+const char *test_dir(void)
+{
+    if (!dir[0]) {
+        mkdir("build", 0777);
+        snprintf(dir, sizeof dir, "build/test-XXXXXX");
+        if (!mkdtemp(dir)) perror(dir), exit(1);
+    }
+    return dir;
+}
+
+static void slurp(const char *path, char *buf, size_t cap)
+{
+    if (!buf) return;
+    FILE *f = fopen(path, "rb");
+    size_t n = f ? fread(buf, 1, cap - 1, f) : 0;
+    buf[n] = 0;
+    if (f) fclose(f);
+}
+
+int test_sdc(const char *args, char *out, char *err, size_t cap)
+{
+    const char *bin = getenv("SDC_BIN");
+    char cmd[8192], po[300], pe[300];
+    snprintf(po, sizeof po, "%s/.stdout", test_dir());
+    snprintf(pe, sizeof pe, "%s/.stderr", test_dir());
+    snprintf(cmd, sizeof cmd, "%s %s >%s 2>%s </dev/null", bin ? bin : "./sdc", args, po, pe);
+    int st = system(cmd);
+    slurp(po, out, cap);
+    slurp(pe, err, cap);
+    return WIFEXITED(st) ? WEXITSTATUS(st) : 128 + WTERMSIG(st);
+}
+
+int main(int argc, char **argv)
+{
+    int passed = 0, failed = 0;
+    setvbuf(stdout, NULL, _IOLBF, 0);
+    for (TestCase *t = first; t; t = t->next) {
+        int want = argc < 2;
+        for (int i = 1; i < argc; i++) want |= strstr(t->name, argv[i]) != NULL;
+        if (!want) continue;
+        failed_now = 0;
+        t->run();
+        if (failed_now) printf("FAIL %s\n", t->name);
+        failed_now ? failed++ : passed++;
+        if (dir[0]) nftw(dir, rm, 16, FTW_DEPTH | FTW_PHYS);
+        dir[0] = 0;
+    }
+    printf("%d passed, %d failed\n", passed, failed);
+    return failed || !passed;
+}
