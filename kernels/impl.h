@@ -1,0 +1,26 @@
+/* impl.h - prototypes of every op version, made from impl.def.
+ *
+ * The names are <op>_<dtype>_<implementation>, for casts
+ * cast_<destination>_<source>_<implementation>. Only kernels/ and its tests
+ * include this; everybody else calls through the table of ops.h.
+ */
+#ifndef SDC_KERNELS_IMPL_H
+#define SDC_KERNELS_IMPL_H
+
+#include "kernels/ops.h"
+
+#define IMPL(op, dt, impl) extern op##_fn op##_##dt##_##impl;
+#define IMPL_CAST(dst, src, impl) extern cast_fn cast_##dst##_##src##_##impl;
+#include "kernels/impl.def"
+#undef IMPL
+#undef IMPL_CAST
+
+/* Bytes of scratch that the x86 versions of an op want (ops.h: *_scratch); the
+ * larger of both vector widths. The references want none. */
+#ifdef SDC_X86
+size_t linear_scratch_x86(const Dev *d, const Linear *p, Dtype dt);
+size_t conv2d_scratch_x86(const Dev *d, const Conv2d *p, Dtype dt);
+size_t attention_scratch_x86(const Dev *d, const Attention *p, Dtype dt);
+#endif
+
+#endif
