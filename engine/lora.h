@@ -1,0 +1,102 @@
+/* lora.h - low-rank adapter files: read, apply, write.
+ *
+ * Read: kohya (lora_down/lora_up/alpha, lora_mid), PEFT and diffusers (lora_A/
+ * lora_B, .lora.down/.lora.up, attention processors), LyCORIS LoHa, DoRA.
+ * Written: kohya. All factors are f32 in memory.
+ *
+ *   plain:  dW = alpha/rank * up @ down
+ *   LoHa:   dW = alpha/rank * (w1_a @ w1_b) o (w2_a @ w2_b)
+ *   DoRA:   dW' = dora * (W + dW) / |row of W + dW|  -  W
+ *   applied: W + weight * dW      (3x3 convolutions as (out, in*9))
+ *
+ * Sources: Hu et al. 2021 (LoRA), Hyeon-Woo et al. 2021 (LoHa), Liu et al. 2024
+ * (DoRA); kohya-ss/sd-scripts networks/lora.py; KohakuBlueleaf/LyCORIS;
+ * huggingface/diffusers loaders/lora_conversion_utils.py.
+ */
+#ifndef SDC_ENGINE_LORA_H
+#define SDC_ENGINE_LORA_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "engine/error.h"
+#include "engine/tensorfile.h"
+
+/* kohya's sets of modules. */
+typedef enum {
+    LORA_NONE,
+    LORA_DEFAULT,      /* attention and feed-forward: always */
+    LORA_CONV          /* residual blocks and resamplers: only with conv_dim */
+} LoraSet;
+
+/* One layer that can be adapted (models/layers.h makes the list). */
+typedef struct {
+    const char *path;  /* canonical: "unet.mid_block.attentions.0.proj_in" */
+    const char *name;  /* kohya's: "lora_unet_mid_block_attentions_0_proj_in" */
+    int out, in;       /* channels */
+    int k, stride;     /* kernel 1 or 3 */
+    int conv;          /* the layer is a convolution: its factors are 4-d in files */
+    int text;          /* belongs to the text encoder */
+    LoraSet set;
+} LoraTarget;
+
+void lora_targets_free(LoraTarget *list, size_t count);
+
+typedef struct {
+    const LoraTarget *target;
+    int rank;
+    float alpha;
+    float *up, *down;          /* (out, rank), (rank, in*k*k); LoHa: w1_a, w1_b */
+    float *up2, *down2;        /* LoHa: w2_a, w2_b, of rank2; else NULL */
+    int rank2;
+    float *dora;               /* (out) or NULL */
+} LoraModule;
+
+typedef struct {
+    char *path;
+    float unet_weight, text_weight;
+    LoraModule *list;          /* sorted by target */
+    size_t count;
+    char **meta;               /* 2 * meta_count strings: key, value */
+    size_t meta_count;
+} Lora;
+
+/* "FILE[:W[:TEW]]": cut at the last colons that are followed by a number. *path
+ * is owned by the caller. W defaults to 1, TEW to W. ERR_USAGE when no file
+ * name is left. */
+int lora_spec(const char *spec, char **path, float *w, float *tew, Err *e);
+
+/* Reads a file and resolves every tensor against the targets, which must
+ * outlive the Lora. ERR_INPUT naming the tensor and the file for a module the
+ * model lacks, another shape, an unknown kind of adapter, NaN. Frees nothing
+ * on success; *lo is zero on failure. */
+int lora_open(Lora *lo, const char *path, const LoraTarget *targets, size_t count, Err *e);
+/* lora_spec + lora_open. */
+int lora_open_spec(Lora *lo, const char *spec, const LoraTarget *targets, size_t count, Err *e);
+/* Makes an own target list from the file itself (merging without a model):
+ * shapes from the factors. Only kohya-style and PEFT names, no check against a
+ * model. The list is freed with lora_targets_free. */
+int lora_open_free(Lora *lo, const char *spec, LoraTarget **targets, size_t *count, Err *e);
+void lora_close(Lora *lo);
+
+/* The module of a target, NULL when the file leaves it alone. */
+const LoraModule *lora_find(const Lora *lo, const LoraTarget *t);
+/* The weight that applies to a target. */
+float lora_weight(const Lora *lo, const LoraTarget *t);
+
+/* w (out, in*k*k), PyTorch's layout, += weight * dW. weight 0 leaves w as it
+ * is, bit for bit. ERR_MEMORY only. */
+int lora_add_delta(const LoraModule *m, float weight, float *w, Err *e);
+
+typedef struct {
+    const char *key, *value;
+} LoraMeta;
+
+/* Writes a kohya file: lora_down, lora_up and a scalar alpha per module, all of
+ * dtype (F32, F16, BF16), with the given metadata and sshs_model_hash and
+ * sshs_legacy_hash. The bytes depend on the arguments alone. LoHa and DoRA
+ * modules are ERR_FAIL. */
+int lora_save(const char *path, const LoraModule *list, size_t count, FileDtype dtype,
+              const LoraMeta *meta, size_t meta_count, Err *e);
+
+#endif
