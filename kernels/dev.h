@@ -33,6 +33,7 @@ int dev_alloc(Dev *d, void **p, size_t bytes);
 void dev_free(Dev *d, void *p, size_t bytes);
 void dev_upload(Dev *d, void *dst, const void *src_host, size_t bytes);
 void dev_download(Dev *d, void *dst_host, const void *src, size_t bytes);
+void dev_copy(Dev *d, void *dst, const void *src, size_t bytes);   /* on the device */
 void dev_zero(Dev *d, void *dst, size_t bytes);
 void dev_sync(Dev *d);
 /* Bytes that dev_alloc could still get without swapping. */

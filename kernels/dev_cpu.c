@@ -190,6 +190,12 @@ void dev_download(Dev *d, void *dst_host, const void *src, size_t bytes)
     if (bytes) memcpy(dst_host, src, bytes);
 }
 
+void dev_copy(Dev *d, void *dst, const void *src, size_t bytes)
+{
+    (void)d;
+    if (bytes) memcpy(dst, src, bytes);
+}
+
 void dev_zero(Dev *d, void *dst, size_t bytes)
 {
     (void)d;

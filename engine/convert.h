@@ -1,0 +1,30 @@
+/* convert.h - arrays between f32 and a storage dtype, on the host. */
+#ifndef SDC_ENGINE_CONVERT_H
+#define SDC_ENGINE_CONVERT_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "kernels/half.h"
+#include "kernels/ops.h"
+
+/* dst (count) of dt <- src (count) f32, round to nearest even. dt is not DT_F32. */
+static inline void half_from_f32(Dtype dt, void *dst, const float *src, size_t count)
+{
+    uint16_t *d = dst;
+    if (dt == DT_BF16)
+        for (size_t i = 0; i < count; i++) d[i] = f32_to_bf16(src[i]);
+    else
+        for (size_t i = 0; i < count; i++) d[i] = f32_to_f16(src[i]);
+}
+
+static inline void half_to_f32(Dtype dt, float *dst, const void *src, size_t count)
+{
+    const uint16_t *s = src;
+    if (dt == DT_BF16)
+        for (size_t i = 0; i < count; i++) dst[i] = bf16_to_f32(s[i]);
+    else
+        for (size_t i = 0; i < count; i++) dst[i] = f16_to_f32(s[i]);
+}
+
+#endif

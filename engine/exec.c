@@ -1,0 +1,243 @@
+/* exec.c - see exec.h. One switch turns nodes into calls of the op table. */
+#include "engine/exec.h"
+
+#include <string.h>
+#include <time.h>
+
+#include "engine/mem.h"
+#include "engine/convert.h"
+
+/* ---- memory -------------------------------------------------------------- */
+
+void slab_want(Slab *s, const Plan *plan)
+{
+    if (plan->slab_bytes > s->bytes) s->bytes = plan->slab_bytes;
+    if (plan->scratch_bytes > s->scratch_bytes) s->scratch_bytes = plan->scratch_bytes;
+}
+
+int slab_alloc(Slab *s, Dev *dev, Err *e)
+{
+    s->dev = dev;
+    if (dev_alloc(dev, &s->base, s->bytes + 64) != DEV_OK) {
+        s->base = NULL;
+        return err_nomem(e, s->bytes, "activations");
+    }
+    if (dev_alloc(dev, &s->scratch, s->scratch_bytes + 64) != DEV_OK) {
+        s->scratch = NULL;
+        return err_nomem(e, s->scratch_bytes, "scratch");
+    }
+    return 0;
+}
+
+void slab_free(Slab *s)
+{
+    if (s->base) dev_free(s->dev, s->base, s->bytes + 64);
+    if (s->scratch) dev_free(s->dev, s->scratch, s->scratch_bytes + 64);
+    *s = (Slab){0};
+}
+
+int exec_init(Exec *x, Graph *g, Slab *slab, Dev *dev, const Ops *ops, Err *e)
+{
+    *x = (Exec){.g = g, .ops = ops, .slab = slab};
+    if (!g) return err_nomem(e, sizeof *g, "the graph");
+    TRY(plan_make(&x->plan, g, dev, ops, e));
+    slab->dev = dev;
+    slab_want(slab, &x->plan);
+    return 0;
+}
+
+void exec_free(Exec *x)
+{
+    graph_free(x->g);
+    *x = (Exec){0};
+}
+
+void *exec_address(const Exec *x, const Tensor *t)
+{
+    if (!t) return NULL;
+    return t->param ? t->param->data : (char *)x->slab->base + t->offset;
+}
+
+/* ---- inputs and outputs -------------------------------------------------- */
+
+static int lookup(const Exec *x, const char *name, size_t count, Tensor **t, Err *e)
+{
+    *t = graph_find(x->g, name);
+    if (!*t) return err_set(e, ERR_FAIL, "the graph has no tensor %s", name);
+    if (tensor_count(*t) != count)
+        return err_set(e, ERR_INPUT, "tensor %s: %zu values given, %zu expected", name, count,
+                       tensor_count(*t));
+    return 0;
+}
+
+int exec_set(Exec *x, const char *name, const void *host, size_t count, Err *e)
+{
+    Tensor *t;
+    TRY(lookup(x, name, count, &t, e));
+    Dev *d = x->slab->dev;
+    char *dst = exec_address(x, t);
+    if (t->is_int || t->dt == DT_F32) {
+        dev_upload(d, dst, host, count * 4);
+        return 0;
+    }
+    uint16_t part[1024];
+    for (size_t i = 0; i < count; i += 1024) {
+        size_t n = count - i < 1024 ? count - i : 1024;
+        half_from_f32(t->dt, part, (const float *)host + i, n);
+        dev_upload(d, dst + 2 * i, part, 2 * n);
+    }
+    return 0;
+}
+
+int exec_get(Exec *x, const char *name, float *host, size_t count, Err *e)
+{
+    Tensor *t;
+    TRY(lookup(x, name, count, &t, e));
+    Dev *d = x->slab->dev;
+    const char *src = exec_address(x, t);
+    dev_sync(d);
+    if (t->dt == DT_F32) {
+        dev_download(d, host, src, count * 4);
+        dev_sync(d);
+        return 0;
+    }
+    uint16_t part[1024];
+    for (size_t i = 0; i < count; i += 1024) {
+        size_t n = count - i < 1024 ? count - i : 1024;
+        dev_download(d, part, src + 2 * i, 2 * n);
+        dev_sync(d);
+        half_to_f32(t->dt, host + i, part, n);
+    }
+    return 0;
+}
+
+/* ---- running ------------------------------------------------------------- */
+
+static float *grad_of(const Param *p) { return p ? p->grad : NULL; }
+
+/* Calls the kernel of one node. a: input addresses, y: outputs, acc: 1 where
+ * the output holds an earlier partial gradient. */
+static void call(const Exec *x, const Node *n, void *const *a, void *const *y, const int *acc)
+{
+    Dev *d = x->slab->dev;
+    const Ops *o = x->ops;
+    Dtype t = n->dt;
+    float *dw = grad_of(n->dw), *db = grad_of(n->db);
+    switch (n->op) {
+    case OP_linear: o->linear[t](d, &n->p.linear, y[0], a[0], a[1], a[2], a[3]); break;
+    case OP_linear_dx: o->linear_dx[t](d, &n->p.linear, y[0], a[0], a[1], acc[0]); break;
+    case OP_linear_dw: o->linear_dw[t](d, &n->p.linear, dw, db, a[0], a[1]); break;
+    case OP_conv2d: o->conv2d[t](d, &n->p.conv2d, y[0], a[0], a[1], a[2], a[3], a[4]); break;
+    case OP_conv2d_dx: o->conv2d_dx[t](d, &n->p.conv2d, y[0], a[0], a[1], acc[0]); break;
+    case OP_conv2d_dw: o->conv2d_dw[t](d, &n->p.conv2d, dw, db, a[0], a[1]); break;
+    case OP_attention: o->attention[t](d, &n->p.attention, y[0], y[1], a[0], a[1], a[2]); break;
+    case OP_attention_bwd:
+        o->attention_bwd[t](d, &n->p.attention, y[0], y[1], y[2], a[0], a[1], a[2], a[3], a[4], a[5]);
+        break;
+    case OP_groupnorm: o->groupnorm[t](d, &n->p.groupnorm, y[0], y[1], a[0], a[1], a[2]); break;
+    case OP_groupnorm_bwd:
+        o->groupnorm_bwd[t](d, &n->p.groupnorm, y[0], dw, db, a[0], a[1], a[2], a[3], a[4], acc[0]);
+        break;
+    case OP_layernorm: o->layernorm[t](d, &n->p.layernorm, y[0], y[1], a[0], a[1], a[2]); break;
+    case OP_layernorm_bwd:
+        o->layernorm_bwd[t](d, &n->p.layernorm, y[0], dw, db, a[0], a[1], a[2], a[3], acc[0]);
+        break;
+    case OP_act: o->act[t](d, &n->p.act, y[0], a[0]); break;
+    case OP_act_bwd: o->act_bwd[t](d, &n->p.act, y[0], a[0], a[1], acc[0]); break;
+    case OP_geglu: o->geglu[t](d, &n->p.geglu, y[0], a[0]); break;
+    case OP_geglu_bwd: o->geglu_bwd[t](d, &n->p.geglu, y[0], a[0], a[1], acc[0]); break;
+    case OP_add: o->add[t](d, n->p.count, y[0], a[0], a[1]); break;
+    case OP_upsample2x: o->upsample2x[t](d, &n->p.upsample, y[0], a[0]); break;
+    case OP_upsample2x_bwd: o->upsample2x_bwd[t](d, &n->p.upsample, y[0], a[0], acc[0]); break;
+    case OP_concat: o->concat[t](d, &n->p.concat, y[0], a[0], a[1]); break;
+    case OP_concat_bwd:
+        o->concat_bwd[t](d, &n->p.concat, y[0], y[1], a[0], acc[0], acc[1]);
+        break;
+    case OP_rowsum: o->rowsum[t](d, &n->p.rowsum, y[0], a[0], acc[0]); break;
+    case OP_time_embed: o->time_embed[t](d, &n->p.time_embed, y[0], a[0]); break;
+    case OP_token_embed: o->token_embed[t](d, &n->p.token_embed, y[0], a[0], a[1], a[2]); break;
+    case OP_token_embed_bwd: o->token_embed_bwd[t](d, &n->p.token_embed, dw, db, a[0], a[1]); break;
+    case OP_loss: o->loss[t](d, &n->p.loss, y[0], y[1], a[0], a[1], a[2], a[3], a[4]); break;
+    case OP_loss_bwd:
+        o->loss_bwd[t](d, &n->p.loss, y[0], a[0], a[1], a[2], a[3], a[4], a[5]);
+        break;
+    case OP_recon: o->recon[t](d, &n->p.recon, y[0], a[0], a[1]); break;
+    case OP_recon_bwd: o->recon_bwd[t](d, &n->p.recon, y[0], a[0], a[1], a[2]); break;
+    case OP_gauss: o->gauss[t](d, &n->p.gauss, y[0], y[1], a[0], a[1]); break;
+    case OP_gauss_bwd: o->gauss_bwd[t](d, &n->p.gauss, y[0], a[0], a[1], a[2], a[3]); break;
+    case OP_cast: o->cast[n->out[0]->dt][n->in[0]->dt](d, n->p.count, y[0], a[0]); break;
+    case OP_COUNT: break;
+    }
+}
+
+static void run_node(Exec *x, const Node *n)
+{
+    Dev *d = x->slab->dev;
+    void *a[NODE_MAX_IN], *y[NODE_MAX_OUT];
+    int acc[NODE_MAX_OUT] = {0};
+    for (int i = 0; i < NODE_MAX_IN; i++) a[i] = exec_address(x, n->in[i]);
+    for (int i = 0; i < NODE_MAX_OUT; i++) {
+        y[i] = exec_address(x, n->out[i]);
+        if (!n->out[i] || !n->prev[i]) continue;
+        acc[i] = 1;
+        /* an earlier partial gradient that others still read cannot be added to in place */
+        if (n->prev[i]->buffer != n->out[i]->buffer)
+            dev_copy(d, y[i], exec_address(x, n->prev[i]), tensor_bytes(n->out[i]));
+    }
+    call(x, n, a, y, acc);
+}
+
+/* ---- trace --------------------------------------------------------------- */
+
+static double now_ms(void)
+{
+    struct timespec ts;
+    clock_gettime(CLOCK_MONOTONIC, &ts);
+    return (double)ts.tv_sec * 1e3 + (double)ts.tv_nsec * 1e-6;
+}
+
+/* FNV-1a over the bytes of a tensor: equal runs print equal sums. */
+static uint64_t checksum(Exec *x, const Tensor *t)
+{
+    uint64_t h = 1469598103934665603u;
+    unsigned char part[4096];
+    size_t bytes = tensor_bytes(t);
+    for (size_t i = 0; i < bytes; i += sizeof part) {
+        size_t n = bytes - i < sizeof part ? bytes - i : sizeof part;
+        dev_download(x->slab->dev, part, (const char *)exec_address(x, t) + i, n);
+        dev_sync(x->slab->dev);
+        for (size_t k = 0; k < n; k++) h = (h ^ part[k]) * 1099511628211u;
+    }
+    return h;
+}
+
+static void trace_node(Exec *x, const Node *n, double ms)
+{
+    const Tensor *t = n->out[0];
+    fprintf(x->trace, "%-18s %9.3f ms", op_name(n->op), ms);
+    if (t) {
+        fprintf(x->trace, " %12zu B %016llx ", tensor_bytes(t), (unsigned long long)checksum(x, t));
+        for (int i = 0; i < t->ndim; i++) fprintf(x->trace, "%s%d", i ? "x" : "", t->dim[i]);
+    }
+    fprintf(x->trace, " %s\n", n->name);
+}
+
+int exec_run(Exec *x, Err *e)
+{
+    Dev *d = x->slab->dev;
+    d->ws = x->slab->scratch;
+    d->ws_bytes = x->slab->scratch_bytes;
+    for (int i = 0; i < x->g->node_count; i++) {
+        if (x->tick) {
+            int rc = x->tick(x->ctx, i, x->g->node_count);
+            if (rc) return err_set(e, rc, "stopped");
+        }
+        double start = x->trace ? now_ms() : 0;
+        run_node(x, x->g->nodes[i]);
+        if (x->trace) {
+            dev_sync(d);
+            trace_node(x, x->g->nodes[i], now_ms() - start);
+        }
+    }
+    return 0;
+}

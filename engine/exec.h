@@ -1,0 +1,52 @@
+/* exec.h - runs a planned graph.
+ *
+ * An Exec binds a graph and its plan to memory. Several Execs that never run at
+ * the same time may share one Slab, sized for the largest of them.
+ */
+#ifndef SDC_ENGINE_EXEC_H
+#define SDC_ENGINE_EXEC_H
+
+#include <stdio.h>
+
+#include "engine/plan.h"
+
+/* One allocation for activations, one for scratch. */
+typedef struct {
+    Dev *dev;
+    void *base, *scratch;
+    size_t bytes, scratch_bytes;
+} Slab;
+
+/* Grows the wish for a plan; call for every plan before slab_alloc. */
+void slab_want(Slab *s, const Plan *plan);
+int slab_alloc(Slab *s, Dev *dev, Err *e);
+void slab_free(Slab *s);
+
+typedef struct {
+    Graph *g;
+    Plan plan;
+    const Ops *ops;
+    Slab *slab;
+    /* Asked before each node; not 0 stops the run with that ErrCode (progress,
+     * cancellation). NULL ok. */
+    int (*tick)(void *ctx, int node, int count);
+    void *ctx;
+    FILE *trace;           /* per node: name, op, shape, ms, bytes, checksum; NULL: off */
+} Exec;
+
+/* Plans g and adds its wish to slab (which may not be allocated yet). The Exec
+ * owns g from now on, also on failure. */
+int exec_init(Exec *x, Graph *g, Slab *slab, Dev *dev, const Ops *ops, Err *e);
+void exec_free(Exec *x);                               /* zeroed x ok */
+
+/* Runs all nodes. Allocates nothing. */
+int exec_run(Exec *x, Err *e);
+
+/* Copies to an input and from an output, by name, with the tensor's own dtype
+ * on the device and f32 (or int32 for ids) on the host. count is checked. */
+int exec_set(Exec *x, const char *name, const void *host, size_t count, Err *e);
+int exec_get(Exec *x, const char *name, float *host, size_t count, Err *e);
+
+void *exec_address(const Exec *x, const Tensor *t);
+
+#endif

@@ -1,0 +1,146 @@
+/* graph.h - a computation as a list of typed nodes, in the order they run.
+ *
+ * models/ builds graphs with the graph_* functions below; grad.c appends the
+ * backward pass, plan.c gives every tensor an address, exec.c runs the nodes.
+ *
+ * Shapes are (N,H,W,C) for feature maps and (N,T,C) for tokens; an op that
+ * works on rows takes either, so nothing is ever transposed or reshaped.
+ *
+ * Errors are sticky: the first failure (a shape that does not fit, no memory)
+ * is kept in g->err and every later call returns a dummy tensor, so that a
+ * model's code needs no checks; whoever asked for the graph looks at g->err.
+ *
+ * Ownership: a Graph owns its nodes, tensors and names. It borrows Params,
+ * which must outlive it.
+ */
+#ifndef SDC_ENGINE_GRAPH_H
+#define SDC_ENGINE_GRAPH_H
+
+#include "engine/error.h"
+#include "engine/params.h"
+#include "kernels/ops.h"
+
+typedef enum {
+#define X(op) OP_##op,
+    OPS_LIST(X)
+#undef X
+    OP_cast,
+    OP_COUNT
+} OpKind;
+
+typedef struct Node Node;
+
+typedef struct Tensor {
+    char name[96];         /* the input's name, or the layer path and op that made it */
+    Dtype dt;              /* int32 ids are stored as DT_F32 with is_int set */
+    int is_int;
+    int ndim, dim[4];      /* (N,H,W,C), (N,T,C), (N,C), (C) */
+    Param *param;          /* set for weights: data and grad live there */
+    Node *made_by;         /* NULL for inputs and weights */
+    int needs_grad;        /* a trainable parameter is upstream */
+    int keep;              /* readable after the run: inputs and outputs */
+    struct Tensor *grad;   /* filled by graph_grad */
+    /* filled by plan.c */
+    int first, last;       /* node indices between which the buffer is live */
+    struct Tensor *buffer; /* whose bytes these are: itself, or the tensor written in place */
+    size_t offset;         /* in the activation slab */
+    int index;
+} Tensor;
+
+enum { NODE_MAX_IN = 6, NODE_MAX_OUT = 3 };
+
+struct Node {
+    OpKind op;
+    union {
+        Linear linear;
+        Conv2d conv2d;
+        Attention attention;
+        GroupNorm groupnorm;
+        LayerNorm layernorm;
+        Act act;
+        Geglu geglu;
+        Upsample upsample;
+        Concat concat;
+        Rowsum rowsum;
+        TimeEmbed time_embed;
+        TokenEmbed token_embed;
+        Loss loss;
+        Recon recon;
+        Gauss gauss;
+        size_t count;
+    } p;
+    Dtype dt;                          /* which slot of the op table runs it */
+    Tensor *in[NODE_MAX_IN];           /* in the order of the op's parameters; NULL: absent */
+    Tensor *out[NODE_MAX_OUT];
+    Tensor *prev[NODE_MAX_OUT];        /* earlier partial gradient that out[i] is added to */
+    Param *dw, *db;                    /* parameter gradients that a *_dw or *_bwd node adds to */
+    char name[96];
+};
+
+typedef struct Graph {
+    Dtype act;                         /* dtype of activations */
+    Node **nodes;
+    int node_count;
+    Tensor **tensors;
+    int tensor_count;
+    size_t node_cap, tensor_cap;
+    const char *scope;                 /* layer path for names of nodes; borrowed */
+    Err err;
+    Tensor bad;                        /* what builders return after an error */
+} Graph;
+
+Graph *graph_new(Dtype act);           /* NULL: no memory */
+void graph_free(Graph *g);             /* NULL ok */
+
+/* Tensors from outside. An input keeps its bytes for the whole run. */
+Tensor *graph_input(Graph *g, const char *name, Dtype dt, int ndim, const int *dim);
+Tensor *graph_input_ids(Graph *g, const char *name, int n, int t);
+Tensor *graph_weight(Graph *g, Param *p);
+/* Marks t as readable after the run, under a name of its own. */
+void graph_output(Graph *g, Tensor *t, const char *name);
+Tensor *graph_find(Graph *g, const char *name);    /* an input or output; NULL */
+
+static inline int tensor_last(const Tensor *t) { return t->dim[t->ndim - 1]; }
+/* Product of all axes but the last. */
+int tensor_rows(const Tensor *t);
+size_t tensor_count(const Tensor *t);
+size_t tensor_bytes(const Tensor *t);
+
+/* One builder per forward op of kernels/ops.h, which states the arithmetic.
+ * b, res and rowbias may be NULL. The result is a new tensor of g->act. */
+Tensor *graph_linear(Graph *g, Tensor *x, Tensor *w, Tensor *b, Tensor *res, float alpha);
+Tensor *graph_conv2d(Graph *g, Tensor *x, Tensor *w, Tensor *b, Tensor *rowbias, Tensor *res,
+                     int stride, int pad_lo, int pad_hi, float alpha);
+Tensor *graph_attention(Graph *g, Tensor *q, Tensor *k, Tensor *v, int heads, int causal);
+Tensor *graph_groupnorm(Graph *g, Tensor *x, Tensor *w, Tensor *b, int groups, float eps, int silu);
+Tensor *graph_layernorm(Graph *g, Tensor *x, Tensor *w, Tensor *b, float eps);
+Tensor *graph_act(Graph *g, Tensor *x, ActKind kind);
+Tensor *graph_geglu(Graph *g, Tensor *x);
+Tensor *graph_add(Graph *g, Tensor *a, Tensor *b);
+Tensor *graph_upsample2x(Graph *g, Tensor *x);
+Tensor *graph_concat(Graph *g, Tensor *a, Tensor *b);
+Tensor *graph_time_embed(Graph *g, Tensor *t, int dim);
+Tensor *graph_token_embed(Graph *g, Tensor *ids, Tensor *table, Tensor *pos);
+Tensor *graph_cast(Graph *g, Tensor *x, Dtype dt);      /* x itself when it has that dtype */
+
+/* Losses: f32 scalars (1). per, if not NULL, gets the per-sample loss (N). */
+Tensor *graph_loss(Graph *g, LossKind kind, Tensor *pred, Tensor *target, Tensor *mask,
+                   Tensor *weight, Tensor *huber_c, Tensor **per);
+Tensor *graph_recon(Graph *g, Tensor *y, Tensor *x, float edge);
+/* z of the posterior m with given noise; *kl gets the f32 scalar. */
+Tensor *graph_gauss(Graph *g, Tensor *m, Tensor *noise, Tensor **kl);
+
+/* Used by grad.c: appends a node of op with one output of the given shape. */
+Node *graph_node(Graph *g, OpKind op, Dtype dt);
+Tensor *graph_out(Graph *g, Node *n, int slot, Dtype dt, int ndim, const int *dim);
+
+/* grad.h's entry: appends the backward pass of sum(scale[i] * loss[i]) to g.
+ * loss[i] was made by graph_loss, graph_recon or graph_gauss (kl); scale[i] is
+ * an f32 input (1). Only paths that reach a trainable parameter are walked;
+ * gradients of parameters are added to Param.grad. */
+void graph_grad(Graph *g, Tensor *const *loss, Tensor *const *scale, int count);
+
+/* "linear", "conv2d_dx"... */
+const char *op_name(OpKind op);
+
+#endif

@@ -1,0 +1,77 @@
+/* params.h - the weights of a model on a device.
+ *
+ * A Params is a list of named tensors. Models declare what they need while
+ * their graphs are built (params_get); then the sizes are known, params_alloc
+ * takes one block for all of them, and params_fill loads values. Several graphs
+ * (text encoder, U-Net, VAE; sampling and training) share one Params.
+ *
+ * Names are canonical (models/keys.h): diffusers paths with a component prefix,
+ * "unet.conv_in.weight". Layouts: linear (N,K); convolution (COUT,kh,kw,CIN) in
+ * memory, (COUT,CIN,kh,kw) in files and in params_fill's source. 1x1
+ * convolutions are linear. Matrices and convolutions are stored in Params.wdt
+ * unless trainable (f32); vectors (biases, norms) always in f32.
+ */
+#ifndef SDC_ENGINE_PARAMS_H
+#define SDC_ENGINE_PARAMS_H
+
+#include <stddef.h>
+
+#include "engine/error.h"
+#include "kernels/ops.h"
+
+typedef struct Param {
+    char *name;
+    int ndim, dim[4];      /* engine layout */
+    size_t count;
+    Dtype dt;
+    int trainable;
+    int group;             /* optimizer group of a trainable parameter */
+    void *data;            /* on the device, count elements of dt */
+    float *grad;           /* on the device, count f32; NULL unless trainable */
+    int filled;            /* data holds values */
+} Param;
+
+typedef struct Params {
+    Dev *dev;
+    const Ops *ops;
+    Dtype wdt;             /* storage of frozen matrices */
+    Param **list;
+    size_t count, cap;
+    Param **index;         /* the same, sorted by name */
+    int (*group)(void *ctx, const char *name);
+    void *group_ctx;
+    void *block;           /* the one device allocation */
+    size_t block_bytes;
+    void *grads;           /* its tail: all gradients */
+    Param *spare;          /* what params_get returns when there is no memory */
+    Err err;               /* sticky, as in Graph */
+} Params;
+
+Params *params_new(Dev *dev, const Ops *ops, Dtype wdt);     /* NULL: no memory */
+void params_free(Params *ps);                                /* NULL ok */
+
+/* Which declared parameters are trainable is decided when they are declared:
+ * the callback is asked once per name; group < 0 means frozen. */
+typedef int params_group_fn(void *ctx, const char *name);
+void params_set_trainable(Params *ps, params_group_fn *group, void *ctx);
+
+/* Finds or declares. A second declaration with other dims is an error in
+ * ps->err naming the parameter. Never NULL. */
+Param *params_get(Params *ps, const char *name, int ndim, const int *dim);
+Param *params_find(const Params *ps, const char *name);      /* NULL when absent */
+
+/* Bytes that params_alloc will take, weights and gradients. */
+size_t params_bytes(const Params *ps);
+int params_alloc(Params *ps, Err *e);
+
+/* Loads every parameter whose data was not filled yet: source writes count f32
+ * values in file layout. */
+typedef int params_source_fn(void *ctx, const Param *p, float *dst, Err *e);
+int params_fill(Params *ps, params_source_fn *source, void *ctx, Err *e);
+int params_set(Params *ps, Param *p, const float *file_layout, Err *e);
+/* Reads values (or the gradient) back, in file layout. */
+int params_read(const Params *ps, const Param *p, float *file_layout, Err *e);
+int params_read_grad(const Params *ps, const Param *p, float *file_layout, Err *e);
+void params_zero_grad(Params *ps);
+
+#endif

@@ -1,0 +1,198 @@
+/* plan.c - see plan.h. */
+#include "engine/plan.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "engine/mem.h"
+
+enum { ALIGN = 64 };
+
+static size_t align_up(size_t n) { return (n + ALIGN - 1) & ~(size_t)(ALIGN - 1); }
+
+/* ---- lifetimes ----------------------------------------------------------- */
+
+static void touch(Tensor *t, int at)
+{
+    if (!t || t->param) return;
+    if (at < t->first) t->first = at;
+    if (at > t->last) t->last = at;
+}
+
+static void lifetimes(Graph *g)
+{
+    for (int i = 0; i < g->tensor_count; i++) {
+        Tensor *t = g->tensors[i];
+        t->buffer = t;
+        t->first = g->node_count;
+        t->last = -1;
+        if (t->keep) t->last = g->node_count;
+        if (t->keep && !t->made_by) t->first = -1;     /* an input is there before the run */
+    }
+    for (int i = 0; i < g->node_count; i++) {
+        const Node *n = g->nodes[i];
+        for (int k = 0; k < NODE_MAX_IN; k++) touch(n->in[k], i);
+        for (int k = 0; k < NODE_MAX_OUT; k++) touch(n->out[k], i), touch(n->prev[k], i);
+    }
+}
+
+/* The input that the op may overwrite with output 0 (ops.h: "in place ok"), or NULL. */
+static Tensor *inplace_input(const Node *n)
+{
+    switch (n->op) {
+    case OP_linear: return n->in[3];
+    case OP_conv2d: return n->in[4];
+    case OP_groupnorm: case OP_layernorm: case OP_act: case OP_add: return n->in[0];
+    case OP_groupnorm_bwd: return n->prev[0] ? NULL : n->in[0];
+    default: return NULL;
+    }
+}
+
+static int try_share(Tensor *out, Tensor *in, int at)
+{
+    if (!in || in->param || in->keep || out->buffer != out) return 0;
+    Tensor *buf = in->buffer;
+    if (buf->last != at || buf->keep || tensor_bytes(out) != tensor_bytes(in)) return 0;
+    out->buffer = buf;
+    if (out->last > buf->last) buf->last = out->last;
+    return 1;
+}
+
+/* Lets outputs take over the bytes of inputs that die at the same node. A
+ * buffer's lifetime is the union of the tensors that share it, so nodes must be
+ * visited in order. */
+static void share_buffers(Graph *g)
+{
+    for (int i = 0; i < g->node_count; i++) {
+        Node *n = g->nodes[i];
+        for (int k = 0; k < NODE_MAX_OUT; k++)
+            if (n->out[k] && n->prev[k]) try_share(n->out[k], n->prev[k], i);
+        if (n->out[0] && !n->out[0]->keep && !n->prev[0]) {
+            Tensor *in = inplace_input(n);
+            int twice = 0;         /* x + x must not overwrite x while reading it as the other operand */
+            for (int k = 0; k < NODE_MAX_IN; k++)
+                twice += in && n->in[k] && n->in[k]->buffer == in->buffer;
+            if (twice == 1) try_share(n->out[0], in, i);
+            else if (n->op == OP_add && !twice) try_share(n->out[0], n->in[1], i);
+        }
+    }
+}
+
+/* ---- offsets ------------------------------------------------------------- */
+
+static int by_size(const void *a, const void *b)
+{
+    const Tensor *x = *(Tensor *const *)a, *y = *(Tensor *const *)b;
+    size_t sx = tensor_bytes(x), sy = tensor_bytes(y);
+    if (sx != sy) return sx < sy ? 1 : -1;
+    return (x->index > y->index) - (x->index < y->index);
+}
+
+static int by_offset(const void *a, const void *b)
+{
+    const Tensor *x = *(Tensor *const *)a, *y = *(Tensor *const *)b;
+    if (x->offset != y->offset) return x->offset < y->offset ? -1 : 1;
+    return (x->index > y->index) - (x->index < y->index);
+}
+
+/* Lowest offset at which t fits between the placed buffers that live at the
+ * same time. placed[] is sorted by offset. */
+static size_t lowest_gap(const Tensor *t, Tensor **placed, int count)
+{
+    size_t at = 0, need = align_up(tensor_bytes(t));
+    for (int i = 0; i < count; i++) {
+        const Tensor *o = placed[i];
+        if (o->last < t->first || o->first > t->last) continue;
+        if (at + need <= o->offset) break;
+        size_t end = o->offset + align_up(tensor_bytes(o));
+        if (end > at) at = end;
+    }
+    return at;
+}
+
+/* Greedy by size: large buffers first, each as low as it fits (Pisarchyk & Lee,
+ * arXiv:2001.03288, algorithm 3). */
+static int place(Plan *plan, Graph *g, Err *e)
+{
+    Tensor **order = mem_alloc(sizeof *order * (size_t)(g->tensor_count + 1) * 2);
+    if (!order) return err_nomem(e, sizeof *order * (size_t)g->tensor_count * 2, "the memory plan");
+    Tensor **placed = order + g->tensor_count + 1;
+    int n = 0;
+    for (int i = 0; i < g->tensor_count; i++) {
+        Tensor *t = g->tensors[i];
+        if (!t->param && t->buffer == t && t->last >= 0 && t->first <= g->node_count) order[n++] = t;
+    }
+    qsort(order, (size_t)n, sizeof *order, by_size);
+    for (int i = 0; i < n; i++) {
+        Tensor *t = order[i];
+        t->offset = lowest_gap(t, placed, i);
+        size_t end = t->offset + align_up(tensor_bytes(t));
+        if (end > plan->slab_bytes) plan->slab_bytes = end;
+        int k = i;
+        for (; k > 0 && by_offset(&placed[k - 1], &t) > 0; k--) placed[k] = placed[k - 1];
+        placed[k] = t;
+    }
+    mem_free(order);
+    for (int i = 0; i < g->tensor_count; i++) g->tensors[i]->offset = g->tensors[i]->buffer->offset;
+    return 0;
+}
+
+static void find_peak(Plan *plan, const Graph *g)
+{
+    for (int i = 0; i < g->node_count; i++) {
+        size_t live = 0;
+        for (int k = 0; k < g->tensor_count; k++) {
+            const Tensor *t = g->tensors[k];
+            if (!t->param && t->buffer == t && t->first <= i && t->last >= i) live += align_up(tensor_bytes(t));
+        }
+        if (live > plan->peak_bytes) {
+            plan->peak_bytes = live;
+            plan->peak = g->nodes[i];
+        }
+    }
+}
+
+/* ---- what the device can do ---------------------------------------------- */
+
+static int supported(const Node *n, const Ops *ops)
+{
+    switch (n->op) {
+#define X(name) case OP_##name: return ops->name[n->dt] != NULL;
+        OPS_LIST(X)
+#undef X
+    case OP_cast: return ops->cast[n->out[0]->dt][n->in[0]->dt] != NULL;
+    default: return 0;
+    }
+}
+
+static size_t scratch_of(const Node *n, const Dev *dev, const Ops *ops)
+{
+    switch (n->op) {
+    case OP_linear: case OP_linear_dx: case OP_linear_dw:
+        return ops->linear_scratch(dev, &n->p.linear, n->dt);
+    case OP_conv2d: case OP_conv2d_dx: case OP_conv2d_dw:
+        return ops->conv2d_scratch(dev, &n->p.conv2d, n->dt);
+    case OP_attention: case OP_attention_bwd:
+        return ops->attention_scratch(dev, &n->p.attention, n->dt);
+    default: return 0;
+    }
+}
+
+int plan_make(Plan *plan, Graph *g, const Dev *dev, const Ops *ops, Err *e)
+{
+    *plan = (Plan){0};
+    if (g->err.code) return err_set(e, g->err.code, "%s", g->err.msg);
+    for (int i = 0; i < g->node_count; i++) {
+        const Node *n = g->nodes[i];
+        if (!supported(n, ops))
+            return err_set(e, ERR_FAIL, "%s: this device has no %s for this dtype; try --dtype f32",
+                           n->name, op_name(n->op));
+        size_t s = scratch_of(n, dev, ops);
+        if (s > plan->scratch_bytes) plan->scratch_bytes = s;
+    }
+    lifetimes(g);
+    share_buffers(g);
+    TRY(place(plan, g, e));
+    find_peak(plan, g);
+    return 0;
+}

@@ -1,0 +1,25 @@
+/* plan.h - where every tensor of a graph lives, known before anything runs.
+ *
+ * Lifetimes (first to last node that touches a buffer) are turned into offsets
+ * in one slab; buffers whose lifetimes overlap never share bytes. An op that
+ * may work in place writes over an input that nobody needs afterwards. The
+ * peak is known in bytes before a byte is allocated, and nothing is allocated
+ * later: exec.c adds an address to an offset.
+ */
+#ifndef SDC_ENGINE_PLAN_H
+#define SDC_ENGINE_PLAN_H
+
+#include "engine/graph.h"
+
+typedef struct {
+    size_t slab_bytes;       /* activations, inputs, outputs, gradients of activations */
+    size_t scratch_bytes;    /* the most that one op needs besides */
+    const Node *peak;        /* the node at which most of the slab is live */
+    size_t peak_bytes;       /* live there; slab_bytes - peak_bytes is lost to fragmentation */
+} Plan;
+
+/* Fills *plan and the plan fields of g's tensors. ERR_FAIL naming the node when
+ * an op has no version for its dtype on this device. */
+int plan_make(Plan *plan, Graph *g, const Dev *dev, const Ops *ops, Err *e);
+
+#endif
