@@ -1,0 +1,16 @@
+/* clip.h - the text encoders: CLIP ViT-L/14 (SD 1.x) and OpenCLIP ViT-H (SD 2.x).
+ *
+ * Radford et al., arXiv:2103.00020; structure as transformers' CLIPTextModel.
+ */
+#ifndef SDC_MODELS_CLIP_H
+#define SDC_MODELS_CLIP_H
+
+#include "models/blocks.h"
+#include "models/config.h"
+
+/* ids (N,77) token ids below c->vocab. clip_skip 0 or 1: after the last layer
+ * that c names; s: s-1 layers earlier. The final layer norm is applied in
+ * every case. Returns hidden states (N,77,text_width). */
+Tensor *clip_build(Build *b, const SdConfig *c, Tensor *ids, int clip_skip);
+
+#endif
