@@ -36,6 +36,7 @@ typedef struct {
     size_t count;
     const CheckpointEntry **by_name;
     TensorFile **files;
+    unsigned char *component;      /* of each file of a folder; internal */
     size_t file_count;
     int is_folder;
 } Checkpoint;
@@ -53,10 +54,10 @@ const CheckpointEntry *checkpoint_find(const Checkpoint *ck, const char *canonic
 int checkpoint_read_f32(const CheckpointEntry *en, float *dst, Err *e);
 
 /* Tensors of the files that are no weights of this architecture (noise
- * schedules, EMA copies, position_ids...): calls fn for each; saving keeps
- * them. Returns their number. fn may be NULL. */
+ * schedules, EMA copies, position_ids...): calls fn (NULL ok) for each and
+ * counts them in *n. Saving keeps them. */
 typedef void checkpoint_unused_fn(void *ctx, const FileTensor *t);
-size_t checkpoint_unused(const Checkpoint *ck, checkpoint_unused_fn *fn, void *ctx);
+int checkpoint_unused(const Checkpoint *ck, checkpoint_unused_fn *fn, void *ctx, size_t *n, Err *e);
 
 /* New values for a parameter: writes en->count f32 values (PyTorch's layout)
  * and sets *changed, or leaves both alone to keep the source's bytes. Entries

@@ -64,6 +64,9 @@ void config_from_metadata(SdConfig *c, const TensorFile *tf);
  * type is sd1 or sd2; the last three are optional. name is for messages. */
 int config_from_json(SdConfig *c, const char *text, const char *name, Err *e);
 
+/* Heads as the widths imply them: text and SD2.x 64 channels a head, SD1.x 8 heads. */
+void config_default_heads(SdConfig *c);
+
 /* Refuses widths that the architecture cannot have. */
 int config_check(const SdConfig *c, Err *e);
 

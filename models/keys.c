@@ -113,7 +113,8 @@ static int ldm_unet(KeyRef *r, const char *s)
             return rest && put(r, "model.diffusion_model.input_blocks.%d.0.op.%s",
                                3 * p.block + 3, rest);
         }
-        return ldm_unet_body(r, "input_blocks", 3 * p.block + p.index + 1, is(&p, "attentions"), &p);
+        return ldm_unet_body(r, "input_blocks", 3 * p.block + p.index + 1, is(&p, "attentions"),
+                             &p);
     }
     if (place_in(&p, s, "up_blocks.")) {
         /* the deepest level has no attention, so its upsampler stands one place earlier */
