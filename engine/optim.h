@@ -1,0 +1,127 @@
+/* optim.h - optimizers: which one, its state, one step over all parameters.
+ *
+ * optim_parse makes an OptimConfig from kohya's --optimizer_type and
+ * --optimizer_args. optim_new / optim_add list the tensors to train, in groups
+ * with a learning rate each; then optim_bytes is what optim_place needs, so a
+ * planner can put the state into its slab. Nothing is allocated after
+ * optim_place. A step is a pure function of parameters, gradients and state.
+ *
+ * Sources: torch.optim AdamW and SGD, torch.nn.utils.clip_grad_norm_,
+ * bitsandbytes AdamW8bit, lion_pytorch 0.2.5, dadaptation 3.2, prodigyopt 1.1.2;
+ * names as kohya sd-scripts (train_util.get_optimizer). The arithmetic is in
+ * kernels/optim.h.
+ */
+#ifndef SDC_ENGINE_OPTIM_H
+#define SDC_ENGINE_OPTIM_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "engine/error.h"
+#include "kernels/ops.h"
+
+typedef enum {
+    OPTIM_ADAMW, OPTIM_ADAMW8BIT, OPTIM_LION, OPTIM_SGD, OPTIM_DADAPT_ADAM, OPTIM_PRODIGY
+} OptimKind;
+
+/* The reference's own arguments; those of other optimizers are unused. */
+typedef struct {
+    OptimKind kind;
+    double weight_decay, beta1, beta2, eps;
+    double beta3;                    /* Prodigy; -1: sqrt(beta2) */
+    double momentum, dampening;      /* SGD */
+    int nesterov;
+    int decoupled_weight_decay;      /* Lion: weight_decay is divided by the group's rate */
+    int min_8bit_size;               /* AdamW8bit: smaller tensors keep f32 moments */
+    double d0, d_coef, growth_rate;  /* DAdaptAdam, Prodigy */
+    int decouple, use_bias_correction, safeguard_warmup;
+    int slice_p;                     /* Prodigy: statistics of every n-th element */
+    char args[1024];                 /* the given arguments, "key=value,key=(a, b)" */
+} OptimConfig;
+
+/* name: kohya's names in any case, `_` and module paths ignored: AdamW,
+ * AdamW8bit, Lion, SGD, SGDNesterov, DAdaptAdam, Prodigy; PagedAdamW(8bit,32bit)
+ * are the unpaged ones (same numbers); DAdaptation and DAdaptAdamPreprint mean
+ * DAdaptAdam. args (NULL ok): "key=value" items separated by spaces or commas,
+ * values as Python literals: 1e-2, True, None, (0.9, 0.99), or 0.9,0.99.
+ * ERR_USAGE lists what is known. */
+int optim_parse(OptimConfig *c, const char *name, const char *args, Err *e);
+/* As kohya's metadata ss_optimizer: "torch.optim.adamw.AdamW(weight_decay=0.1)". */
+void optim_describe(const OptimConfig *c, char *text, size_t size);
+/* A sentence when a rate is far from what this optimizer wants, or NULL. */
+const char *optim_lr_advice(const OptimConfig *c, double lr);
+
+/* Device bytes of the state of one tensor of count elements. */
+size_t optim_state_bytes(const OptimConfig *c, size_t count);
+
+enum { OPTIM_GROUPS = 16, OPTIM_STATES = 4 };
+
+typedef struct {
+    char *name;                      /* owned */
+    int group;
+    size_t count;
+    float *param;                    /* device, (count) */
+    const float *grad;               /* device, (count); NULL: the loss does not depend on */
+                                     /* it, and nothing touches it, not even weight decay */
+    uint64_t steps;                  /* updates so far */
+    void *state[OPTIM_STATES];       /* device */
+} OptimTensor;
+
+typedef struct Optim {
+    OptimConfig cfg;
+    Dev *dev;
+    const Ops *ops;
+    double lr[OPTIM_GROUPS];
+    int groups;
+    OptimTensor *list;
+    size_t count, cap;
+    float *map;                      /* device, (2,256): the maps of 8-bit moments */
+    double *sums, *host;             /* (count,2), device and host */
+    double d, d_max, numerator;      /* DAdaptAdam, Prodigy */
+    uint64_t k;                      /* their step */
+} Optim;
+
+/* lr: one base rate per group. DAdaptAdam and Prodigy need equal rates
+ * (ERR_USAGE). NULL on failure. dev and ops are borrowed. */
+Optim *optim_new(const OptimConfig *c, Dev *dev, const Ops *ops, const double *lr, int groups,
+                 Err *e);
+void optim_free(Optim *o);                                       /* NULL ok */
+/* Adds a tensor. One whose group has rate 0 is left out: it has no state and
+ * never changes. grad may be set or changed later in o->list. */
+int optim_add(Optim *o, const char *name, int group, size_t count, float *param,
+              const float *grad, Err *e);
+size_t optim_bytes(const Optim *o);              /* all state and tables; multiple of 64 */
+/* Takes optim_bytes of device memory, 64-byte aligned, and clears it. */
+int optim_place(Optim *o, void *memory, Err *e);
+
+typedef struct {
+    double lr_factor;        /* in: what the schedule multiplies each rate with */
+    double max_grad_norm;    /* in: torch clip_grad_norm_ over all tensors; 0: off */
+    double grad_norm;        /* out: before clipping */
+    long bad;                /* out: index of the first tensor whose gradient is not finite */
+} OptimStep;                 /*      (then ERR_FAIL, nothing was changed), else -1 */
+int optim_step(Optim *o, OptimStep *s, Err *e);
+
+/* One tensor alone, as soon as its gradient exists, so that gradients need not
+ * live together; no clipping over all. A bad gradient changes nothing of this
+ * tensor (ERR_FAIL). Not for DAdaptAdam and Prodigy: optim_streams() is 0. */
+int optim_streams(const OptimConfig *c);
+int optim_update(Optim *o, size_t index, double lr_factor, Err *e);
+
+/* The rate a group really has: with d for DAdaptAdam and Prodigy. */
+double optim_lr(const Optim *o, int group, double lr_factor);
+
+/* The exact state as named blobs: "optim", then "<tensor>.<state>" with torch's
+ * state names. save is called once per blob with host memory that it must not
+ * keep; load must fill exactly `size` bytes or fail. After a failed load the
+ * state is undefined. */
+typedef int optim_save_fn(void *ctx, const char *name, const void *bytes, size_t size, Err *e);
+typedef int optim_load_fn(void *ctx, const char *name, void *bytes, size_t size, Err *e);
+int optim_save(const Optim *o, optim_save_fn *save, void *ctx, Err *e);
+int optim_load(Optim *o, optim_load_fn *load, void *ctx, Err *e);
+
+/* The 256 values of bitsandbytes' dynamic 8-bit map (create_dynamic_map),
+ * ascending, bit for bit. */
+void optim_dynamic_map(float map[256], int is_signed);
+
+#endif
