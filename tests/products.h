@@ -1,0 +1,97 @@
+/* products.h - what the tests of linear and conv2d share: inputs, the exact
+ * result with the size of its sum, and the comparison.
+ *
+ * Bound. Let mag = sum |a_i b_i| (+ |bias| + |res|), computed by the reference
+ * on absolute values. Every partial sum is at most mag, so each of the K
+ * roundings of an f32 sum is at most u mag, u = 2^-24; they are independent,
+ * so their total stays below 6 sqrt(K) u mag with a chance of one in 1e9 (a
+ * wrong tap or a lost block is of size mag / K or more). A product of bf16
+ * pairs rounds twice for each pair: the same K. Where an AVX-512 version with
+ * bf16 activations rounds f32 or f16 weights to bf16, each term is off by up to 2^-8.
+ * The result is rounded to its dtype, half an ulp.
+ */
+#ifndef SDC_TESTS_PRODUCTS_H
+#define SDC_TESTS_PRODUCTS_H
+
+#include <stdlib.h>
+
+#include "kernels/impl.h"
+#include "tests/kern.h"
+#include "tests/test.h"
+
+/* n elements of dt about `size` large, and their f32 copies, as they are and
+ * absolute. A NULL-able operand that is absent has n 0 and p NULL. */
+typedef struct { KernBuf v, f, a; size_t n; } Input;
+
+static inline Input input_new(KernRng *r, Dtype dt, size_t n, KernKind kind, double size)
+{
+    Input in = {.n = n};
+    if (!n) return in;
+    in.v = kern_buf(n * dtype_bytes(dt));
+    in.f = kern_buf(n * 4);
+    in.a = kern_buf(n * 4);
+    for (size_t i = 0; i < n; i++) {
+        double x = kind == KERN_ZERO ? 0 : (kern_normal(r) + (kind == KERN_MEAN) * 20) * size;
+        kern_put(dt, in.v.p, i, x);
+        ((float *)in.f.p)[i] = (float)kern_at(dt, in.v.p, i);
+        ((float *)in.a.p)[i] = fabsf(((float *)in.f.p)[i]);
+    }
+    return in;
+}
+
+static inline int input_free(Input *in)
+{
+    return kern_free(&in->v) & kern_free(&in->f) & kern_free(&in->a);
+}
+
+/* A result: exact in f32, its magnitude, and the one under test. */
+typedef struct { KernBuf want, mag, got, first; Dtype dt; size_t n; } Result;
+
+static inline Result result_new(Dtype dt, size_t n)
+{
+    return (Result){kern_buf(n * 4), kern_buf(n * 4), kern_buf(n * dtype_bytes(dt)),
+                    kern_buf(n * dtype_bytes(dt)), dt, n};
+}
+
+static inline int result_free(Result *r)
+{
+    return kern_free(&r->want) & kern_free(&r->mag) & kern_free(&r->got) & kern_free(&r->first);
+}
+
+/* Sets the buffers to `start` (values to add to), or to NaN when it is absent. */
+static inline void result_start(Result *r, const Input *start)
+{
+    size_t bytes = r->n * dtype_bytes(r->dt);
+    if (start && start->n) memcpy(r->got.p, start->v.p, bytes);
+    else memset(r->got.p, 0xff, bytes);
+}
+
+/* Largest error in units of the bound; sums of k terms. */
+static inline double result_gap(const Result *r, double k, int rounds_weights)
+{
+    static const double half_ulp[DT_N] = {0x1p-24, 0x1p-8, 0x1p-11};
+    double worst = 0, sum = 6 * sqrt(k + 1) * 0x1p-24 + (rounds_weights ? 0x1p-8 : 0);
+    for (size_t i = 0; i < r->n; i++) {
+        double want = (double)((float *)r->want.p)[i], got = kern_at(r->dt, r->got.p, i);
+        double bound = sum * (double)((float *)r->mag.p)[i] +
+                       half_ulp[r->dt] * 1.02 * fabs(want) + (r->dt == DT_F16 ? 0x1p-24 : 1e-37);
+        double gap = fabs(got - want) / bound;
+        if (!(gap <= worst)) worst = gap == gap ? gap : 1e30;
+    }
+    return worst;
+}
+
+/* Keeps the first result and compares the later ones with it, bit by bit. */
+static inline int result_same(Result *r, int keep)
+{
+    size_t bytes = r->n * dtype_bytes(r->dt);
+    if (keep) memcpy(r->first.p, r->got.p, bytes);
+    return !memcmp(r->first.p, r->got.p, bytes);
+}
+
+static inline int rounds_weights(const KernImpl *impl, Dtype wdt)
+{
+    return !strcmp(impl->impl, "avx512") && impl->dt == DT_BF16 && wdt != DT_BF16;
+}
+
+#endif
