@@ -8,6 +8,7 @@
 #include "kernels/impl.def"
 #undef IMPL
 #undef IMPL_CAST
+extern __typeof__(optim_ops_init) optim_ops_init __attribute__((weak));
 #ifdef SDC_X86
 extern __typeof__(linear_scratch_x86) linear_scratch_x86 __attribute__((weak));
 extern __typeof__(conv2d_scratch_x86) conv2d_scratch_x86 __attribute__((weak));
@@ -58,6 +59,7 @@ void ops_init(Ops *ops, const Dev *d)
     };
     for (unsigned isa = DEV_REF; isa <= DEV_AVX512; isa <<= 1)
         if (d->isa & isa) fill(ops, isa);
+    if (optim_ops_init) optim_ops_init(&ops->optim, d);
 #ifdef SDC_X86
     if (d->isa & (DEV_AVX2 | DEV_AVX512)) {
         if (linear_scratch_x86) ops->linear_scratch = linear_scratch_x86;
