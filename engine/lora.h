@@ -42,6 +42,12 @@ typedef struct {
 
 void lora_targets_free(LoraTarget *list, size_t count);
 
+/* Targets as LoRA files imply them, sorted by name: for merging LoRAs without
+ * a model, of any architecture. Files that disagree on a shape are ERR_INPUT.
+ * path is the same as name. The caller owns *list (lora_targets_free). */
+int lora_targets_from_files(const char *const *paths, size_t n, LoraTarget **list, size_t *count,
+                            Err *e);
+
 typedef struct {
     const LoraTarget *target;
     int rank;
@@ -52,13 +58,14 @@ typedef struct {
     float *dora;               /* (out) or NULL */
 } LoraModule;
 
+void lora_module_free(LoraModule *m);      /* the factors */
+
 typedef struct {
     char *path;
     float unet_weight, text_weight;
     LoraModule *list;          /* sorted by target */
     size_t count;
-    char **meta;               /* 2 * meta_count strings: key, value */
-    size_t meta_count;
+    char *base;                /* ss_base_model_version ("sd_v1"), NULL when not said */
 } Lora;
 
 /* "FILE[:W[:TEW]]": cut at the last colons that are followed by a number. *path
@@ -67,16 +74,12 @@ typedef struct {
 int lora_spec(const char *spec, char **path, float *w, float *tew, Err *e);
 
 /* Reads a file and resolves every tensor against the targets, which must
- * outlive the Lora. ERR_INPUT naming the tensor and the file for a module the
- * model lacks, another shape, an unknown kind of adapter, NaN. Frees nothing
- * on success; *lo is zero on failure. */
+ * outlive the Lora; both weights are 1. ERR_INPUT naming the tensor and the file
+ * for a module the model lacks, another shape, an unknown kind of adapter, NaN.
+ * On failure *lo is zero. */
 int lora_open(Lora *lo, const char *path, const LoraTarget *targets, size_t count, Err *e);
 /* lora_spec + lora_open. */
 int lora_open_spec(Lora *lo, const char *spec, const LoraTarget *targets, size_t count, Err *e);
-/* Makes an own target list from the file itself (merging without a model):
- * shapes from the factors. Only kohya-style and PEFT names, no check against a
- * model. The list is freed with lora_targets_free. */
-int lora_open_free(Lora *lo, const char *spec, LoraTarget **targets, size_t *count, Err *e);
 void lora_close(Lora *lo);
 
 /* The module of a target, NULL when the file leaves it alone. */
@@ -95,7 +98,7 @@ typedef struct {
 /* Writes a kohya file: lora_down, lora_up and a scalar alpha per module, all of
  * dtype (F32, F16, BF16), with the given metadata and sshs_model_hash and
  * sshs_legacy_hash. The bytes depend on the arguments alone. LoHa and DoRA
- * modules are ERR_FAIL. */
+ * modules are ERR_FAIL (lora_merge.h turns LoHa into plain ones). */
 int lora_save(const char *path, const LoraModule *list, size_t count, FileDtype dtype,
               const LoraMeta *meta, size_t meta_count, Err *e);
 

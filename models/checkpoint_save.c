@@ -20,7 +20,8 @@ typedef struct {
     const char *key;                        /* a name in the source; NULL: own_key */
     FileDtype dtype;
     int ndim;
-    int64_t shape[TENSOR_MAX_DIMS];
+    const int64_t *shape;                   /* of the source; NULL: own_shape */
+    int64_t own_shape[4];
     const TensorFile *file;                 /* of raw */
     const FileTensor *raw;                  /* source with the same layout, or NULL */
     const CheckpointEntry *part[PARTS_MAX]; /* the parameters it holds, by rows */
@@ -72,7 +73,7 @@ static int plan_file(Plan *p, Err *e)
         o->key = t->name;
         o->dtype = t->dtype;
         o->ndim = t->ndim;
-        memcpy(o->shape, t->shape, sizeof o->shape);
+        o->shape = t->shape;
         o->file = tf;
         o->raw = t;
     }
@@ -100,10 +101,10 @@ static int plan_entry(Plan *p, const CheckpointEntry *en, KeyRef *r, Err *e)
     memcpy(o->own_key, r->key, sizeof o->own_key);
     o->dtype = dtype_for(p, en);
     o->ndim = en->ndim;
-    memcpy(o->shape, en->shape, sizeof en->shape);
-    o->shape[0] *= r->parts;
+    memcpy(o->own_shape, en->shape, sizeof o->own_shape);
+    o->own_shape[0] *= r->parts;
     if (r->conv1x1) {
-        o->shape[2] = o->shape[3] = 1;
+        o->own_shape[2] = o->own_shape[3] = 1;
         o->ndim = 4;
     }
     o->part[r->part] = en;
@@ -248,7 +249,8 @@ static int write_all(const Plan *p, TensorWriter *w, Err *e)
     TRY(put_meta(p, w, e));
     for (size_t i = 0; i < p->count; i++) {
         const Out *o = &p->list[i];
-        TRY(tensorwriter_add(w, out_key(o), o->dtype, o->ndim, o->shape, e));
+        TRY(tensorwriter_add(w, out_key(o), o->dtype, o->ndim,
+                             o->ndim && o->shape ? o->shape : o->own_shape, e));
     }
     TRY(tensorwriter_begin(w, e));
     for (const char *key; (key = tensorwriter_next(w));)
