@@ -17,6 +17,7 @@ SAN_ubsan := -fsanitize=undefined -fno-sanitize-recover=all
 SAN_sanitize := -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer
 SAN_tsan  := -fsanitize=thread
 SAN := $(SAN_$(CONFIG))
+Q := $(if $(V),,@)
 
 LIB_SRC  := $(wildcard kernels/*.c kernels/ref/*.c engine/*.c models/*.c tokenizer/*.c)
 TOOL_SRC := $(wildcard tools/*.c)
@@ -41,22 +42,27 @@ sdc: $(B)/sdc
 	cp $< $@.tmp && mv $@.tmp $@
 
 $(B)/sdc: $(TOOL_OBJ) $(LIB_OBJ)
-	$(CC) $(ALLFLAGS) $(LDFLAGS) -o $@ $^ $(LDLIBS)
+	@echo "  LD $@"
+	$Q$(CC) $(ALLFLAGS) $(LDFLAGS) -o $@ $^ $(LDLIBS)
 
 # Tests reach functions of engine/mem.c and engine/io.c through --wrap to make them fail.
 WRAP := mem_alloc mem_calloc mem_realloc io_write_all io_sync
 $(B)/test: $(TEST_OBJ) $(LIB_OBJ)
-	$(CC) $(ALLFLAGS) $(LDFLAGS) $(WRAP:%=-Wl,--wrap=%) -o $@ $^ $(LDLIBS)
+	@echo "  LD $@"
+	$Q$(CC) $(ALLFLAGS) $(LDFLAGS) $(WRAP:%=-Wl,--wrap=%) -o $@ $^ $(LDLIBS)
 
 $(B)/%.avx2.o: %.c
 	@mkdir -p $(@D)
-	$(CC) $(CPPFLAGS) $(ALLFLAGS) $(AVX2) -MMD -MP -c -o $@ $<
+	@echo "  CC $<"
+	$Q$(CC) $(CPPFLAGS) $(ALLFLAGS) $(AVX2) -MMD -MP -c -o $@ $<
 $(B)/%.avx512.o: %.c
 	@mkdir -p $(@D)
-	$(CC) $(CPPFLAGS) $(ALLFLAGS) $(AVX512) -MMD -MP -c -o $@ $<
+	@echo "  CC $<"
+	$Q$(CC) $(CPPFLAGS) $(ALLFLAGS) $(AVX512) -MMD -MP -c -o $@ $<
 $(B)/%.o: %.c
 	@mkdir -p $(@D)
-	$(CC) $(CPPFLAGS) $(ALLFLAGS) -MMD -MP -c -o $@ $<
+	@echo "  CC $<"
+	$Q$(CC) $(CPPFLAGS) $(ALLFLAGS) -MMD -MP -c -o $@ $<
 
 test: sdc $(B)/test             ## build and run the tests
 	$(B)/test

@@ -233,14 +233,15 @@ Tensor *graph_conv2d(Graph *g, Tensor *x, Tensor *w, Tensor *b, Tensor *rowbias,
 Tensor *graph_attention(Graph *g, Tensor *q, Tensor *k, Tensor *v, int heads, int causal)
 {
     int c = tensor_last(q);
-    if (!require(g, tensor_last(k) == c && q->dim[0] == k->dim[0], "attention", "q and k must fit", q, k) ||
+    if (!require(g, tensor_last(k) == c && tensor_rows(k) % q->dim[0] == 0, "attention",
+                 "q and k must fit", q, k) ||
         !require(g, same_shape(k, v), "attention", "k and v must fit", k, v) ||
         !require(g, heads > 0 && c % heads == 0, "attention", "heads must divide the channels", q, NULL))
         return &g->bad;
     Node *n = add(g, OP_attention, 3, (Tensor *[]){q, k, v});
     if (!n) return &g->bad;
     int d = c / heads;
-    n->p.attention = (Attention){q->dim[0], inner(q), inner(k), heads, d, causal,
+    n->p.attention = (Attention){q->dim[0], inner(q), tensor_rows(k) / q->dim[0], heads, d, causal,
                                  1.0f / sqrtf((float)d)};
     Tensor *o = graph_out(g, n, 0, g->act, q->ndim, q->dim);
     graph_out(g, n, 1, DT_F32, 3, (int[]){q->dim[0], heads, inner(q)});

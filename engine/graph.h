@@ -111,6 +111,8 @@ size_t tensor_bytes(const Tensor *t);
 Tensor *graph_linear(Graph *g, Tensor *x, Tensor *w, Tensor *b, Tensor *res, float alpha);
 Tensor *graph_conv2d(Graph *g, Tensor *x, Tensor *w, Tensor *b, Tensor *rowbias, Tensor *res,
                      int stride, int pad_lo, int pad_hi, float alpha);
+/* k and v may have several rows of tokens for each picture of q: (N*chunks,T,C)
+ * is (N,chunks*T,C). */
 Tensor *graph_attention(Graph *g, Tensor *q, Tensor *k, Tensor *v, int heads, int causal);
 Tensor *graph_groupnorm(Graph *g, Tensor *x, Tensor *w, Tensor *b, int groups, float eps, int silu);
 Tensor *graph_layernorm(Graph *g, Tensor *x, Tensor *w, Tensor *b, float eps);

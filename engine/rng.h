@@ -45,6 +45,17 @@ void rng_torch_normal(RngTorch *r, float *x, size_t n);
 
 /* ---- counter-based draws ---- */
 
+/* What a draw is for: RngKey.purpose. */
+enum {
+    RNG_PURPOSE_INIT = 1,      /* initial weights; sample: hash of the tensor's name */
+    RNG_PURPOSE_NOISE,         /* noise of a training step */
+    RNG_PURPOSE_NOISE_OFFSET,
+    RNG_PURPOSE_TIMESTEP,
+    RNG_PURPOSE_LATENT,        /* sample of a VAE posterior */
+    RNG_PURPOSE_CROP,          /* random crops of VAE training */
+    RNG_PURPOSE_DATA = 64      /* engine/data.c and caption.c count on from here */
+};
+
 /* The key says what a number is for. Two keys that differ in any field give
  * unrelated streams, and so do two purposes; use one kind of draw per key. */
 typedef struct {

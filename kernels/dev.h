@@ -22,7 +22,8 @@ typedef struct Dev {
     size_t ws_bytes;    /* at least what ops_scratch() asked for that op */
 } Dev;
 
-/* Opens "cpu". threads 0: one per core that this process may use. isa_mask
+/* Opens "cpu", or "cpu:avx2", "cpu:ref" with no more than these instructions.
+ * threads 0: one per core that this process may use. isa_mask
  * limits the instruction sets (~0u: all the machine has). */
 int dev_open(Dev **d, const char *name, int threads, unsigned isa_mask);
 void dev_close(Dev *d);                                    /* NULL ok */

@@ -120,10 +120,19 @@ static int count_cores(void)
     return n < 1 ? 1 : n;
 }
 
+/* The mask that "cpu:NAME" asks for, 0 when there is no such name. */
+static unsigned isa_of_name(const char *name)
+{
+    if (!strcmp(name, "cpu") || !strcmp(name, "cpu:avx512")) return ~0u;
+    if (!strcmp(name, "cpu:avx2")) return DEV_REF | DEV_AVX2;
+    return strcmp(name, "cpu:ref") ? 0 : DEV_REF;
+}
+
 int dev_open(Dev **d, const char *name, int threads, unsigned isa_mask)
 {
     *d = NULL;
-    if (strcmp(name, "cpu")) return DEV_NO_DEVICE;
+    isa_mask &= isa_of_name(name);
+    if (!isa_mask) return DEV_NO_DEVICE;
     CpuDev *c = calloc(1, sizeof *c);
     if (!c) return DEV_NO_MEMORY;
     c->dev.threads = threads > 0 ? threads : count_cores();

@@ -1,0 +1,207 @@
+/* model.c - see model.h. */
+#include "models/model.h"
+
+#include <math.h>
+#include <string.h>
+
+#include "engine/mem.h"
+#include "engine/rng.h"
+
+static const char *const dtype_names[DT_N] = {"f32", "bf16", "f16"};
+
+const char *model_dtype_name(Dtype dt) { return dtype_names[dt]; }
+
+int model_dtype(Dtype *dt, const char *name, Err *e)
+{
+    for (int i = 0; i < DT_N; i++)
+        if (!strcmp(name, dtype_names[i])) return *dt = (Dtype)i, 0;
+    return err_set(e, ERR_USAGE, "option --dtype: \"%s\" is not f32, bf16 or f16", name);
+}
+
+/* ---- opening ------------------------------------------------------------- */
+
+static int open_device(Model *m, const ModelOptions *o, Err *e)
+{
+    const char *name = o->device ? o->device : "cpu";
+    int rc = dev_open(&m->dev, name, o->threads, ~0u);
+    if (rc == DEV_NO_DEVICE)
+        return err_set(e, ERR_USAGE, "option --device: no device \"%s\" here; try cpu", name);
+    if (rc) return err_set(e, ERR_MEMORY, "device %s cannot be opened", name);
+    ops_init(&m->ops, m->dev);
+    return 0;
+}
+
+static int open_loras(Model *m, const ModelOptions *o, Err *e)
+{
+    m->lora = mem_calloc(o->lora_count, sizeof *m->lora);
+    if (!m->lora) return err_nomem(e, o->lora_count * sizeof *m->lora, "LoRA files");
+    for (size_t i = 0; i < o->lora_count; i++) {
+        TRY(lora_open_spec(&m->lora[i], o->lora[i], m->targets, m->target_count, e));
+        m->lora_count++;
+    }
+    return 0;
+}
+
+static int open_all(Model *m, const ModelOptions *o, Err *e)
+{
+    m->dtype = o->dtype;
+    m->seed = o->seed;
+    TRY(open_device(m, o, e));
+    TRY(o->path ? checkpoint_open(&m->ck, o->path, e) : checkpoint_new(&m->ck, o->config, e));
+    TRY(layers_lora_targets(&m->ck->layers, &m->targets, &m->target_count, e));
+    TRY(open_loras(m, o, e));
+    m->ps = params_new(m->dev, &m->ops, o->dtype);
+    return m->ps ? 0 : err_nomem(e, sizeof *m->ps, "the table of weights");
+}
+
+int model_open(Model *m, const ModelOptions *o, Err *e)
+{
+    *m = (Model){0};
+    int rc = open_all(m, o, e);
+    if (rc) model_close(m);
+    return rc;
+}
+
+void model_close(Model *m)
+{
+    slab_free(&m->slab);
+    params_free(m->ps);
+    for (size_t i = 0; i < m->lora_count; i++) lora_close(&m->lora[i]);
+    mem_free(m->lora);
+    lora_targets_free(m->targets, m->target_count);
+    checkpoint_close(m->ck);
+    dev_close(m->dev);
+    *m = (Model){0};
+}
+
+const LoraTarget *model_target(const Model *m, const char *path)
+{
+    for (size_t i = 0; i < m->target_count; i++)
+        if (!strcmp(m->targets[i].path, path)) return &m->targets[i];
+    return NULL;
+}
+
+/* ---- what is trained ----------------------------------------------------- */
+
+static int starts(const char *s, const char *prefix) { return !strncmp(s, prefix, strlen(prefix)); }
+
+/* params_group_fn */
+static int group_of(void *ctx, const char *name)
+{
+    const ModelTraining *t = &((Model *)ctx)->train;
+    int lora = strstr(name, ".lora_down.weight") || strstr(name, ".lora_up.weight");
+    if (starts(name, "text_encoder.")) return (lora ? t->lora_text : t->full_text) ? GROUP_TEXT : -1;
+    if (starts(name, "unet.")) return (lora ? t->lora_unet : t->full_unet) ? GROUP_UNET : -1;
+    return t->full_vae ? GROUP_VAE : -1;
+}
+
+void model_train(Model *m, const ModelTraining *t)
+{
+    m->train = *t;
+    params_set_trainable(m->ps, group_of, m);
+}
+
+static const LoraModule *trained_module(const Model *m, const char *path)
+{
+    const LoraTarget *t = m->train.lora ? model_target(m, path) : NULL;
+    return t ? lora_find(m->train.lora, t) : NULL;
+}
+
+/* block_lora_fn */
+static int lora_of(void *ctx, const char *path, float *scale)
+{
+    const LoraModule *lm = trained_module(ctx, path);
+    if (!lm) return 0;
+    *scale = lm->alpha / (float)lm->rank;
+    return lm->rank;
+}
+
+/* ---- graphs -------------------------------------------------------------- */
+
+Build model_graph(Model *m)
+{
+    return (Build){graph_new(m->dtype), m->ps, m->train.lora ? lora_of : NULL, m};
+}
+
+int model_plan(Model *m, Exec *x, Build *b, Err *e)
+{
+    TRY(exec_init(x, b->g, &m->slab, m->dev, &m->ops, e));
+    return m->ps->err.code ? err_set(e, m->ps->err.code, "%s", m->ps->err.msg) : 0;
+}
+
+size_t model_bytes(const Model *m)
+{
+    return params_bytes(m->ps) + m->slab.bytes + m->slab.scratch_bytes;
+}
+
+/* ---- weights ------------------------------------------------------------- */
+
+/* Random weights as PyTorch's layers start: uniform in +-1/sqrt(fan in) for
+ * products, zero for their biases; norms 1 and 0; embeddings gaussian as in
+ * CLIP. The last convolution of the U-Net starts at zero (DDPM). */
+static void random_values(const Model *m, const CheckpointEntry *en, float *dst)
+{
+    size_t n = (size_t)en->count;
+    const Layer *l = en->layer;
+    int bias = strstr(en->name, ".bias") != NULL;
+    uint32_t h = 2166136261u;                   /* each tensor has a stream of its own */
+    for (const char *s = en->name; *s; s++) h = (h ^ (unsigned char)*s) * 16777619u;
+    RngKey key = {m->seed, 0, h, RNG_PURPOSE_INIT};
+    if (l->kind == LAYER_EMBEDDING) {
+        rng_normal(key, 0, dst, n);
+        for (size_t i = 0; i < n; i++) dst[i] *= 0.02f;
+        return;
+    }
+    float bound = 1.0f / sqrtf((float)l->in * (float)l->k * (float)l->k);
+    int zero = bias || !strcmp(l->path, "unet.conv_out");
+    for (size_t i = 0; i < n; i++) {
+        if (l->kind == LAYER_NORM) dst[i] = !bias;
+        else dst[i] = zero ? 0 : (2 * rng_uniform(key, (uint32_t)i) - 1) * bound;
+    }
+    /* posterior variances start small, so that pictures are learnt before the prior */
+    if (bias && !strcmp(l->path, "vae.quant_conv"))
+        for (size_t i = n / 2; i < n; i++) dst[i] = -6;
+}
+
+static int lora_values(const Model *m, const Param *p, float *dst, Err *e)
+{
+    char path[KEY_MAX];
+    const char *at = strstr(p->name, ".lora_");
+    size_t n = (size_t)(at - p->name);
+    memcpy(path, p->name, n);
+    path[n] = 0;
+    const LoraModule *lm = trained_module(m, path);
+    if (!lm) return err_set(e, ERR_FAIL, "tensor %s is not in the LoRA", p->name);
+    memcpy(dst, strstr(at, "up.") ? lm->up : lm->down, p->count * sizeof *dst);
+    return 0;
+}
+
+static int add_deltas(const Model *m, const CheckpointEntry *en, float *dst, Err *e)
+{
+    const LoraTarget *t = m->lora_count && en->ndim > 1 ? model_target(m, en->layer->path) : NULL;
+    for (size_t i = 0; t && i < m->lora_count; i++) {
+        const LoraModule *lm = lora_find(&m->lora[i], t);
+        if (lm) TRY(lora_add_delta(lm, lora_weight(&m->lora[i], t), dst, e));
+    }
+    return 0;
+}
+
+/* params_source_fn */
+static int values_of(void *ctx, const Param *p, float *dst, Err *e)
+{
+    const Model *m = ctx;
+    if (strstr(p->name, ".lora_")) return lora_values(m, p, dst, e);
+    const CheckpointEntry *en = checkpoint_find(m->ck, p->name);
+    if (!en || (size_t)en->count != p->count)
+        return err_set(e, ERR_INPUT, "tensor %s: the model has none of this shape", p->name);
+    if (!m->ck->path) return random_values(m, en, dst), 0;
+    TRY(checkpoint_read_f32(en, dst, e));
+    return add_deltas(m, en, dst, e);
+}
+
+int model_load(Model *m, Err *e)
+{
+    TRY(params_alloc(m->ps, e));
+    TRY(slab_alloc(&m->slab, m->dev, e));
+    return params_fill(m->ps, values_of, m, e);
+}

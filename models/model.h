@@ -1,0 +1,82 @@
+/* model.h - an opened Stable Diffusion model, ready to have graphs built on it.
+ *
+ * Order of use: model_open, build every graph that the run will need (each
+ * declares its weights), model_load, run. Memory is known before model_load.
+ *
+ *     Model m;
+ *     TRY(model_open(&m, &options, e));
+ *     Build b = model_graph(&m);
+ *     Tensor *y = unet_build(&b, ...);  graph_output(b.g, y, "sample");
+ *     TRY(model_plan(&m, &exec, &b, e));      (plans; the Exec owns the graph)
+ *     TRY(model_load(&m, e));                 (allocates and reads the weights)
+ *     exec_set, exec_run, exec_get
+ *     exec_free(&exec);  model_close(&m);
+ */
+#ifndef SDC_MODELS_MODEL_H
+#define SDC_MODELS_MODEL_H
+
+#include "engine/exec.h"
+#include "engine/lora.h"
+#include "models/blocks.h"
+#include "models/checkpoint.h"
+
+typedef struct {
+    const char *path;              /* checkpoint */
+    const char *device;            /* "cpu"; NULL: the best there is */
+    int threads;                   /* 0: all cores */
+    Dtype dtype;                   /* of activations and frozen matrices */
+    char *const *lora;             /* "FILE:W:TEW", merged into the weights when they are loaded */
+    size_t lora_count;
+    const SdConfig *config;        /* with path NULL: a model of random weights (seed) */
+    uint64_t seed;
+} ModelOptions;
+
+/* What is trained. Nothing (all zero) for sampling. */
+typedef struct {
+    const Lora *lora;              /* LoRA under training, its initial values; borrowed */
+    int lora_unet, lora_text;      /* which of its modules are trained; the others still act */
+    int full_unet, full_text, full_vae;   /* train the weights themselves */
+} ModelTraining;
+
+enum { GROUP_TEXT, GROUP_UNET, GROUP_VAE, GROUP_COUNT };     /* Param.group */
+
+typedef struct {
+    Dev *dev;
+    Ops ops;
+    Dtype dtype;
+    Checkpoint *ck;
+    LoraTarget *targets;
+    size_t target_count;
+    Lora *lora;                    /* merged ones */
+    size_t lora_count;
+    ModelTraining train;
+    Params *ps;
+    Slab slab;                     /* shared by all graphs of the model */
+    uint64_t seed;
+} Model;
+
+/* m is zeroed on failure. */
+int model_open(Model *m, const ModelOptions *o, Err *e);
+void model_close(Model *m);                            /* zeroed m ok */
+
+/* Before the first graph. */
+void model_train(Model *m, const ModelTraining *t);
+
+/* A new graph for the building functions. b.g is NULL when there is no memory,
+ * which model_plan reports. */
+Build model_graph(Model *m);
+int model_plan(Model *m, Exec *x, Build *b, Err *e);
+/* Bytes that model_load and the slab will take. */
+size_t model_bytes(const Model *m);
+/* Allocates weights, gradients and the slab, and loads the weights: from the
+ * checkpoint plus LoRA deltas, or random ones. */
+int model_load(Model *m, Err *e);
+
+/* The target of a canonical module path, NULL when it cannot carry a LoRA. */
+const LoraTarget *model_target(const Model *m, const char *path);
+
+/* "f32", "bf16", "f16"; ERR_USAGE otherwise. */
+int model_dtype(Dtype *dt, const char *name, Err *e);
+const char *model_dtype_name(Dtype dt);
+
+#endif

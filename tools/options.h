@@ -1,0 +1,72 @@
+/* options.h - one table of options per subcommand.
+ *
+ * The table drives parsing, --help, config files and "did you mean". In names
+ * `-` and `_` are the same. `--name value`, `--name=value`, `-x value`; a flag
+ * takes no value, `--no-name` (or `--name=false`) switches it off. An unknown
+ * option is ERR_USAGE with the nearest name.
+ */
+#ifndef SDC_TOOLS_OPTIONS_H
+#define SDC_TOOLS_OPTIONS_H
+
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+
+#include "engine/error.h"
+
+typedef enum {
+    OPT_FLAG,      /* int: 0 or 1 */
+    OPT_INT,       /* int */
+    OPT_INT64,     /* int64_t */
+    OPT_FLOAT,     /* double; NAN: not given */
+    OPT_TEXT,      /* char *, owned */
+    OPT_LIST,      /* OptionList: every occurrence is appended */
+    OPT_REFUSED,   /* known elsewhere, not here: `help` says why; ERR_USAGE */
+    OPT_IGNORED    /* accepted without effect: `help` says why (noted once on stderr) */
+} OptionKind;
+
+typedef struct {
+    char **item;
+    size_t count, cap;
+} OptionList;
+
+typedef struct {
+    const char *name;      /* "max_train_steps", with underscores; NULL: a heading in --help */
+    char letter;           /* 'm' for -m; 0: none */
+    OptionKind kind;
+    size_t offset;         /* of the field in the subcommand's struct */
+    double min, max;       /* allowed range of numbers; 0, 0: any */
+    const char *arg;       /* "FILE", "N": for --help; for OPT_REFUSED and OPT_IGNORED: "" for a
+                              flag, else the option takes a value */
+    const char *help;      /* one line; the heading's text when name is NULL */
+    const char *alias;     /* a second name; NULL: none */
+} Option;
+
+typedef struct {
+    const Option *table;
+    size_t count;
+    void *fields;          /* the subcommand's struct, holding the defaults */
+    const char *command;   /* "sdc train" */
+    const char *summary;   /* one line for --help */
+    unsigned char *given;  /* count flags: set by the command line (1) or a file (2) */
+    OptionList *rest;      /* arguments that are no options; NULL: an error */
+} Options;
+
+/* Parses argv[1..argc). *help is set when --help or -h was given. */
+int options_parse(Options *o, int argc, char **argv, int *help, Err *e);
+/* Reads `key = value` lines of a TOML file (sections are flattened, as kohya's
+ * --config_file does); the command line wins. */
+int options_file(Options *o, const char *path, Err *e);
+int options_file_text(Options *o, const char *text, const char *path, Err *e);
+/* Sets one option from text. line 0: the command line. */
+int options_set(Options *o, const char *name, const char *value, int source, Err *e);
+/* Was it set by the user? name as in the table. */
+int options_given(const Options *o, const char *name);
+void options_help(const Options *o, FILE *f);
+void options_free(Options *o);          /* owned texts and lists in fields; given */
+
+/* The nearest of count names by edit distance, NULL when none is near.
+ * names[i] is read at stride bytes. */
+const char *options_nearest(const char *word, const char *const *names, size_t count);
+
+#endif

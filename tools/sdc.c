@@ -1,0 +1,51 @@
+/* sdc.c - main: finds the subcommand, prints the error, sets the exit code. */
+#include <locale.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "tools/cmd.h"
+#include "tools/options.h"
+
+static const struct { const char *name; cmd_fn *run; const char *what; } commands[] = {
+    {"probe", cmd_probe, "run one network on tensors from a file"},
+    {"tokenize", cmd_tokenize, "token ids of prompts; what a prompt means"},
+};
+enum { COMMANDS = sizeof commands / sizeof *commands };
+
+static void usage(FILE *f)
+{
+    fprintf(f, "sdc - Stable Diffusion sampling and training in one program\n\nusage: sdc COMMAND [OPTIONS]\n\n");
+    for (int i = 0; i < COMMANDS; i++) fprintf(f, "  %-10s %s\n", commands[i].name, commands[i].what);
+    fprintf(f, "\nsdc COMMAND --help lists the options of a command.\n");
+}
+
+static int unknown(const char *name, Err *e)
+{
+    const char *names[COMMANDS];
+    for (int i = 0; i < COMMANDS; i++) names[i] = commands[i].name;
+    const char *near = options_nearest(name, names, COMMANDS);
+    return near ? err_set(e, ERR_USAGE, "unknown command \"%s\"; did you mean %s?", name, near)
+                : err_set(e, ERR_USAGE, "unknown command \"%s\"; see sdc --help", name);
+}
+
+int main(int argc, char **argv)
+{
+    Err e = {0};
+    signal(SIGPIPE, SIG_IGN);          /* a closed pipe is a write error, not a death */
+    if (argc < 2) {
+        usage(stderr);
+        return ERR_USAGE;
+    }
+    if (!strcmp(argv[1], "--help") || !strcmp(argv[1], "-h") || !strcmp(argv[1], "help")) {
+        usage(stdout);
+        return 0;
+    }
+    int rc = -1;
+    for (int i = 0; i < COMMANDS && rc < 0; i++)
+        if (!strcmp(argv[1], commands[i].name)) rc = commands[i].run(argc - 1, argv + 1, &e);
+    if (rc < 0) rc = unknown(argv[1], &e);
+    if (rc == 0 && fflush(stdout) != 0) rc = err_set(&e, ERR_DISK, "cannot write to standard output");
+    if (rc) fprintf(stderr, "sdc: %s\n", e.msg[0] ? e.msg : "failed");
+    return rc;
+}
