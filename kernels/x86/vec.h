@@ -4,7 +4,7 @@
  * A file in kernels/x86/ is written once against these names and compiled with
  * -DSDC_AVX2 and with -DSDC_AVX512; ISA(f) gives f the suffix of impl.def.
  * Buffers are addressed by element: vec_get(dt, p, i) reads VW elements of
- * dtype dt (a constant; f32 or bf16) from element i and widens them to f32,
+ * dtype dt (a constant) from element i and widens them to f32,
  * vec_put rounds to nearest even and writes. The _n forms touch only the first
  * n <= VW elements; missing ones read as 0. bf16 subnormals may be flushed.
  */
@@ -72,6 +72,23 @@ VEC vf vec_load_bf16_n(const uint16_t *p, size_t n)
 VEC void vec_store_bf16_n(uint16_t *p, vf a, size_t n)
 {
     _mm256_mask_storeu_epi16(p, vec_mask(n), vec_narrow(a));
+}
+
+VEC vf vec_load_f16(const uint16_t *p)
+{
+    return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)(const void *)p));
+}
+VEC vf vec_load_f16_n(const uint16_t *p, size_t n)
+{
+    return _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(vec_mask(n), p));
+}
+VEC void vec_store_f16_n(uint16_t *p, vf a, size_t n)
+{
+    _mm256_mask_storeu_epi16(p, vec_mask(n), _mm512_cvtps_ph(a, 0));
+}
+VEC void vec_store_f16(uint16_t *p, vf a)
+{
+    _mm256_storeu_si256((__m256i *)(void *)p, _mm512_cvtps_ph(a, 0));
 }
 
 /* Sums and maxima across the lanes, folded in halves: one fixed order. */
@@ -169,6 +186,27 @@ VEC void vec_store_bf16_n(uint16_t *p, vf a, size_t n)
     memcpy(p, t, n * 2);
 }
 
+VEC vf vec_load_f16(const uint16_t *p)
+{
+    return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(const void *)p));
+}
+VEC vf vec_load_f16_n(const uint16_t *p, size_t n)
+{
+    uint16_t t[8] = {0};
+    memcpy(t, p, n * 2);
+    return vec_load_f16(t);
+}
+VEC void vec_store_f16(uint16_t *p, vf a)
+{
+    _mm_storeu_si128((__m128i *)(void *)p, _mm256_cvtps_ph(a, 0));
+}
+VEC void vec_store_f16_n(uint16_t *p, vf a, size_t n)
+{
+    uint16_t t[8];
+    vec_store_f16(t, a);
+    memcpy(p, t, n * 2);
+}
+
 VEC float vec_sum(vf a)
 {
     __m128 q = _mm_add_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
@@ -204,22 +242,42 @@ VEC vf vec_scale2(vf a, vf n)
 
 VEC vf vec_get(Dtype dt, const void *p, size_t i)
 {
-    return dt == DT_F32 ? vec_load((const float *)p + i) : vec_load_bf16((const uint16_t *)p + i);
+    if (dt == DT_F32) return vec_load((const float *)p + i);
+    const uint16_t *h = (const uint16_t *)p + i;
+    return dt == DT_BF16 ? vec_load_bf16(h) : vec_load_f16(h);
 }
 VEC vf vec_get_n(Dtype dt, const void *p, size_t i, size_t n)
 {
-    return dt == DT_F32 ? vec_load_n((const float *)p + i, n)
-                        : vec_load_bf16_n((const uint16_t *)p + i, n);
+    if (dt == DT_F32) return vec_load_n((const float *)p + i, n);
+    const uint16_t *h = (const uint16_t *)p + i;
+    return dt == DT_BF16 ? vec_load_bf16_n(h, n) : vec_load_f16_n(h, n);
 }
 VEC void vec_put(Dtype dt, void *p, size_t i, vf a)
 {
     if (dt == DT_F32) vec_store((float *)p + i, a);
-    else vec_store_bf16((uint16_t *)p + i, a);
+    else if (dt == DT_BF16) vec_store_bf16((uint16_t *)p + i, a);
+    else vec_store_f16((uint16_t *)p + i, a);
 }
 VEC void vec_put_n(Dtype dt, void *p, size_t i, vf a, size_t n)
 {
     if (dt == DT_F32) vec_store_n((float *)p + i, a, n);
-    else vec_store_bf16_n((uint16_t *)p + i, a, n);
+    else if (dt == DT_BF16) vec_store_bf16_n((uint16_t *)p + i, a, n);
+    else vec_store_f16_n((uint16_t *)p + i, a, n);
+}
+
+/* 2^x for x <= 127: relative error < 2.2e-7 (polynomial 9.2e-8, a minimax fit on
+ * |r| <= 1/2 with constant term 1); 0 from -150 down; NaN stays. */
+VEC vf vec_exp2_low(vf x)
+{
+    x = vec_max(vec_set(-151.0f), x);
+    vf n = vec_round(x), r = vec_sub(x, n);
+    vf p = vec_set(1.326470861e-3f);
+    p = vec_fma(p, r, vec_set(9.671523615e-3f));
+    p = vec_fma(p, r, vec_set(5.550733888e-2f));
+    p = vec_fma(p, r, vec_set(2.402224192e-1f));
+    p = vec_fma(p, r, vec_set(6.931469775e-1f));
+    p = vec_fma(p, r, vec_set(1.0f));
+    return vec_scale2(p, n);
 }
 
 /* e^x for x <= 88: relative error < 2.4e-7 (polynomial 1.05e-7, found by a
