@@ -1,8 +1,8 @@
 /* attn.c - softmax attention forward for AVX2 and AVX-512.
  *
- * Dao, arXiv:2307.08691, with the layout of attn.h: a task is LANES queries of
- * one head; their keys pass by in blocks, with a running maximum m, sum l and
- * weighted sum O^T. Scores live in the log2 domain: p = 2^(s c - m c),
+ * Dao, arXiv:2307.08691, with the layout of attn.h: a task is a few blocks of
+ * LANES queries of one head; their keys pass by in steps, with a running maximum
+ * m, sum l and weighted sum O^T for each block. Scores live in the log2 domain: p = 2^(s c - m c),
  * c = scale log2(e), so the exponential needs no multiplication of its own.
  */
 #include <math.h>
@@ -15,18 +15,19 @@ typedef struct {
     const void *q;
     void *o;
     float *lse;
-    int pair, block;            /* block: keys per step */
+    int pair, block, group;     /* keys per step, query blocks per task */
 } Forward;
 
-/* Work of one task. vecs <= VECS vectors hold the queries i0 .. i0+rows-1. */
+/* One block of queries, i0 .. i0+count-1, in vecs <= VECS vectors. s and rows
+ * are shared by the blocks of a task. */
 typedef struct {
     float *qt, *ot, *s, *rows;
     vf max[VECS], sum[VECS];
     int i0, count, vecs;
-} Task;
+} Block;
 
 /* Scores of keys j0 .. j0+keys-1 that a query may not see become -inf. */
-static void mask_future(const Task *t, int j0, int keys)
+static void mask_future(const Block *t, int j0, int keys)
 {
     for (int j = 0; j < keys; j++)
         for (int v = 0; v < t->vecs; v++) {
@@ -38,7 +39,7 @@ static void mask_future(const Task *t, int j0, int keys)
         }
 }
 
-VEC vf exp_row(const Task *t, int j, int v, vf c, vf minus_mc)
+VEC vf exp_row(const Block *t, int j, int v, vf c, vf minus_mc)
 {
     return vec_exp2_low(vec_fma(vec_load(t->s + j * LANES + v * VW), c, minus_mc));
 }
@@ -60,7 +61,7 @@ VEC vf pair_rows(vf a, vf b)
 
 /* Turns the scores of one vector column into probabilities (or, with pair,
  * pairs of them in half the rows) and returns by what O and l shrink. */
-VEC vf softmax_column(int pair, Task *t, int keys, int v, vf c)
+VEC vf softmax_column(int pair, Block *t, int keys, int v, vf c)
 {
     vf m0 = t->max[v], m1 = m0, s0 = vec_zero(), s1 = s0;
     int j = 0;
@@ -89,7 +90,7 @@ VEC vf softmax_column(int pair, Task *t, int keys, int v, vf c)
 }
 
 /* O^T = O^T shrunk + V^T P for keys j0 .. j0+keys-1. */
-static void step(const Forward *f, Task *t, const char *k, const char *v, int j0, int keys)
+static void step(const Forward *f, Block *t, const char *k, const char *v, int j0, int keys)
 {
     const Attention *p = f->p;
     int pair = f->pair, n = pair ? p->d / 2 : p->d;
@@ -111,7 +112,7 @@ static void step(const Forward *f, Task *t, const char *k, const char *v, int j0
 }
 
 /* Q^T of the task's queries; lanes without a query are 0. */
-VEC void load_queries(Dtype dt, const Forward *f, Task *t, int n, int h)
+VEC void load_queries(Dtype dt, const Forward *f, Block *t, int n, int h)
 {
     const Attention *p = f->p;
     size_t at = (((size_t)n * p->tq + t->i0) * p->heads + h) * p->d, c = (size_t)p->heads * p->d;
@@ -132,7 +133,7 @@ VEC void load_queries(Dtype dt, const Forward *f, Task *t, int n, int h)
     }
 }
 
-VEC void store_output(Dtype dt, const Forward *f, Task *t, int n, int h)
+VEC void store_output(Dtype dt, const Forward *f, Block *t, int n, int h)
 {
     const Attention *p = f->p;
     size_t at = (((size_t)n * p->tq + t->i0) * p->heads + h) * p->d, wide = (size_t)p->d + 16;
@@ -156,18 +157,27 @@ VEC void store_output(Dtype dt, const Forward *f, Task *t, int n, int h)
 VEC void task(Dtype dt, const Forward *f, int n, int h, int i0, float *area)
 {
     const Attention *p = f->p;
-    size_t d = (size_t)p->d;
-    Task t = {.i0 = i0, .qt = area, .ot = area + d * LANES, .s = area + 2 * d * LANES};
-    t.rows = t.s + BLOCK * LANES;
-    t.count = p->tq - i0 < LANES ? p->tq - i0 : LANES;
-    t.vecs = (t.count + VW - 1) / VW;
-    for (int v = 0; v < VECS; v++) t.max[v] = vec_set(-INFINITY), t.sum[v] = vec_zero();
-    load_queries(dt, f, &t, n, h);
-    int end = p->causal ? i0 + t.count : p->tk;
-    for (int j0 = 0; j0 < end; j0 += f->block)
-        step(f, &t, attn_head(&f->k, n, h), attn_head(&f->v, n, h), j0,
-             end - j0 < f->block ? end - j0 : f->block);
-    store_output(dt, f, &t, n, h);
+    size_t one = (size_t)p->d * LANES;
+    Block b[GROUP];
+    int blocks = 0, most = p->causal ? 0 : p->tk;
+    for (; blocks < f->group && i0 < p->tq; blocks++, i0 += LANES) {
+        Block *t = b + blocks;
+        *t = (Block){.i0 = i0, .qt = area + 2 * blocks * one, .s = area + 2 * f->group * one};
+        t->ot = t->qt + one, t->rows = t->s + BLOCK * LANES;
+        t->count = p->tq - i0 < LANES ? p->tq - i0 : LANES;
+        t->vecs = (t->count + VW - 1) / VW;
+        for (int v = 0; v < VECS; v++) t->max[v] = vec_set(-INFINITY), t->sum[v] = vec_zero();
+        if (p->causal) most = i0 + t->count;
+        load_queries(dt, f, t, n, h);
+    }
+    for (int j0 = 0; j0 < most; j0 += f->block)
+        for (Block *t = b; t < b + blocks; t++) {
+            int left = (p->causal ? t->i0 + t->count : p->tk) - j0;
+            if (left > 0)
+                step(f, t, attn_head(&f->k, n, h), attn_head(&f->v, n, h), j0,
+                     left < f->block ? left : f->block);
+        }
+    for (Block *t = b; t < b + blocks; t++) store_output(dt, f, t, n, h);
 }
 
 /* Even, at most BLOCK, and so that the last step is not much smaller. */
@@ -184,8 +194,10 @@ VEC void forward(Dtype dt, Dev *d, const Attention *p, void *o, float *lse, cons
     AttnPlan plan = attn_plan(p, dt, VW, d->threads);
     assert(d->ws_bytes >= plan.total * 4);
     float *kw = d->ws, *vw = kw + plan.shared[0], *areas = vw + plan.shared[1];
-    int pair = attn_pair(dt, p, VW), n = p->n, h = p->heads, tasks = (p->tq + LANES - 1) / LANES;
-    Forward f = {.p = p, .q = q, .o = o, .lse = lse, .pair = pair, .block = key_block(p->tk)};
+    int pair = attn_pair(dt, p, VW), n = p->n, h = p->heads;
+    Forward f = {.p = p, .q = q, .o = o, .lse = lse, .pair = pair, .block = key_block(p->tk),
+                 .group = attn_group(p)};
+    int span = f.group * LANES, tasks = (p->tq + span - 1) / span;
     f.k = attn_direct(k, dtype_bytes(dt), p->tk, h, p->d);
     f.v = attn_direct(v, 4, p->tk, h, p->d);
     if (pair) {
@@ -199,7 +211,7 @@ VEC void forward(Dtype dt, Dev *d, const Attention *p, void *o, float *lse, cons
     }
 #pragma omp parallel for num_threads(d->threads) schedule(dynamic)     if ((double)n * h * p->tq * p->tk * p->d > 1 << 18)
     for (int i = 0; i < n * h * tasks; i++)
-        task(dt, &f, i / tasks / h, i / tasks % h, i % tasks * LANES,
+        task(dt, &f, i / tasks / h, i / tasks % h, i % tasks * span,
              areas + plan.area * omp_get_thread_num());
 }
 

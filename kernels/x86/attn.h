@@ -23,6 +23,7 @@ enum {
     VECS = 3,                   /* vectors per block */
     LANES = VECS * VW,
     BLOCK = 96,                 /* keys per step of the forward, at most */
+    GROUP = 4,                  /* query blocks that share a pass over the keys, at most */
     STREAM = 64,                /* queries per step of the backward */
     BWD_TASKS = 32              /* the backward makes about as many tasks */
 };
@@ -98,8 +99,17 @@ VEC size_t attn_packed_size(const Attention *p, int t, int pair)
     return attn_round((size_t)p->n * p->heads * (pair ? (t + 1) / 2 : t) * p->d);
 }
 
+/* Query blocks per task of the forward: as many as share the level-2 cache with
+ * a block of keys. */
+VEC int attn_group(const Attention *p)
+{
+    int fit = 640 / p->d;
+    return fit < 1 ? 1 : fit < GROUP ? fit : GROUP;
+}
+
 /* Forward: shared K (widened), V (widened or paired); per thread Q^T and O^T
- * (D,LANES), scores (BLOCK,LANES), rows of Q or O (LANES,D+16). */
+ * (D,LANES) for each query block, scores (BLOCK,LANES), rows of Q or O
+ * (LANES,D+16). */
 VEC AttnPlan attn_plan(const Attention *p, Dtype dt, int vw, int threads)
 {
     int pair = attn_pair(dt, p, vw);
@@ -107,7 +117,7 @@ VEC AttnPlan attn_plan(const Attention *p, Dtype dt, int vw, int threads)
     AttnPlan a = {0};
     if (dt != DT_F32) a.shared[1] = attn_packed_size(p, p->tk, pair);
     if (dt != DT_F32 && !pair) a.shared[0] = a.shared[1];
-    a.area = attn_round(lanes * (2 * d + BLOCK + d + 16));
+    a.area = attn_round(lanes * (2 * d * attn_group(p) + BLOCK + d + 16));
     a.total = a.shared[0] + a.shared[1] + a.area * threads;
     return a;
 }
