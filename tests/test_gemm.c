@@ -5,9 +5,9 @@
 typedef struct { int m, n, k; Dtype wdt; KernKind kind; int extra; double alpha; } Case;
 
 /* Bound and thread checks need every version; a failure names the case. */
-static int fail(const char *op, const KernImpl *i, const Case *c, const char *what, double x)
+static int fail(const KernImpl *i, const Case *c, const char *what, double x)
 {
-    test_fail(__FILE__, __LINE__, "%s_%s_%s m %d n %d k %d w %s: %s %g", op, kern_dtype(i->dt),
+    test_fail(__FILE__, __LINE__, "%s_%s_%s m %d n %d k %d w %s: %s %g", i->op, kern_dtype(i->dt),
               i->impl, c->m, c->n, c->k, kern_dtype(c->wdt), what, x);
     return 0;
 }
@@ -91,13 +91,13 @@ static int check_impl(const Rig *g, const KernImpl *impl, int which, Result *r)
         Ops ops;
         ops_init(&ops, kd.d);
         if (!kern_ws(&kd, ops.linear_scratch(kd.d, &g->p, impl->dt)))
-            return fail(impl->op, impl, c, "scratch", 0);
+            return fail(impl, c, "scratch", 0);
         run(g, impl, kd.d, which, r);
-        if (!kern_close(&kd)) return fail(impl->op, impl, c, "wrote past its scratch", 0);
-        if (!result_same(r, threads == 1)) return fail(impl->op, impl, c, "differs, threads", threads);
+        if (!kern_close(&kd)) return fail(impl, c, "wrote past its scratch", 0);
+        if (!result_same(r, threads == 1)) return fail(impl, c, "differs, threads", threads);
     }
     double gap = result_gap(r, k, which < 2 && rounds_weights(impl, c->wdt));
-    return gap <= 1 || fail(impl->op, impl, c, "error over bound", gap);
+    return gap <= 1 || fail(impl, c, "error over bound", gap);
 }
 
 static int check_op(const Case *c, Dtype dt, int which)
