@@ -1,0 +1,101 @@
+/* train.c - see train.h. */
+#include "engine/train.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "engine/mem.h"
+
+int train_init(Trainer *t, Params *ps, const TrainConfig *c, Err *e)
+{
+    *t = (Trainer){.ps = ps, .c = *c};
+    memcpy(t->lr, c->lr, (size_t)c->groups * sizeof *t->lr);
+    t->c.lr = t->lr;
+    if (!t->c.loss_window) t->c.loss_window = 1;
+    t->window = mem_calloc(t->c.loss_window, sizeof *t->window);
+    if (!t->window) return err_nomem(e, t->c.loss_window * 4ull, "the loss window");
+    TRY(lrsched_check(&c->sched, e));
+    t->optim = optim_new(&c->optim, ps->dev, ps->ops, t->lr, c->groups, e);
+    if (!t->optim) return e->code;
+    size_t count = 0;
+    for (size_t i = 0; i < ps->count; i++) {      /* by name: the order of the state file */
+        const Param *p = ps->index[i];
+        if (!p->trainable) continue;
+        TRY(optim_add(t->optim, p->name, p->group, p->count, NULL, NULL, e));
+        count++;
+    }
+    if (!count) return err_set(e, ERR_USAGE, "nothing to train: every learning rate is 0");
+    t->state_bytes = optim_bytes(t->optim);
+    return 0;
+}
+
+size_t train_bytes(const Trainer *t) { return t->state_bytes; }
+
+int train_place(Trainer *t, Err *e)
+{
+    for (size_t i = 0; i < t->optim->count; i++) {
+        const Param *p = params_find(t->ps, t->optim->list[i].name);
+        t->optim->list[i].param = p->data;
+        t->optim->list[i].grad = p->grad;
+    }
+    if (dev_alloc(t->ps->dev, &t->state, t->state_bytes) != DEV_OK) {
+        t->state = NULL;
+        return err_nomem(e, t->state_bytes, "the optimizer's state");
+    }
+    return optim_place(t->optim, t->state, e);
+}
+
+void train_free(Trainer *t)
+{
+    optim_free(t->optim);
+    if (t->state) dev_free(t->ps->dev, t->state, t->state_bytes);
+    mem_free(t->window);
+    *t = (Trainer){0};
+}
+
+/* ---- the loop ------------------------------------------------------------ */
+
+static void record(Trainer *t, double loss)
+{
+    uint32_t window = t->c.loss_window, filled = t->step < window ? t->step : window;
+    t->window[(t->step - 1) % window] = (float)loss;
+    double sum = 0;
+    for (uint32_t i = 0; i < filled; i++) sum += t->window[i];
+    t->loss = loss;
+    t->avr_loss = sum / filled;
+}
+
+static int one_step(Trainer *t, const TrainTask *task, Err *e)
+{
+    params_zero_grad(t->ps);
+    int micros = task->micros ? task->micros(task->ctx, t->step) : 1;
+    double loss = 0;
+    for (int i = 0; i < micros; i++) {
+        float l;
+        TRY(task->run(task->ctx, t->step, i, &l, e));
+        if (!isfinite(l))
+            return err_set(e, ERR_FAIL, "step %u: the loss is not a finite number; nothing was changed. A "
+                           "smaller learning rate or --mixed_precision no may help", t->step + 1);
+        loss += l;
+    }
+    OptimStep s = {.lr_factor = lrsched_factor(&t->c.sched, (int)t->step), .max_grad_norm = t->c.max_grad_norm};
+    int rc = optim_step(t->optim, &s, e);
+    if (rc) return err_prefix(e, "step %u", t->step + 1);
+    t->grad_norm = s.grad_norm;
+    t->lr_factor = s.lr_factor;
+    t->step++;
+    record(t, loss / micros);
+    return 0;
+}
+
+int train_run(Trainer *t, const TrainTask *task, Err *e)
+{
+    while (t->step < (uint32_t)t->c.sched.total) {
+        int rc = task->stop ? task->stop(task->ctx) : 0;
+        if (rc) return err_set(e, rc, "stopped after step %u", t->step);
+        TRY(one_step(t, task, e));
+        if (task->after) TRY(task->after(task->ctx, t->step, e));
+    }
+    return 0;
+}

@@ -1,0 +1,245 @@
+/* finetune.c - see finetune.h. */
+#include "models/finetune.h"
+
+#include <math.h>
+#include <string.h>
+
+#include "engine/mem.h"
+#include "engine/rng.h"
+#include "models/vae.h"
+#include "tokenizer/chunk.h"
+
+/* ---- graphs -------------------------------------------------------------- */
+
+static Denoise *graph_for(Finetune *f, int n, int h, int w)
+{
+    for (size_t i = 0; i < f->graph_count; i++) {
+        Denoise *d = &f->graphs[i];
+        if (d->n == n && d->h == h && d->w == w) return d;
+    }
+    return NULL;
+}
+
+static Exec *encoder_for(Finetune *f, int h, int w)
+{
+    for (size_t i = 0; i < f->encoder_count; i++) {
+        const Tensor *t = graph_find(f->encoders[i].g, "image");
+        if (t->dim[1] == h && t->dim[2] == w) return &f->encoders[i];
+    }
+    return NULL;
+}
+
+static int add_graph(Finetune *f, int n, int h, int w, Err *e)
+{
+    if (graph_for(f, n, h, w)) return 0;
+    Denoise *a = mem_grow(f->graphs, f->graph_count, &f->graph_cap, sizeof *a);
+    if (!a) return err_nomem(e, sizeof *a, "graphs");
+    f->graphs = a;
+    TRY(denoise_init(&a[f->graph_count], f->m, &f->schedule, &f->c.denoise, n, h, w, f->c.chunks, 0,
+                     f->c.backward, e));
+    f->graph_count++;
+    return 0;
+}
+
+static int add_encoder(Finetune *f, int h, int w, Err *e)
+{
+    if (encoder_for(f, h, w)) return 0;
+    Exec *a = mem_grow(f->encoders, f->encoder_count, &f->encoder_cap, sizeof *a);
+    if (!a) return err_nomem(e, sizeof *a, "graphs");
+    f->encoders = a;
+    Build b = model_graph(f->m);
+    if (!b.g) return err_nomem(e, sizeof *b.g, "graphs");
+    Tensor *x = graph_input(b.g, "image", DT_F32, 4, (int[]){1, h, w, 3});
+    graph_output(b.g, vae_encode_build(&b, &f->m->ck->config, x), "moments");
+    int rc = model_plan(f->m, &a[f->encoder_count], &b, e);
+    if (rc) exec_free(&a[f->encoder_count]);
+    else f->encoder_count++;
+    return rc;
+}
+
+/* Each bucket is cut into full batches and perhaps a short one. */
+static int plan_graphs(Finetune *f, Err *e)
+{
+    int batch = f->ds->cfg.batch_size;
+    for (size_t i = 0; i < f->ds->bucket_count; i++) {
+        const DataBucket *b = &f->ds->buckets[i];
+        int h = b->h / 8, w = b->w / 8, rest = (int)(b->count % (uint32_t)batch);
+        if (h % 8 || w % 8)
+            return err_set(e, ERR_USAGE, "option --bucket_reso_steps: the bucket %dx%d is not a multiple of 64",
+                           b->w, b->h);
+        TRY(add_encoder(f, b->h, b->w, e));
+        if (b->count >= (uint32_t)batch) TRY(add_graph(f, batch, h, w, e));
+        if (rest) TRY(add_graph(f, rest, h, w, e));
+    }
+    return 0;
+}
+
+static int alloc_batch(Finetune *f, Err *e)
+{
+    size_t n = 0, k = 0;
+    for (size_t i = 0; i < f->graph_count; i++) {
+        size_t gn = (size_t)f->graphs[i].n, gk = gn * (size_t)f->graphs[i].h * (size_t)f->graphs[i].w * SD_LATENT;
+        if (gn > n) n = gn;
+        if (gk > k) k = gk;
+    }
+    f->latents = mem_alloc(k * sizeof(float));
+    f->noise = mem_alloc(k * sizeof(float));
+    f->weight = mem_alloc(n * sizeof(float));
+    f->timestep = mem_alloc(n * sizeof(int));
+    f->ids = mem_alloc(n * (size_t)f->c.chunks * SD_POSITIONS * sizeof *f->ids);
+    f->moments = mem_calloc(2 * f->ds->item_count, sizeof *f->moments);
+    if (f->latents && f->noise && f->weight && f->timestep && f->ids && f->moments) return 0;
+    return err_nomem(e, 2 * k * sizeof(float), "a batch");
+}
+
+int finetune_init(Finetune *f, Model *m, const Dataset *ds, const Tokenizer *tok,
+                  const FinetuneConfig *c, Err *e)
+{
+    *f = (Finetune){.m = m, .ds = ds, .tok = tok, .c = *c, .epoch_index = UINT32_MAX};
+    schedule_init(&f->schedule);
+    f->batches = dataset_batches(ds);
+    f->steps = dataset_steps(ds, c->accumulation);
+    int rc = plan_graphs(f, e);
+    if (!rc) rc = alloc_batch(f, e);
+    if (rc) finetune_free(f);
+    return rc;
+}
+
+void finetune_free(Finetune *f)
+{
+    for (size_t i = 0; i < f->graph_count; i++) denoise_free(&f->graphs[i]);
+    for (size_t i = 0; i < f->encoder_count; i++) exec_free(&f->encoders[i]);
+    for (size_t i = 0; f->moments && i < 2 * f->ds->item_count; i++) mem_free(f->moments[i]);
+    dataset_epoch_free(&f->epoch);
+    void *owned[] = {f->graphs, f->encoders, f->moments, f->latents, f->noise, f->weight, f->timestep, f->ids};
+    for (size_t i = 0; i < sizeof owned / sizeof *owned; i++) mem_free(owned[i]);
+    *f = (Finetune){0};
+}
+
+/* ---- latents ------------------------------------------------------------- */
+
+static int encode(Finetune *f, const DataItem *item, int flip, float **moments, Err *e)
+{
+    Image im;
+    TRY(dataset_image(&im, item, flip, e));
+    size_t pixels = (size_t)im.w * (size_t)im.h, count = pixels / 64 * 2 * SD_LATENT;
+    Exec *x = encoder_for(f, im.h, im.w);
+    float *px = mem_alloc(pixels * 3 * sizeof(float));
+    *moments = mem_alloc(count * sizeof(float));
+    int rc = px && *moments ? 0 : err_nomem(e, pixels * 12, item->path);
+    if (!rc) image_to_float(px, &im);
+    if (!rc) rc = exec_set(x, "image", px, pixels * 3, e);
+    if (!rc) rc = exec_run(x, e);
+    if (!rc) rc = exec_get(x, "moments", *moments, count, e);
+    for (size_t i = 0; !rc && i < count; i++)
+        if (!isfinite((*moments)[i]))
+            rc = err_set(e, ERR_FAIL, "%s: its latents are not finite; the VAE overflows in this dtype, try "
+                         "--mixed_precision no", item->path);
+    mem_free(px);
+    image_free(&im);
+    return rc;
+}
+
+int finetune_cache(Finetune *f, int (*tick)(void *ctx, size_t done, size_t total), void *ctx, Err *e)
+{
+    int kinds = f->ds->cfg.flip_aug ? 2 : 1;
+    size_t total = f->ds->item_count * (size_t)kinds, done = 0;
+    for (size_t i = 0; i < f->ds->item_count; i++)
+        for (int flip = 0; flip < kinds; flip++) {
+            int rc = tick ? tick(ctx, ++done, total) : 0;
+            if (rc) return err_set(e, rc, "stopped while encoding pictures");
+            if (f->ds->items[i].repeats) TRY(encode(f, &f->ds->items[i], flip, &f->moments[2 * i + (size_t)flip], e));
+        }
+    return 0;
+}
+
+/* ---- a batch ------------------------------------------------------------- */
+
+/* A draw from the posterior, scaled: (h,w,4) from (h,w,8). */
+static void draw_latents(float *dst, const float *moments, size_t pixels, RngKey key)
+{
+    rng_normal(key, 0, dst, pixels * SD_LATENT);
+    for (size_t i = 0; i < pixels; i++)
+        for (size_t c = 0; c < SD_LATENT; c++) {
+            float mean = moments[i * 8 + c], logvar = fminf(fmaxf(moments[i * 8 + 4 + c], -30), 20);
+            float *v = &dst[i * SD_LATENT + c];
+            *v = VAE_SCALE * (mean + expf(0.5f * logvar) * *v);
+        }
+}
+
+static void draw_noise(const Finetune *f, float *dst, size_t pixels, RngKey key)
+{
+    key.purpose = RNG_PURPOSE_NOISE;
+    rng_normal(key, 0, dst, pixels * SD_LATENT);
+    if (f->c.noise_offset == 0) return;
+    float offset[SD_LATENT];
+    key.purpose = RNG_PURPOSE_NOISE_OFFSET;
+    rng_normal(key, 0, offset, SD_LATENT);
+    for (size_t i = 0; i < pixels; i++)
+        for (size_t c = 0; c < SD_LATENT; c++) dst[i * SD_LATENT + c] += f->c.noise_offset * offset[c];
+}
+
+/* Fills place i of the batch; key.sample counts the samples of an optimizer step. */
+static int fill_sample(Finetune *f, const DataBatch *b, int i, RngKey key, uint32_t epoch, Err *e)
+{
+    const DataSample *s = &b->samples[i];
+    size_t pixels = (size_t)(b->w / 8) * (size_t)(b->h / 8), at = (size_t)i * pixels * SD_LATENT;
+    key.purpose = RNG_PURPOSE_LATENT;
+    draw_latents(f->latents + at, f->moments[2 * s->item + (size_t)s->flip], pixels, key);
+    draw_noise(f, f->noise + at, pixels, key);
+    key.purpose = RNG_PURPOSE_TIMESTEP;
+    uint32_t span = (uint32_t)(f->c.max_timestep - f->c.min_timestep);
+    f->timestep[i] = f->c.min_timestep + (int)rng_below(key, 0, span);
+    f->weight[i] = (float)f->ds->items[s->item].weight;
+    char *text;
+    TRY(dataset_caption(&text, f->ds, s, epoch, key.step, e));
+    int32_t *ids = f->ids + (size_t)i * (size_t)f->c.chunks * SD_POSITIONS;
+    int rc = chunk_caption(ids, (size_t)f->c.chunks, f->tok, text, strlen(text),
+                           f->m->ck->config.openclip ? 0 : BPE_EOS, e);
+    mem_free(text);
+    return rc;
+}
+
+static int epoch_of(Finetune *f, uint32_t epoch, Err *e)
+{
+    if (epoch == f->epoch_index) return 0;
+    dataset_epoch_free(&f->epoch);
+    f->epoch_index = UINT32_MAX;
+    TRY(dataset_epoch(&f->epoch, f->ds, epoch, e));
+    f->epoch_index = epoch;
+    return 0;
+}
+
+int finetune_micros(const Finetune *f, uint32_t step)
+{
+    size_t first = step % f->steps * (size_t)f->c.accumulation, left = f->batches - first;
+    return left < (size_t)f->c.accumulation ? (int)left : f->c.accumulation;
+}
+
+int finetune_run(Finetune *f, uint32_t step, int micro, float *loss, Err *e)
+{
+    uint32_t epoch = (uint32_t)(step / f->steps);
+    TRY(epoch_of(f, epoch, e));
+    const DataBatch *b = &f->epoch.batches[step % f->steps * (size_t)f->c.accumulation + (size_t)micro];
+    for (int i = 0; i < b->count; i++) {
+        uint32_t sample = (uint32_t)(micro * f->ds->cfg.batch_size + i);
+        TRY(fill_sample(f, b, i, (RngKey){f->c.seed, step, sample, 0}, epoch, e));
+    }
+    Denoise *d = graph_for(f, b->count, b->h / 8, b->w / 8);
+    DenoiseBatch in = {f->latents, f->noise, f->timestep, f->ids, f->weight, NULL};
+    return denoise_run(d, &in, 1.0f / (float)finetune_micros(f, step), loss, NULL, e);
+}
+
+int finetune_loss(Finetune *f, int passes, double *loss, Err *e)
+{
+    double sum = 0;
+    size_t count = 0;
+    for (uint32_t step = 0; step < (uint32_t)passes * f->steps; step++)
+        for (int i = 0; i < finetune_micros(f, step); i++, count++) {
+            float l;
+            TRY(finetune_run(f, step, i, &l, e));
+            sum += l;
+        }
+    *loss = sum / (double)count;
+    return 0;
+}

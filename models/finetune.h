@@ -1,0 +1,64 @@
+/* finetune.h - training the noise predictor on a data set: LoRA or full.
+ *
+ * What kohya's train_network.py and train_db.py do per step, over the engine:
+ * latents (encoded once), captions, timesteps, noise, one Denoise graph for
+ * each batch shape that the data set will need, all planned before the model is
+ * loaded. A step is a function of (seed, step): nothing to save but weights.
+ */
+#ifndef SDC_MODELS_FINETUNE_H
+#define SDC_MODELS_FINETUNE_H
+
+#include "engine/data.h"
+#include "models/denoise.h"
+#include "tokenizer/bpe.h"
+
+typedef struct {
+    DenoiseConfig denoise;
+    int accumulation;              /* micro-batches per optimizer step, >= 1 */
+    int chunks;                    /* caption length: 75 tokens each, 1..3 */
+    float noise_offset;            /* 0: off */
+    int min_timestep, max_timestep;   /* t in [min, max), 0..1000 */
+    uint64_t seed;
+    int backward;                  /* 0: only measure the loss */
+} FinetuneConfig;
+
+typedef struct {
+    Model *m;
+    const Dataset *ds;
+    const Tokenizer *tok;
+    FinetuneConfig c;
+    Schedule schedule;
+    Denoise *graphs;               /* one per distinct (n,h,w) */
+    size_t graph_count, graph_cap;
+    Exec *encoders;                /* one per distinct (h,w) of one picture */
+    size_t encoder_count, encoder_cap;
+    float **moments;               /* per item and flip: (h,w,8) mean, log variance; owned */
+    size_t batches, steps;         /* per epoch: micro-batches, optimizer steps */
+    DataEpoch epoch;
+    uint32_t epoch_index;
+    float *latents, *noise, *weight;      /* one batch */
+    int *timestep;
+    int32_t *ids;
+} Finetune;
+
+/* Builds and plans every graph; call before model_load. *ds and *tok must
+ * outlive f. */
+int finetune_init(Finetune *f, Model *m, const Dataset *ds, const Tokenizer *tok,
+                  const FinetuneConfig *c, Err *e);
+void finetune_free(Finetune *f);                          /* zeroed f ok */
+
+/* After model_load: encodes every picture. tick(ctx, done, total) may stop it
+ * with an ErrCode; NULL ok. ERR_FAIL naming the picture whose latents are not
+ * finite. */
+int finetune_cache(Finetune *f, int (*tick)(void *ctx, size_t done, size_t total), void *ctx, Err *e);
+
+/* TrainTask.run and TrainTask.micros. */
+int finetune_run(Finetune *f, uint32_t step, int micro, float *loss, Err *e);
+int finetune_micros(const Finetune *f, uint32_t step);
+
+/* Mean loss over `passes` epochs with the noise and timesteps of f->c.seed: the
+ * same numbers each time it is asked. Leaves gradients alone when f->c.backward
+ * is 0. */
+int finetune_loss(Finetune *f, int passes, double *loss, Err *e);
+
+#endif
