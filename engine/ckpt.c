@@ -139,7 +139,7 @@ static int load_storage(Ckpt *c, Storage *s)
 {
     int shown = s->key_size > 60 ? 60 : (int)s->key_size;
     if (s->data) return 0;
-    const ZipEntry *z = find_member(c, "data/", s->key, s->key_size);
+    const ZipEntry *z = c->root ? find_member(c, "data/", s->key, s->key_size) : NULL;
     if (!z) return err_set(c->e, ERR_INPUT, "storage %.*s is not in the file", shown, s->key);
     if (z->size != s->bytes)
         return err_set(c->e, ERR_INPUT, "storage %.*s has %llu bytes, but is described as %llu",
@@ -166,7 +166,6 @@ static int lies_within(const FileTensor *t, uint64_t offset, uint64_t limit)
 {
     if (!t->count) return 1;
     uint64_t last = offset, step;
-    if ((uint64_t)t->count > limit) return 0;
     for (int i = 0; i < t->ndim; i++)
         if (__builtin_mul_overflow((uint64_t)t->shape[i] - 1, (uint64_t)t->stride[i], &step) ||
             __builtin_add_overflow(last, step, &last))
@@ -202,6 +201,10 @@ static int add_tensor(Ckpt *c, const char *name, const PickleValue *call)
     TRY(tensorfile_shape(c->tf, &t, name, dt, ndim, shape, stride, c->e));
     TRY(load_storage(c, s));
     size_t size = file_dtype_bytes(dt);
+    if ((uint64_t)t.count > s->bytes / size)
+        return err_set(c->e, ERR_INPUT, "tensor %s has %lld elements in a storage of %llu bytes: "
+                       "it is expanded or broken; save a contiguous copy", name,
+                       (long long)t.count, (unsigned long long)s->bytes);
     if (!lies_within(&t, (uint64_t)offset->u.number, s->bytes / size))
         return err_set(c->e, ERR_INPUT, "tensor %s does not lie within its storage of %llu bytes",
                        name, (unsigned long long)s->bytes);
@@ -310,8 +313,8 @@ static int read_zip(Ckpt *c)
         return err_set(c->e, ERR_INPUT, "data.pkl is %llu bytes; at most %d are read",
                        (unsigned long long)z->size, PICKLE_MAX);
     TRY(member_data(c, z, &data));
-    size_t used;
-    TRY(pickle_parse(&c->pickle, data, z->size, &used, c->e));
+    if (!z->deflated) TRY(zip_check(z, data, c->e));
+    TRY(pickle_parse(&c->pickle, data, z->size, NULL, c->e));
     TRY(list_storages(c));
     return add_tensors(c);
 }

@@ -100,7 +100,7 @@ int tensorfile_shape(TensorFile *tf, FileTensor *t, const char *name, FileDtype 
     int64_t step = t->count ? 1 : 0;
     for (int i = ndim - 1; i >= 0; i--) {
         own[i] = shape[i];
-        own[ndim + i] = stride ? stride[i] : step;
+        own[ndim + i] = stride && t->count && shape[i] > 1 ? stride[i] : step;
         step *= shape[i];             /* a divisor of count, or 0 */
     }
     return 0;

@@ -193,15 +193,22 @@ static int inflate_all(const ZipEntry *n, uint8_t *dst)
     return rc == Z_STREAM_END && out == n->size;
 }
 
+static int damaged(const ZipEntry *n, const char *how, Err *e)
+{
+    return err_set(e, ERR_INPUT, "member %.*s is damaged (%s); download the file again",
+                   n->name_size > 200 ? 200 : (int)n->name_size, n->name, how);
+}
+
+int zip_check(const ZipEntry *n, const uint8_t *data, Err *e)
+{
+    uLong crc = crc32_z(0, NULL, 0);
+    if (n->size) crc = crc32_z(crc, data, n->size);
+    return crc == n->crc ? 0 : damaged(n, "wrong CRC-32", e);
+}
+
 int zip_unpack(const ZipEntry *n, uint8_t *dst, Err *e)
 {
-    int ok = 1;
-    if (n->deflated) ok = inflate_all(n, dst);
-    else if (n->size) memcpy(dst, n->data, n->size);
-    uLong crc = crc32_z(0, NULL, 0);
-    if (ok && n->size) crc = crc32_z(crc, dst, n->size);
-    if (ok && crc == n->crc) return 0;
-    return err_set(e, ERR_INPUT, "member %.*s is damaged (%s); download the file again",
-                   n->name_size > 200 ? 200 : (int)n->name_size, n->name,
-                   ok ? "wrong CRC-32" : "it does not unpack to its size");
+    if (n->deflated && !inflate_all(n, dst)) return damaged(n, "it does not unpack", e);
+    if (!n->deflated && n->size) memcpy(dst, n->data, n->size);
+    return zip_check(n, dst, e);
 }

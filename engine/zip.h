@@ -34,6 +34,8 @@ int zip_open(Zip *z, const uint8_t *data, size_t size, Err *e);
 void zip_close(Zip *z);
 /* NULL when absent. */
 const ZipEntry *zip_find(const Zip *z, const char *name, size_t name_size);
+/* ERR_INPUT unless n->size bytes at data have the member's CRC-32. */
+int zip_check(const ZipEntry *n, const uint8_t *data, Err *e);
 /* Unpacks all of n->size bytes to dst and checks the CRC-32. ERR_INPUT. */
 int zip_unpack(const ZipEntry *n, uint8_t *dst, Err *e);
 
