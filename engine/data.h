@@ -1,0 +1,123 @@
+/* data.h - the pictures and captions of a training run, in batches.
+ *
+ * dataset_open reads kohya's folders, the captions and the headers of the
+ * pictures. After that everything is a pure function of (seed, epoch): batch k
+ * of epoch e can be asked for at any time, in any order, so a resumed run needs
+ * no state of the data set.
+ *
+ * Source: kohya sd-scripts, library/train_util.py DreamBoothDataset and
+ * BucketManager, library/config_util.py, train_network.py (metadata). Only its
+ * random numbers differ: Python's are replaced by counters (rng.h).
+ */
+#ifndef SDC_ENGINE_DATA_H
+#define SDC_ENGINE_DATA_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "engine/bucket.h"
+#include "engine/caption.h"
+#include "engine/error.h"
+#include "engine/hash.h"
+#include "engine/image.h"
+
+/* Strings are borrowed and must outlive the Dataset. */
+typedef struct {
+    const char *train_dir;           /* folders N_words: each picture N times an epoch; or */
+                                     /* pictures themselves (once, with a notice) */
+    const char *reg_dir;             /* regularisation pictures, same layout; NULL: none */
+    const char *caption_extension;   /* NULL: .txt, then .caption */
+    int batch_size;
+    BucketConfig bucket;
+    CaptionConfig caption;
+    int flip_aug;                    /* mirror every second use, at random */
+    double prior_loss_weight;        /* of regularisation pictures */
+    uint64_t seed;
+    int skip_bad_images;             /* leave out pictures that cannot be read */
+    void (*notice)(void *ctx, const char *line);   /* for the user; NULL ok */
+    void *ctx;
+} DataConfig;
+
+typedef struct {
+    char *path, *name;               /* name: the last part of path */
+    char *class_tokens;              /* caption of pictures that have none */
+    int repeats, is_reg;
+    size_t first, count;             /* its items */
+} DataFolder;
+
+typedef struct {
+    char *path, *caption;            /* caption: as in the file, before caption_process */
+    int folder, is_reg, repeats;     /* repeats 0: not used (left out, or a surplus of reg) */
+    int w, h;                        /* of the file, upright */
+    BucketFit fit;
+    int bucket;                      /* index in Dataset.buckets */
+    double weight;                   /* of its loss */
+} DataItem;
+
+typedef struct {
+    int w, h;
+    uint32_t first, count;           /* its entries */
+} DataBucket;
+
+/* An entry is one use of an item per epoch: items by bucket, repeats times. */
+typedef struct Dataset {
+    DataConfig cfg;
+    Buckets sizes;
+    DataFolder *folders;
+    DataItem *items;
+    DataBucket *buckets;             /* those in use, by w, then h */
+    uint32_t *entries;               /* item of each entry */
+    size_t folder_count, folder_cap, item_count, item_cap, bucket_count;
+    uint32_t entry_count;
+    size_t train_images, reg_images; /* with the repeats of the folders, before balancing */
+} Dataset;
+
+/* ERR_INPUT or ERR_USAGE with file, folder or option. Regularisation pictures
+ * are repeated or left out until there are as many as training pictures. */
+int dataset_open(Dataset **ds, const DataConfig *c, Err *e);
+void dataset_close(Dataset *ds);                         /* NULL ok */
+
+typedef struct {
+    uint32_t item, entry;
+    int flip;
+} DataSample;
+
+typedef struct {
+    int w, h, count;                 /* count <= batch_size: the last of a bucket is short */
+    const DataSample *samples;
+} DataBatch;
+
+typedef struct {
+    DataBatch *batches;
+    size_t count;
+    DataSample *samples;
+} DataEpoch;
+
+/* All batches of an epoch (from 0), in the order in which they are used. Each
+ * bucket is shuffled and cut, then the batches are shuffled. ERR_MEMORY. */
+int dataset_epoch(DataEpoch *ep, const Dataset *ds, uint32_t epoch, Err *e);
+void dataset_epoch_free(DataEpoch *ep);                  /* zeroed ok */
+
+size_t dataset_batches(const Dataset *ds);               /* in each epoch */
+/* Optimizer steps of an epoch: batches / accumulation, rounded up. */
+size_t dataset_steps(const Dataset *ds, int accumulation);
+
+/* The caption of a sample at its step (from 0). *text: mem_free. */
+int dataset_caption(char **text, const Dataset *ds, const DataSample *s, uint32_t epoch,
+                    uint32_t step, Err *e);
+
+/* The picture of an item as it is trained on: RGB without alpha, resized,
+ * cropped, mirrored if flip. im is owned by the caller. */
+int dataset_image(Image *im, const DataItem *item, int flip, Err *e);
+
+/* A name for what dataset_image(item, flip) gives: SHA-256 over the file's bytes,
+ * sizes, crop and flip, so a cache of latents is never stale. */
+int dataset_item_key(char key[HASH_HEX], const DataItem *item, int flip, Err *e);
+
+/* JSON for kohya's metadata, each owned by the caller (mem_free). */
+int dataset_tag_frequency(char **json, const Dataset *ds, Err *e);   /* ss_tag_frequency */
+int dataset_dirs(char **json, const Dataset *ds, int is_reg, Err *e);
+                                     /* ss_dataset_dirs, ss_reg_dataset_dirs */
+int dataset_bucket_info(char **json, const Dataset *ds, Err *e);     /* ss_bucket_info */
+
+#endif

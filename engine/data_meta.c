@@ -1,0 +1,162 @@
+/* data_meta.c - pictures of a data set as pixels, their cache keys, and what
+ * kohya's metadata says about them. See data.h. */
+#include <jansson.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <utf8proc.h>
+
+#include "engine/data.h"
+#include "engine/io.h"
+#include "engine/mem.h"
+#include "engine/resize.h"
+
+int dataset_image(Image *im, const DataItem *item, int flip, Err *e)
+{
+    const BucketFit *f = &item->fit;
+    TRY(image_load(im, item->path, e));
+    if (im->w != item->w || im->h != item->h) {
+        image_free(im);
+        return err_set(e, ERR_INPUT, "%s: changed while training; start again", item->path);
+    }
+    image_drop_alpha(im);
+    if (im->w != f->rw || im->h != f->rh) {
+        Image sized;
+        int rc = resize_auto(&sized, im, f->rw, f->rh, e);
+        image_free(im);
+        if (rc) return err_prefix(e, "%s", item->path);
+        *im = sized;
+    }
+    image_crop(im, f->x, f->y, f->bucket.w, f->bucket.h);
+    if (flip) image_flip(im);
+    return 0;
+}
+
+int dataset_item_key(char key[HASH_HEX], const DataItem *item, int flip, Err *e)
+{
+    const BucketFit *f = &item->fit;
+    Hash *h;
+    IoMap map;
+    char how[128];
+    snprintf(how, sizeof how, "\n%dx%d %dx%d+%d+%d%s", f->rw, f->rh, f->bucket.w, f->bucket.h, f->x,
+             f->y, flip ? " flip" : "");
+    TRY(hash_new(&h, e));
+    int rc = io_map(&map, item->path, e);
+    if (!rc) {
+        hash_update(h, map.data, map.size);
+        hash_update(h, how, strlen(how));
+        hash_finish(h, key);
+        io_unmap(&map);
+    }
+    hash_free(h);
+    return rc;
+}
+
+/* Python's json.dumps of root, which is released. */
+static int dump(char **out, json_t *root, int ok, Err *e)
+{
+    char *text = ok && root ? json_dumps(root, JSON_ENSURE_ASCII | JSON_ENCODE_ANY) : NULL;
+    json_decref(root);
+    *out = text ? mem_strdup(text) : NULL;
+    free(text);
+    return *out ? 0 : err_nomem(e, 0, "metadata");
+}
+
+/* Lower case, code point by code point. NULL when there is no memory. */
+static char *lower(const char *s, size_t n)
+{
+    char *out = mem_alloc(n * 4 + 1);      /* a letter may take more bytes than before */
+    size_t used = 0;
+    for (size_t at = 0; out && at < n;) {
+        utf8proc_int32_t cp;
+        utf8proc_ssize_t k = utf8proc_iterate((const utf8proc_uint8_t *)s + at,
+                                              (utf8proc_ssize_t)(n - at), &cp);
+        if (k <= 0) break;
+        at += (size_t)k;
+        used += (size_t)utf8proc_encode_char(utf8proc_tolower(cp),
+                                             (utf8proc_uint8_t *)out + used);
+    }
+    if (out) out[used] = 0;
+    return out;
+}
+
+/* Adds 1 for each tag of the caption. 0 when there is no memory. */
+static int count_tags(json_t *tags, const char *caption)
+{
+    for (const char *s = caption; *s;) {
+        size_t n = strcspn(s, ","), from = 0, to = n;
+        while (from < to && strchr(" \t\v\f\r\n", s[from])) from++;
+        while (to > from && strchr(" \t\v\f\r\n", s[to - 1])) to--;
+        if (to > from) {
+            char *tag = lower(s + from, to - from);
+            if (!tag) return 0;
+            json_int_t have = json_integer_value(json_object_get(tags, tag));
+            int bad = json_object_set_new(tags, tag, json_integer(have + 1));
+            mem_free(tag);
+            if (bad) return 0;
+        }
+        s += n + (s[n] == ',');
+    }
+    return 1;
+}
+
+/* The object of a folder in root, made when it is new. NULL: no memory. */
+static json_t *folder_object(json_t *root, const char *name)
+{
+    json_t *o = json_object_get(root, name);
+    if (!o && !json_object_set_new(root, name, json_object())) o = json_object_get(root, name);
+    return o;
+}
+
+int dataset_tag_frequency(char **json, const Dataset *ds, Err *e)
+{
+    json_t *root = json_object();
+    int ok = !!root;
+    for (size_t i = 0; i < ds->folder_count && ok; i++) {
+        const DataFolder *f = &ds->folders[i];
+        json_t *tags = folder_object(root, f->name);
+        ok = !!tags;
+        for (size_t k = f->first; k < f->first + f->count && ok; k++)
+            ok = count_tags(tags, ds->items[k].caption);
+    }
+    return dump(json, root, ok, e);
+}
+
+int dataset_dirs(char **json, const Dataset *ds, int is_reg, Err *e)
+{
+    json_t *root = json_object();
+    int ok = !!root;
+    for (size_t i = 0; i < ds->folder_count && ok; i++) {
+        const DataFolder *f = &ds->folders[i];
+        if (f->is_reg != is_reg) continue;
+        json_t *dir = folder_object(root, f->name);
+        ok = dir && !json_object_set_new(dir, "n_repeats", json_integer(f->repeats)) &&
+             !json_object_set_new(dir, "img_count", json_integer((json_int_t)f->count));
+    }
+    return dump(json, root, ok, e);
+}
+
+int dataset_bucket_info(char **json, const Dataset *ds, Err *e)
+{
+    if (!ds->cfg.bucket.enable) return dump(json, json_null(), 1, e);
+    json_t *root = json_object(), *list = json_object();
+    double error = 0;
+    size_t n = 0;
+    int ok = root && !json_object_set_new(root, "buckets", list);
+    for (size_t i = 0; i < ds->bucket_count && ok; i++) {
+        const DataBucket *b = &ds->buckets[i];
+        char index[24];
+        snprintf(index, sizeof index, "%zu", i);
+        ok = !json_object_set_new(list, index, json_pack("{s:[ii],s:I}", "resolution", b->w, b->h,
+                                                         "count", (json_int_t)b->count));
+    }
+    for (size_t i = 0; i < ds->item_count; i++) {
+        if (!ds->items[i].repeats) continue;
+        error += fabs(ds->items[i].fit.ar_error);
+        n++;
+    }
+    error = n ? error / (double)n : 0;
+    ok = ok && !json_object_set_new(root, "mean_img_ar_error", json_real(error));
+    return dump(json, root, ok, e);
+}
