@@ -78,32 +78,48 @@ static uint64_t least_size(Kind kind, uint64_t w, uint64_t h)
     return kind == KIND_BMP ? w * h / 8 : 0;
 }
 
-/* The number of a two-byte JPEG marker, and the place of its last one. In the
- * entropy-coded data 0xff is always followed by 0 or a restart marker. */
-static int count_marker(const uint8_t *p, size_t n, uint8_t marker, size_t *last)
+/* Whether the tables of a DHT segment have at most 256 codes each: stb, as
+ * packaged, writes behind its table when they do not. */
+static int huffman_ok(const uint8_t *p, size_t n)
 {
-    int count = 0;
-    *last = 0;
-    for (size_t i = 0; i + 1 < n; i++) {
-        const uint8_t *q = memchr(p + i, 0xff, n - 1 - i);
-        if (!q) break;
-        i = (size_t)(q - p);
-        if (q[1] == marker) count++, *last = i;
+    while (n >= 17) {
+        size_t codes = 0;
+        for (int i = 1; i <= 16; i++) codes += p[i];
+        if (codes > 256 || codes > n - 17) return 0;
+        p += 17 + codes;
+        n -= 17 + codes;
     }
-    return count;
+    return n == 0;
 }
 
-static int check_jpeg(const uint8_t *data, size_t size, Err *e)
+/* Walks the segments as stb does. A file without its end marker is refused, as
+ * Pillow does; stb would fill up with grey. */
+static int check_jpeg(const uint8_t *p, size_t n, Err *e)
 {
-    size_t scan, end;
-    /* Each scan of a progressive file visits all pixels: hundreds of empty ones
-     * take minutes. Encoders write about ten. */
-    if (count_marker(data, size, 0xda, &scan) > 256)
-        return err_set(e, ERR_INPUT, "the JPEG has hundreds of scans; save it anew");
-    count_marker(data, size, 0xd9, &end);
-    if (end < scan)
-        return err_set(e, ERR_INPUT, "the JPEG is cut short (no end marker); get it again");
-    return 0;
+    int scans = 0;
+    for (size_t i = 2, len; i < n; i += len) {
+        const uint8_t *mark = memchr(p + i, 0xff, n - i);
+        if (!mark) break;
+        i = (size_t)(mark - p) + 1;
+        while (i < n && p[i] == 0xff) i++;
+        if (i == n || p[i] == 0xd9) {
+            if (i < n) return 0;
+            break;
+        }
+        uint8_t m = p[i++];
+        len = 0;
+        if (m == 0 || (m >= 0xd0 && m <= 0xd7)) continue;    /* among the pixels */
+        if (n - i < 2) break;
+        len = (size_t)p[i] << 8 | p[i + 1];
+        if (len < 2 || len > n - i) break;
+        /* Each scan of a progressive file visits all pixels: hundreds of empty
+         * ones take minutes. Encoders write about ten. */
+        if (m == 0xda && ++scans > 256)
+            return err_set(e, ERR_INPUT, "the JPEG has hundreds of scans; save it anew");
+        if (m == 0xc4 && !huffman_ok(p + i + 2, len - 2))
+            return err_set(e, ERR_INPUT, "the JPEG is damaged (Huffman table)");
+    }
+    return err_set(e, ERR_INPUT, "the JPEG is cut short (no end marker); get it again");
 }
 
 static int read_header(Header *hd, const uint8_t *data, size_t size, Err *e)
@@ -117,6 +133,7 @@ static int read_header(Header *hd, const uint8_t *data, size_t size, Err *e)
         TRY(webp_header(hd, data, size, e));
     } else {
         int c;
+        if (hd->kind == KIND_JPEG) TRY(check_jpeg(data, size, e));
         stb_budget(1 << 20);
         if (!stbi_info_from_memory(data, (int)size, &hd->w, &hd->h, &c))
             return err_set(e, ERR_INPUT, "the picture's header is damaged (%s)",
@@ -197,7 +214,6 @@ static int from_grey(Image *im, uint8_t *px, int w, int h, int c, Err *e)
 static int decode_stb(Image *im, const Header *hd, const uint8_t *data, size_t size, Err *e)
 {
     if (hd->kind == KIND_PNG) TRY(png_check(data, size, e));
-    if (hd->kind == KIND_JPEG) TRY(check_jpeg(data, size, e));
     /* Unpacked data and the result, at 8 or 16 bits: 8 or 16 bytes a pixel. */
     int deep = hd->kind == KIND_PNG && data[24] == 16;
     uint64_t pixels = (uint64_t)hd->w * (uint64_t)hd->h;

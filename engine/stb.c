@@ -27,9 +27,24 @@ static void *stb_realloc(void *p, size_t n);
 #pragma GCC diagnostic ignored "-Wunused-but-set-variable"
 #pragma GCC diagnostic ignored "-Wmissing-field-initializers"
 #endif
+/* The packaged versions shift and multiply out of range, stb_image on broken
+ * JPEGs, stb_image_write always: the values wrap, no address depends on them.
+ * Bounds and addresses stay checked under the sanitizers. */
+#if defined(__clang__)
+#pragma clang attribute push( \
+    __attribute__((no_sanitize("shift", "signed-integer-overflow"))), apply_to = function)
+#else
+#pragma GCC push_options
+#pragma GCC optimize("wrapv")
+#endif
 #define STB_IMAGE_IMPLEMENTATION
 #define STB_IMAGE_WRITE_IMPLEMENTATION
 #include "engine/stb.h"
+#if defined(__clang__)
+#pragma clang attribute pop
+#else
+#pragma GCC pop_options
+#endif
 #pragma GCC diagnostic pop
 
 static _Thread_local size_t left;

@@ -2,6 +2,7 @@
  * in data/image/ are made by the make.py there, with Pillow and OpenCV. */
 #include <stdint.h>
 #include <stdlib.h>
+#include <zlib.h>
 
 #include "engine/exif.h"
 #include "engine/grid.h"
@@ -13,9 +14,15 @@
 #include "tests/fail.h"
 #include "tests/test.h"
 
-static uint8_t noise(int x, int y, int c) { return (uint8_t)((x * 73 + y * 151 + c * 59) ^ (x * y)); }
+static uint8_t noise(int x, int y, int c)
+{
+    return (uint8_t)((x * 73 + y * 151 + c * 59 + x * x * y / 3) ^ (x * y));
+}
 
-static uint8_t smooth(int x, int y, int c) { return (uint8_t)(x * 160 / 40 + y * 60 / 24 + c * 15); }
+static uint8_t smooth(int x, int y, int c)
+{
+    return (uint8_t)(x * 160 / 40 + y * 60 / 24 + c * 15);
+}
 
 static Image make_noise(int w, int h, int c)
 {
@@ -98,7 +105,8 @@ static void lossy(const char *name, int grey)
             if (d > worst) worst = d;
         }
     image_free(&im);
-    if (mean > 2 || worst > 8) test_fail(__FILE__, __LINE__, "%s: mean %.2f, worst %d", name, mean, worst);
+    if (mean > 2 || worst > 8)
+        test_fail(__FILE__, __LINE__, "%s: mean %.2f, worst %d", name, mean, worst);
 }
 
 TEST(image_reads_lossy_formats)
@@ -214,6 +222,22 @@ TEST(image_refuses_wrong_checksum_and_bombs)
     CHECK_INT(image_load(&im, "tests/data/image/none.png", &e6), ERR_INPUT);
 }
 
+TEST(image_refuses_hostile_jpeg)
+{
+    /* A Huffman table of 300 codes overflows stb's; 300 scans take minutes. */
+    uint8_t table[400] = {0xff, 0xd8, 0xff, 0xc4, 319 >> 8, 319 & 255, 0, [14] = 255, [15] = 45};
+    table[2 + 2 + 319] = 0xff, table[2 + 2 + 320] = 0xd9;
+    Image im;
+    Err e = {0}, e2 = {0};
+    CHECK_INT(image_decode(&im, table, sizeof table, &e), ERR_INPUT);
+    CHECK(strstr(e.msg, "Huffman") != NULL);
+    static uint8_t scans[4 * 300 + 4] = {0xff, 0xd8};
+    for (int i = 0; i < 300; i++) memcpy(scans + 2 + 4 * i, "\xff\xda\0\2", 4);
+    memcpy(scans + 2 + 4 * 300, "\xff\xd9", 2);
+    CHECK_INT(image_decode(&im, scans, sizeof scans, &e2), ERR_INPUT);
+    CHECK(strstr(e2.msg, "scans") != NULL);
+}
+
 TEST(image_survives_no_memory)
 {
     static const char *const files[] = {"rgb.png", "grey.png", "turned6.png", "progressive.jpg"};
@@ -302,7 +326,8 @@ static void resized(const char *method, int w, int h, int ow, int oh, int c)
     io_unmap(&m);
     if (differ) test_fail(__FILE__, __LINE__, "%s: %d bytes differ", path, differ);
     int shrinks = ow <= w && oh <= h;
-    if ((*method == 'a') == shrinks && auto_differs) test_fail(__FILE__, __LINE__, "%s: resize_auto", path);
+    if ((*method == 'a') == shrinks && auto_differs)
+        test_fail(__FILE__, __LINE__, "%s: resize_auto", path);
 }
 
 TEST(resize_equals_pillow_and_opencv)
@@ -368,7 +393,8 @@ TEST(png_writes_what_it_reads)
 {
     for (int c = 3; c <= 4; c++) {
         Image im = make_noise(37, 23, c), back;
-        PngText text[] = {{"parameters", "na\xc3\xafve"}, {"wide", "\xe7\x8c\xab"}, {"odd", "\xff\xfe"}};
+        PngText text[] = {{"parameters", "na\xc3\xafve"}, {"wide", "\xe7\x8c\xab"},
+                          {"odd", "\xff\xfe"}};
         uint8_t *a, *b;
         size_t na, nb, n;
         Err e = {0};
@@ -398,7 +424,8 @@ TEST(png_filters_help)
     Image im;
     Err e = {0};
     image_new(&im, 256, 256, 3, &e);
-    for (int i = 0; i < 256 * 256 * 3; i++) im.px[i] = (uint8_t)((i / 3 % 256 + i / 768) / 2 + i % 3);
+    for (int i = 0; i < 256 * 256 * 3; i++)
+        im.px[i] = (uint8_t)((i / 3 % 256 + i / 768) / 2 + i % 3);
     uint8_t *p;
     size_t n;
     CHECK_OK(png_encode(&p, &n, &im, NULL, 0, &e), &e);
@@ -407,21 +434,90 @@ TEST(png_filters_help)
     CHECK(n < 4000);              /* 196608 bytes; over 20000 without filters */
 }
 
-TEST(png_text_bombs_are_left_out)
+TEST(png_refuses_odd_text)
 {
     Image im = make_noise(4, 4, 3);
     char *big = malloc(PNG_TEXT_MAX);
     memset(big, 'a', PNG_TEXT_MAX);
     big[PNG_TEXT_MAX - 1] = 0;
-    Err e = {0};
-    uint8_t *p;
-    size_t n;
-    int rc = png_encode(&p, &n, &im, &(PngText){"parameters", big}, 1, &e);
+    static char *const keys[] = {"parameters", "", "caf\xc3\xa9"};
+    for (int i = 0; i < 3; i++) {
+        Err e = {0};
+        uint8_t *p;
+        size_t n;
+        CHECK_INT(png_encode(&p, &n, &im, &(PngText){keys[i], i ? "x" : big}, 1, &e), ERR_FAIL);
+    }
     free(big);
     image_free(&im);
-    CHECK_INT(rc, ERR_FAIL);
-    Err e2 = {0};
-    CHECK_INT(png_encode(&p, &n, &im, &(PngText){"", "x"}, 1, &e2), ERR_FAIL);
+}
+
+static size_t chunk(uint8_t *p, const char *type, const void *data, size_t n)
+{
+    for (int i = 0; i < 4; i++) p[i] = (uint8_t)(n >> (24 - 8 * i));
+    memcpy(p + 4, type, 4);
+    memcpy(p + 8, data, n);
+    uLong crc = crc32(0, p + 4, (uInt)(n + 4));
+    for (int i = 0; i < 4; i++) p[8 + n + (size_t)i] = (uint8_t)(crc >> (24 - 8 * i));
+    return n + 12;
+}
+
+TEST(png_text_bombs_are_left_out)
+{
+    /* A good text; nine of a byte over 4 MiB, after which a good packed one is one
+     * too many; no NUL; no UTF-8; wrong checksum. */
+    static uint8_t packed[1 << 16], file[1 << 20];
+    uLongf n = sizeof packed - 10;
+    Bytef *big = calloc(1, PNG_TEXT_MAX + 1);
+    memset(big, 'a', PNG_TEXT_MAX + 1);
+    memcpy(packed, "bomb\0", 6);
+    int rc = compress(packed + 6, &n, big, PNG_TEXT_MAX + 1);
+    free(big);
+    CHECK_INT(rc, Z_OK);
+    memcpy(file, "\x89PNG\r\n\x1a\n", 8);
+    size_t size = 8;
+    size += chunk(file + size, "tEXt", "a\0xy", 4);
+    for (int i = 0; i < 9; i++) size += chunk(file + size, "zTXt", packed, n + 6);
+    n = sizeof packed - 10;
+    compress(packed + 6, &n, (const Bytef *)"small", 5);
+    size += chunk(file + size, "zTXt", packed, n + 6);
+    size += chunk(file + size, "tEXt", "no key", 6);
+    size += chunk(file + size, "iTXt", "k\0\0\0\0\0\xff", 7);
+    size += chunk(file + size, "tEXt", "b\0z", 3);
+    file[size - 1] ^= 1;
+    PngText *t;
+    size_t count;
+    Err e = {0};
+    CHECK_OK(png_read_text(&t, &count, file, size, &e), &e);
+    CHECK_INT(count, 1);
+    CHECK_STR(t[0].text, "xy");
+    png_free_text(t, count);
+}
+
+TEST(png_survives_no_memory)
+{
+    Image im = make_noise(9, 4, 3);
+    IoMap m;
+    Err e = {0};
+    CHECK_OK(io_map(&m, "tests/data/image/text.png", &e), &e);
+    int wrote = 1, read = 1;
+    for (long n = 1; (wrote || read) && n < 100; n++) {
+        uint8_t *p;
+        size_t size;
+        char *s;
+        fail_mem(n);
+        wrote = png_encode(&p, &size, &im, NULL, 0, NULL);
+        fail_mem(n);
+        read = image_parameters(&s, m.data, m.size, NULL);
+        fail_mem(0);
+        CHECK(wrote == (p ? 0 : ERR_MEMORY));
+        CHECK(read == (s ? 0 : ERR_MEMORY));
+        mem_free(p);
+        mem_free(s);
+    }
+    io_unmap(&m);
+    image_free(&im);
+    CHECK_INT(wrote, 0);
+    CHECK_INT(read, 0);
 }
 
 TEST(image_saves_png_and_jpeg)
@@ -462,13 +558,15 @@ TEST(image_saves_png_and_jpeg)
 TEST(grid_places_pictures_and_labels)
 {
     Image cells[3] = {make_noise(40, 30, 3), make_noise(40, 30, 3), make_noise(40, 30, 3)}, out;
-    const char *const rows[] = {"with", "a long label that needs lines"}, *const cols[] = {"1", "\xe7\x8c\xab"};
+    const char *const rows[] = {"with", "a long label that needs lines"};
+    const char *const cols[] = {"1", "\xe7\x8c\xab"};
     Grid g = {2, 2, 4, rows, cols};
     Err e = {0};
     CHECK_OK(grid_compose(&out, cells, 3, &g, &e), &e);
     int left = out.w - 2 * 44 - 4, top = out.h - 2 * 34 - 4, ink = 0, ok = 1;
     for (int y = 0; y < 30; y++)                    /* second picture, first row */
-        ok &= !memcmp(out.px + ((top + 4 + y) * out.w + left + 4 + 44) * 3, cells[0].px + y * 120, 120);
+        ok &= !memcmp(out.px + ((top + 4 + y) * out.w + left + 4 + 44) * 3,
+                      cells[0].px + y * 120, 120);
     for (int i = 0; i < out.w * out.h; i++) {
         int x = i % out.w, y = i / out.w, black = !out.px[i * 3] && !out.px[i * 3 + 1];
         if (x >= left && y >= top) continue;
@@ -489,10 +587,10 @@ TEST(grid_text_draws_glyphs)
 {
     Image im = make_noise(12, 10, 3);
     memset(im.px, 255, 360);
-    grid_text(&im, 0, 0, 1, "I-", 2);
-    static const char *const want[10] = {" ###        ", "  #         ", "  #         ", "  #   ##### ",
-                                         "  #         ", "  #         ", " ###        ", "            ",
-                                         "            ", "            "};
+    grid_text(&im, 0, 0, 1, "L-", 2);
+    static const char *const want[10] = {
+        "#           ", "#           ", "#           ", "#     ##### ", "#           ",
+        "#           ", "#####       ", "            ", "            ", "            "};
     int ok = 1;
     for (int i = 0; i < 120; i++) ok &= (im.px[i * 3] == 0) == (want[i / 12][i % 12] == '#');
     grid_text(&im, -3, 8, 4, "W", 1);               /* clipped on all sides */

@@ -97,7 +97,8 @@ TEST(infotext_parses_as_the_regex)
     /* Expected values are those of Python's re with A1111's pattern. */
     Infotext t = parse(
         "p\nab: \"x, y\" z, 1, k: v, k: w, Steps: , : q, a/b-c d: 1:2, dup: 1, dup: 2, "
-        "\xe7\x8c\xab\xe7\x8c\xab: neko, bad: \"\\x\", open: \"a, e\xe2\x80\x94m ab: 5, end: \"\\u00e9\"");
+        "\xe7\x8c\xab\xe7\x8c\xab: neko, bad: \"\\x\", open: \"a, e\xe2\x80\x94m ab: 5, "
+        "end: \"\\u00e9\"");
     CHECK_STR(get(&t, "ab"), "\"x");                          /* text after the quote */
     CHECK_STR(get(&t, "m ab"), "5");                         /* a dash is no letter */
     CHECK_STR(get(&t, "k"), "(none)");                       /* one letter is no key */
@@ -134,7 +135,8 @@ TEST(infotext_formats_a1111)
     CHECK_STR(s, "a cat, <lora:x:1>\nNegative prompt: bad\n"
                  "Steps: 25, Sampler: Euler a, CFG scale: 7, Seed: 4294967295, Size: 512x512, "
                  "Denoising strength: 0.35, Tiling, Lora hashes: \"x: 0123456789ab\", "
-                 "Eta: 0.1234567, Note: \"tab\\t \\\"q\\\" \\\\ \xe7\x8c\xab,\\nline\", Version: sdc 1");
+                 "Eta: 0.1234567, "
+                 "Note: \"tab\\t \\\"q\\\" \\\\ \xe7\x8c\xab,\\nline\", Version: sdc 1");
     Infotext back = parse(s);
     CHECK_STR(get(&back, "Note"), infotext_get(&t, "Note"));
     CHECK_STR(back.prompt, "a cat, <lora:x:1>");

@@ -11,7 +11,7 @@ from PIL.PngImagePlugin import PngInfo
 
 def noise(w, h, c):
     x, y, k = np.meshgrid(np.arange(w), np.arange(h), np.arange(c), indexing="xy")
-    return (((x * 73 + y * 151 + k * 59) ^ (x * y)) & 255).astype(np.uint8)
+    return (((x * 73 + y * 151 + k * 59 + x * x * y // 3) ^ (x * y)) & 255).astype(np.uint8)
 
 
 def smooth(w, h, c):
