@@ -430,8 +430,8 @@ static int op_proto(Machine *m)
     uint32_t version;
     TRY(take_uint(m, &version, 1));
     if (version == 2) return 0;
-    return err_set(m->e, ERR_UNSAFE, "pickle protocol %u: only 2, which torch.save writes, is known "
-                   "to be safe; save the file again as safetensors", version);
+    return err_set(m->e, ERR_UNSAFE, "pickle protocol %u: only 2, which torch.save writes, is "
+                   "known to be safe; save the file again as safetensors", version);
 }
 
 static int step(Machine *m)

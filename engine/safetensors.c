@@ -302,6 +302,8 @@ int safetensors_read(TensorFile *tf, Err *e)
 {
     size_t start;
     TRY(safetensors_data_start(&start, tf->data, tf->size, e));
+    if (start > 8 && memchr(tf->data + 8, 0, start - 8))   /* jansson may skip it */
+        return err_set(e, ERR_INPUT, "header: not valid JSON: a NUL byte");
     Reader r = {.tf = tf};
     int rc = each_member((Text){(const char *)tf->data + 8, start - 8}, on_member, &r, e);
     if (!rc) rc = place(&r, tf->data + start, tf->size - start, e);

@@ -3,8 +3,8 @@
  * Rules: safetensors/src/tensor.rs of huggingface/safetensors, whose verdict is
  * ours on every file, with these exceptions, all on the strict side: a tensor
  * name or metadata key that stands twice is refused; so are a NUL in any string,
- * nesting deeper than 8, more than 64 dimensions, the array form of an entry, a
- * tensor entry of more than 1 MiB of JSON.
+ * nesting deeper than 8, more than 64 dimensions or one of 2^63 and above, the array
+ * form of an entry, a tensor entry of more than 1 MiB of JSON.
  *   - the header is at most 100 000 000 bytes, lies in the file, is UTF-8;
  *   - white space may stand around the JSON; unknown fields of an entry are ignored;
  *   - shape and data_offsets are integers written as such (not 1.6e1, not "16");

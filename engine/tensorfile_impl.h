@@ -38,8 +38,9 @@ void *tensorfile_alloc_large(TensorFile *tf, size_t bytes, Err *e);
 int tensorfile_text(TensorFile *tf, const char **copy, const char *text, size_t size, Err *e);
 
 /* Fills in *t: shape copied; count; bytes for a known dtype; strides copied, or
- * contiguous when stride is NULL (and where a stride has no effect). ERR_INPUT "tensor NAME: ..." when a dimension is
- * negative or the element count does not fit. name is kept, not copied. */
+ * contiguous when stride is NULL (and where a stride has no effect). ERR_INPUT
+ * "tensor NAME: ..." when a dimension is negative or the element count does not fit.
+ * name is kept, not copied. */
 int tensorfile_shape(TensorFile *tf, FileTensor *t, const char *name, FileDtype dt, int ndim,
                      const int64_t *shape, const int64_t *stride, Err *e);
 int tensorfile_add(TensorFile *tf, const FileTensor *t, Err *e);

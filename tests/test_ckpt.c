@@ -125,18 +125,21 @@ TEST(ckpt_pickle_verdicts)
 #define CASE(code, says, text) {text, sizeof text - 1, code, says}
     static const struct { const char *pickle; size_t n; int code; const char *says; } cases[] = {
         CASE(0, "", FILE_OF(TENSOR("FloatStorage", "\4", "K\0", "K\2K\2\x86", "K\2K\1\x86"))),
-        CASE(0, "", FILE_OF(TENSOR("FloatStorage", "\4", "K\3", "K\1\x85", "J\xff\xff\xff\x7f\x85"))),
+        CASE(0, "", FILE_OF(TENSOR("FloatStorage", "\4", "K\3", "K\1\x85",
+             "J\xff\xff\xff\x7f\x85"))),
         CASE(0, "", FILE_OF(TENSOR("HalfStorage", "\x8", "K\0", ")", ")")) "trailing"),
         CASE(0, "", FILE_OF("(" STR("\7", "storage") "ctorch.cuda\nByteStorage\n" STR("\1", "0")
              STR("\6", "cuda:0") "K\x10tQ")),
         CASE(ERR_INPUT, "lie", FILE_OF(TENSOR("FloatStorage", "\4", "K\1", "K\4\x85", "K\1\x85"))),
         CASE(ERR_INPUT, "lie", FILE_OF(TENSOR("FloatStorage", "\4", "K\0", "K\2K\2\x86",
              "\x8a\x8\xff\xff\xff\xff\xff\xff\xff\x7fK\1\x86"))),
-        CASE(ERR_INPUT, ">= 0", FILE_OF(TENSOR("FloatStorage", "\4", "J\xff\xff\xff\xff", ")", ")"))),
+        CASE(ERR_INPUT, ">= 0", FILE_OF(TENSOR("FloatStorage", "\4", "J\xff\xff\xff\xff",
+             ")", ")"))),
         CASE(ERR_INPUT, ">= 0", FILE_OF(TENSOR("FloatStorage", "\4", "K\0", "K\2\x85",
              "J\xff\xff\xff\xff\x85"))),
         CASE(ERR_INPUT, ">= 0", FILE_OF(TENSOR("FloatStorage", "\4", "K\0", "K\2\x85", ")"))),
-        CASE(ERR_INPUT, "expanded", FILE_OF(TENSOR("FloatStorage", "\4", "K\0", "K\5\x85", "K\0\x85"))),
+        CASE(ERR_INPUT, "expanded", FILE_OF(TENSOR("FloatStorage", "\4", "K\0", "K\5\x85",
+             "K\0\x85"))),
         CASE(ERR_INPUT, "too large", FILE_OF(TENSOR("FloatStorage", "\4", "K\0",
              "\x8a\5\0\0\0\0\1\x8a\5\0\0\0\0\1\x86", "K\0K\0\x86"))),
         CASE(ERR_INPUT, "described as", FILE_OF(TENSOR("FloatStorage", "\5", "K\0", ")", ")"))),
@@ -194,10 +197,16 @@ TEST(ckpt_pickle_bombs_end_quickly)
             for (int i = 0; i < N; i++) memcpy(p + n, "}" STR("\1", "a"), 7), n += 7;
             p[n++] = 'N';
             for (int i = 0; i < N; i++) p[n++] = 's';
-        } else if (bomb == 1) {          /* each dict holds the one before twice */
+        } else if (bomb == 1) {          /* each dict holds the one before 60 times */
             memcpy(p + n, "}(K\1}q\0", 7), n += 7;
-            for (int i = 0; i < 200; i++)
-                memcpy(p + n, "K\1}(" STR("\1", "a") "h\0" STR("\1", "b") "h\0uq\0", 23), n += 23;
+            for (int i = 0; i < 20; i++) {
+                memcpy(p + n, "K\1}(", 4), n += 4;
+                for (int k = 0; k < 60; k++) {
+                    memcpy(p + n, STR("\1", "a") "h\0", 8), n += 8;
+                    p[n - 3] = (char)('A' + k);
+                }
+                memcpy(p + n, "uq\0", 3), n += 3;
+            }
             memcpy(p + n, STR("\1", "x") "h\0u", 9), n += 9;
         } else {                         /* OrderedDict of one long list, many times */
             memcpy(p + n, "ccollections\nOrderedDict\nq\0(]q\1(", 32), n += 32;

@@ -104,21 +104,24 @@ TEST(tensorfile_header_verdicts)
         {"{\"\\u005f_metadata__\":{\"a\":\"1\"},\"__metadata__\":{}}", 0, ERR_INPUT, "twice"},
         {"{\"__metadata__\":{\"a\":\"1\\u0000\"}}", 0, ERR_INPUT, "NUL"},
         {"{\"__metadata__\":[]}", 0, ERR_INPUT, "JSON"},
-        {"{\"a\":{\"dtype\":\"U8\",\"shape\":[1,1,1,1,1,1,1,1,2],\"data_offsets\":[0,2]}}", 2, 0, ""},
+        {"{\"a\":{\"dtype\":\"U8\",\"shape\":[1,1,1,1,1,1,1,1,2],\"data_offsets\":[0,2]}}", 2,
+         0, ""},
         {"{\"\":{\"dtype\":\"U8\",\"shape\":[],\"data_offsets\":[0,1]}}", 1, 0, ""},
         {"{\"a\":{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[0,1]},}", 1, ERR_INPUT, "name"},
         {"{\"a\":{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[0,1]}}x", 1, ERR_INPUT, "end"},
         {"{\"a\":{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[0,1]}", 1, ERR_INPUT, "}"},
         {"{\"a\" {\"dtype\":\"U8\"}}", 0, ERR_INPUT, ":"},
         {"{\"a\":{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[-0,1]}}", 1, ERR_INPUT, "-0"},
-        {"{\"a\":{\"dtype\":\"U8\",\"shape\":[true],\"data_offsets\":[0,1]}}", 1, ERR_INPUT, "shape"},
+        {"{\"a\":{\"dtype\":\"U8\",\"shape\":[true],\"data_offsets\":[0,1]}}", 1,
+         ERR_INPUT, "shape"},
         {"{\"a\":[\"U8\",[1],[0,1]]}", 1, ERR_INPUT, "object"},
         {"{\"a\":{\"dtype\":\"u8\",\"shape\":[1],\"data_offsets\":[0,1]}}", 1, ERR_INPUT, "dtype"},
         {"{\"a\":{\"dtype\":\"F64\",\"shape\":[4611686018427387904,4],\"data_offsets\":[0,0]}}",
          0, ERR_INPUT, "too large"},
         {"{\"a\":{\"dtype\":\"F64\",\"shape\":[0,4611686018427387904,4611686018427387904],"
          "\"data_offsets\":[0,0]}}", 0, 0, ""},
-        {"{\"a\":{\"dtype\":\"U8\",\"shape\":[2],\"data_offsets\":[0,2]}}", 1, ERR_INPUT, "cut short"},
+        {"{\"a\":{\"dtype\":\"U8\",\"shape\":[2],\"data_offsets\":[0,2]}}", 1,
+         ERR_INPUT, "cut short"},
         {"{\"a\":{\"x\":[[[[[[[[1]]]]]]]],\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[0,1]}}",
          1, ERR_INPUT, "deeper"},
     };
@@ -131,6 +134,19 @@ TEST(tensorfile_header_verdicts)
         if (rc != cases[i].code || (!rc && !ok) || (rc && !strstr(e.msg, cases[i].says)))
             test_fail(__FILE__, __LINE__, "%s: code %d: %s", cases[i].json, rc, e.msg);
     }
+}
+
+/* jansson skips a NUL that follows a number. */
+TEST(tensorfile_refuses_a_nul_byte_in_the_header)
+{
+    char json[] = "{\"a\":{\"dtype\":\"U8\",\"shape\":[1?],\"data_offsets\":[0,1]}}";
+    uint8_t file[100] = {sizeof json - 1};
+    memcpy(file + 8, json, sizeof json);
+    *(uint8_t *)memchr(file, '?', sizeof json) = 0;
+    Err e = {0};
+    TensorFile *tf;
+    CHECK_INT(tensorfile_open_memory(&tf, "made", file, 8 + sizeof json, &e), ERR_INPUT);
+    CHECK(strstr(e.msg, "NUL") != NULL);
 }
 
 TEST(tensorfile_names_the_likely_cause)
@@ -211,7 +227,8 @@ static int write_golden(const char *path, int order, char sha[65], Err *e)
         const char *name = tensorwriter_next(w);
         if (*name == 'f') rc = tensorwriter_write_f32(w, (float[]){-1.5f}, 1, e);
         else if (*name == 'h') rc = tensorwriter_write_f32(w, (float[]){1, 2, 65520}, 3, e);
-        else for (int i = 0; !rc && i < 4; i++) rc = tensorwriter_write(w, &(float){(float)i}, 4, e);
+        else for (int i = 0; !rc && i < 4; i++)
+            rc = tensorwriter_write(w, &(float){(float)i}, 4, e);
     }
     if (!rc) tensorwriter_data_sha256(w, sha);
     if (!rc) return tensorwriter_commit(w, e);
