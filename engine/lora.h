@@ -82,6 +82,17 @@ int lora_open(Lora *lo, const char *path, const LoraTarget *targets, size_t coun
 int lora_open_spec(Lora *lo, const char *spec, const LoraTarget *targets, size_t count, Err *e);
 void lora_close(Lora *lo);
 
+/* A new LoRA to train: kohya's starting point, down uniform in
+ * +-1/sqrt(in*k*k) (torch's kaiming_uniform_(a=sqrt(5))), up zero. A rank of 0
+ * leaves modules of that kind out; alpha 0 means the rank. */
+typedef struct {
+    int dim, conv_dim;             /* ranks of LORA_DEFAULT and of 3x3 convolutions */
+    float alpha, conv_alpha;
+    int unet, text;                /* which networks get modules */
+    uint64_t seed;
+} LoraNew;
+int lora_new(Lora *lo, const LoraNew *c, const LoraTarget *targets, size_t count, Err *e);
+
 /* The module of a target, NULL when the file leaves it alone. */
 const LoraModule *lora_find(const Lora *lo, const LoraTarget *t);
 /* The weight that applies to a target. */

@@ -29,6 +29,9 @@ int dev_open(Dev **d, const char *name, int threads, unsigned isa_mask);
 void dev_close(Dev *d);                                    /* NULL ok */
 const char *dev_name(const Dev *d);                        /* "cpu (avx512, 2 threads)" */
 
+/* 1 when products of bf16 are faster than of f32 here. */
+int dev_fast_bf16(const Dev *d);
+
 /* 64-byte aligned, uninitialised; large blocks are page-aligned. */
 int dev_alloc(Dev *d, void **p, size_t bytes);
 void dev_free(Dev *d, void *p, size_t bytes);

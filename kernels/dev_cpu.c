@@ -148,6 +148,8 @@ void dev_close(Dev *d) { free(d); }
 
 const char *dev_name(const Dev *d) { return ((const CpuDev *)d)->name; }
 
+int dev_fast_bf16(const Dev *d) { return (d->isa & DEV_AVX512) != 0; }
+
 /* Blocks from HUGE on are mapped at a multiple of it, for huge pages; smaller
  * ones come from the heap. dev_free decides by the same size. */
 #define HUGE ((size_t)2 << 20)

@@ -186,6 +186,13 @@ static int add_deltas(const Model *m, const CheckpointEntry *en, float *dst, Err
     return 0;
 }
 
+int model_initial(const Model *m, const CheckpointEntry *en, float *dst, Err *e)
+{
+    if (m->ck->path) return checkpoint_read_f32(en, dst, e);
+    random_values(m, en, dst);
+    return 0;
+}
+
 /* params_source_fn */
 static int values_of(void *ctx, const Param *p, float *dst, Err *e)
 {
@@ -194,9 +201,8 @@ static int values_of(void *ctx, const Param *p, float *dst, Err *e)
     const CheckpointEntry *en = checkpoint_find(m->ck, p->name);
     if (!en || (size_t)en->count != p->count)
         return err_set(e, ERR_INPUT, "tensor %s: the model has none of this shape", p->name);
-    if (!m->ck->path) return random_values(m, en, dst), 0;
-    TRY(checkpoint_read_f32(en, dst, e));
-    return add_deltas(m, en, dst, e);
+    TRY(model_initial(m, en, dst, e));
+    return m->ck->path ? add_deltas(m, en, dst, e) : 0;
 }
 
 int model_load(Model *m, Err *e)

@@ -72,6 +72,10 @@ size_t model_bytes(const Model *m);
  * checkpoint plus LoRA deltas, or random ones. */
 int model_load(Model *m, Err *e);
 
+/* The values that en has before training: from the checkpoint, or the random
+ * ones of a model without a source. en->count f32 in PyTorch's layout. */
+int model_initial(const Model *m, const CheckpointEntry *en, float *dst, Err *e);
+
 /* The target of a canonical module path, NULL when it cannot carry a LoRA. */
 const LoraTarget *model_target(const Model *m, const char *path);
 

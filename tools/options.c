@@ -164,7 +164,7 @@ int options_set(Options *o, const char *name, const char *value, int source, Err
     switch (t->kind) {
     case OPT_FLAG: rc = set_flag(t, field, value, e); break;
     case OPT_INT: case OPT_INT64: case OPT_FLOAT: rc = set_number(t, field, value, e); break;
-    case OPT_TEXT: rc = set_text(field, value, e); break;
+    case OPT_TEXT: case OPT_MAYBE: rc = set_text(field, value, e); break;
     case OPT_LIST: rc = append(field, value, e); break;
     case OPT_REFUSED: rc = err_set(e, ERR_USAGE, "option --%s: %s", t->name, t->help); break;
     case OPT_IGNORED: break;
@@ -198,8 +198,15 @@ static int parse_long(Options *o, int argc, char **argv, int *i, Err *e)
     if (k == o->count) return unknown(o, name, o->command, e);
     if (eq) return options_set(o, name, eq + 1, 1, e);
     if (!takes_value(&o->table[k])) return options_set(o, name, "true", 1, e);
+    if (o->table[k].kind == OPT_MAYBE && (*i + 1 >= argc || argv[*i + 1][0] == '-'))
+        return options_set(o, name, "", 1, e);
     if (*i + 1 >= argc) return err_set(e, ERR_USAGE, "option --%s: a value is missing", o->table[k].name);
-    return options_set(o, name, argv[++*i], 1, e);
+    TRY(options_set(o, name, argv[++*i], 1, e));
+    /* argparse's nargs="*": --optimizer_args a=1 b=2 */
+    while (o->table[k].kind == OPT_LIST && !strcmp(o->table[k].arg, "K=V") && *i + 1 < argc &&
+           argv[*i + 1][0] != '-' && strchr(argv[*i + 1], '='))
+        TRY(options_set(o, name, argv[++*i], 1, e));
+    return 0;
 }
 
 static int parse_short(Options *o, int argc, char **argv, int *i, Err *e)
@@ -283,7 +290,7 @@ void options_free(Options *o)
     for (size_t i = 0; i < o->count; i++) {
         void *field = (char *)o->fields + o->table[i].offset;
         if (!o->table[i].name) continue;
-        if (o->table[i].kind == OPT_TEXT) {
+        if (o->table[i].kind == OPT_TEXT || o->table[i].kind == OPT_MAYBE) {
             mem_free(*(char **)field);
             *(char **)field = NULL;
         } else if (o->table[i].kind == OPT_LIST) {

@@ -20,6 +20,7 @@ typedef enum {
     OPT_INT64,     /* int64_t */
     OPT_FLOAT,     /* double; NAN: not given */
     OPT_TEXT,      /* char *, owned */
+    OPT_MAYBE,     /* char *, owned: the value may be missing (then "") */
     OPT_LIST,      /* OptionList: every occurrence is appended */
     OPT_REFUSED,   /* known elsewhere, not here: `help` says why; ERR_USAGE */
     OPT_IGNORED    /* accepted without effect: `help` says why (noted once on stderr) */

@@ -8,6 +8,7 @@
 #include "tools/options.h"
 
 static const struct { const char *name; cmd_fn *run; const char *what; } commands[] = {
+    {"train", cmd_train, "train a LoRA or a model on a folder of pictures"},
     {"probe", cmd_probe, "run one network on tensors from a file"},
     {"tokenize", cmd_tokenize, "token ids of prompts; what a prompt means"},
 };

@@ -1,0 +1,63 @@
+/* train.h - what the parts of `sdc train` share.
+ *
+ *   train_options.c  the option table, defaults, what kohya has and we have not
+ *   cmd_train.c      the run from the first line to the last
+ *   train_save.c     LoRA and checkpoint files with kohya's metadata
+ *   train_samples.c  sample pictures and the grid
+ */
+#ifndef SDC_TOOLS_TRAIN_H
+#define SDC_TOOLS_TRAIN_H
+
+#include "engine/train.h"
+#include "models/autoencode.h"
+#include "models/finetune.h"
+#include "tools/options.h"
+#include "tools/progress.h"
+
+typedef struct {
+    char *model, *data_dir, *reg_data_dir, *output_dir, *output_name, *resolution, *caption_extension,
+        *mixed_precision, *save_precision, *network_weights, *optimizer, *optimizer_args, *lr_scheduler,
+        *lr_warmup, *loss_type, *huber_schedule, *sample_prompts, *sample_sampler, *resume, *config_file,
+        *init, *device, *caption_prefix, *caption_suffix, *keep_tokens_separator, *comment, *network_module,
+        *network_args, *validation_dir, *save_model_as;
+    OptionList optimizer_arg_list, network_arg_list;
+    int network_dim, conv_dim, full, train_vae, unet_only, text_only, batch, accumulation, epochs, steps,
+        save_every_n_epochs, save_every_n_steps, save_last_n_epochs, sample_every_n_epochs,
+        sample_every_n_steps, sample_at_first, save_state, save_state_every_n_steps, shuffle_caption,
+        keep_tokens, flip_aug, enable_bucket, bucket_no_upscale, min_bucket_reso, max_bucket_reso,
+        bucket_reso_steps, clip_skip, max_token_length, v_pred, threads, dry_run, lr_cycles, min_timestep,
+        max_timestep, dropout_every_n_epochs, skip_bad_images, vae_crop, cache_latents_to_disk, no_metadata,
+        trace;
+    int64_t seed;
+    double network_alpha, conv_alpha, lr, unet_lr, text_lr, max_grad_norm, lr_power, min_snr_gamma, huber_c,
+        noise_offset, caption_dropout_rate, tag_dropout_rate, prior_loss_weight, kl_weight,
+        save_state_minutes;
+} TrainOptions;
+
+/* Defaults and the table. */
+int train_options_init(TrainOptions *o, Options *opt, Err *e);
+
+typedef struct {
+    TrainOptions o;
+    Options opt;
+    Model m;
+    Dataset *ds, *val_ds;
+    Tokenizer *tok;
+    Lora lora;                     /* under training; initial values, later the trained ones */
+    Finetune ft, val;
+    Autoencode ae;
+    Trainer t;
+    TrainFact *facts;              /* with owned values */
+    size_t fact_count;
+    char *state_path;
+    uint32_t steps_per_epoch, total;
+    double last_state;             /* seconds: when the state was last saved */
+    Progress progress;
+    struct TrainSamples *samples;  /* train_samples.c; NULL: none */
+} TrainRun;
+
+/* The trained weights under output_dir/name.safetensors. epoch and step are for
+ * the metadata. */
+int train_save_weights(TrainRun *r, const char *name, uint32_t epoch, Err *e);
+
+#endif

@@ -1,0 +1,158 @@
+/* train_options.c - the options of `sdc train`: kohya's names and meaning.
+ *
+ * Where a default differs from kohya's it is because kohya's surprises people
+ * (reference: its issues on lr 2e-6, 1600 steps, rank 4); the summary that the
+ * run prints first shows every value that matters.
+ */
+#include <math.h>
+
+#include "engine/mem.h"
+#include "tools/train.h"
+
+#define AT(field) offsetof(TrainOptions, field)
+#define HEAD(text) {NULL, 0, OPT_FLAG, 0, 0, 0, NULL, text, NULL}
+#define TEXT(name, field, arg, help) {name, 0, OPT_TEXT, AT(field), 0, 0, arg, help, NULL}
+#define INT(name, field, lo, hi, help) {name, 0, OPT_INT, AT(field), lo, hi, "N", help, NULL}
+#define NUM(name, field, lo, hi, help) {name, 0, OPT_FLOAT, AT(field), lo, hi, "X", help, NULL}
+#define FLAG(name, field, help) {name, 0, OPT_FLAG, AT(field), 0, 0, NULL, help, NULL}
+#define IGNORED(name, arg, why) {name, 0, OPT_IGNORED, 0, 0, 0, arg, why, NULL}
+#define REFUSED(name, arg, why) {name, 0, OPT_REFUSED, 0, 0, 0, arg, why, NULL}
+
+static const Option table[] = {
+    HEAD("What is trained"),
+    {"pretrained_model_name_or_path", 'm', OPT_TEXT, AT(model), 0, 0, "FILE", "checkpoint or diffusers folder", "model"},
+    {"train_data_dir", 'd', OPT_TEXT, AT(data_dir), 0, 0, "DIR", "folders N_words of pictures with .txt captions", "data"},
+    TEXT("reg_data_dir", reg_data_dir, "DIR", "regularisation pictures, same layout"),
+    {"output_dir", 'o', OPT_TEXT, AT(output_dir), 0, 0, "DIR", "where results go (.)", NULL},
+    TEXT("output_name", output_name, "NAME", "their name (last)"),
+    TEXT("config_file", config_file, "FILE", "options from a TOML file; the command line wins"),
+    FLAG("full", full, "train the weights themselves instead of a LoRA"),
+    FLAG("train_vae", train_vae, "train the autoencoder on random crops"),
+    TEXT("init", init, "JSON", "start from random weights of this architecture instead of a model"),
+    FLAG("network_train_unet_only", unet_only, "leave the text encoder alone"),
+    FLAG("network_train_text_encoder_only", text_only, "leave the U-Net alone"),
+
+    HEAD("LoRA"),
+    INT("network_dim", network_dim, 1, 4096, "rank (16)"),
+    NUM("network_alpha", network_alpha, 0, 1e6, "scale is alpha / rank (half the rank)"),
+    INT("conv_dim", conv_dim, 0, 4096, "rank of 3x3 convolutions (0: none)"),
+    NUM("conv_alpha", conv_alpha, 0, 1e6, "their alpha (half their rank)"),
+    TEXT("network_weights", network_weights, "FILE", "start from this LoRA"),
+    {"network_args", 0, OPT_LIST, AT(network_arg_list), 0, 0, "K=V", "conv_dim=N, conv_alpha=X", NULL},
+    TEXT("network_module", network_module, "NAME", "networks.lora is the one there is"),
+
+    HEAD("Length and rates"),
+    INT("max_train_epochs", epochs, 1, 1e6, "passes over the pictures (10)"),
+    INT("max_train_steps", steps, 1, 1e9, "or: optimizer steps"),
+    INT("train_batch_size", batch, 1, 1024, "pictures per step (1)"),
+    INT("gradient_accumulation_steps", accumulation, 1, 4096, "batches per optimizer step (1)"),
+    NUM("learning_rate", lr, 0, 100, "rate of what has none of its own (1e-4)"),
+    NUM("unet_lr", unet_lr, 0, 100, "rate of the U-Net"),
+    {"text_encoder_lr", 0, OPT_FLOAT, AT(text_lr), 0, 100, "X", "rate of the text encoder (half the U-Net's)", "learning_rate_te"},
+    {"optimizer_type", 0, OPT_TEXT, AT(optimizer), 0, 0, "NAME", "AdamW, AdamW8bit, Lion, SGD, DAdaptAdam, Prodigy (AdamW)", "optimizer"},
+    {"optimizer_args", 0, OPT_LIST, AT(optimizer_arg_list), 0, 0, "K=V", "its arguments", NULL},
+    {"lr_scheduler", 0, OPT_TEXT, AT(lr_scheduler), 0, 0, "NAME", "constant, constant_with_warmup, linear, cosine, cosine_with_restarts, polynomial", NULL},
+    TEXT("lr_warmup_steps", lr_warmup, "N", "warm-up: steps, or a part below 1"),
+    INT("lr_scheduler_num_cycles", lr_cycles, 1, 1000, "of cosine_with_restarts (1)"),
+    NUM("lr_scheduler_power", lr_power, 0, 100, "of polynomial (1)"),
+    NUM("max_grad_norm", max_grad_norm, 0, 1e9, "gradient clipping, 0: off (1)"),
+    {"seed", 0, OPT_INT64, AT(seed), 0, 0, "N", "drawn and recorded when not given", NULL},
+
+    HEAD("Loss"),
+    TEXT("loss_type", loss_type, "NAME", "l2, l1, huber, smooth_l1 (l2)"),
+    NUM("huber_c", huber_c, 1e-6, 100, "of the huber losses (0.1)"),
+    TEXT("huber_schedule", huber_schedule, "NAME", "snr, exponential, constant (snr)"),
+    NUM("min_snr_gamma", min_snr_gamma, 0, 1000, "min-SNR weighting, 5 is usual (off)"),
+    NUM("noise_offset", noise_offset, 0, 10, "0.05 to 0.1 is usual (off)"),
+    NUM("prior_loss_weight", prior_loss_weight, 0, 1e6, "of regularisation pictures (1)"),
+    FLAG("v_parameterization", v_pred, "the model predicts v (found out where the file says so)"),
+    INT("min_timestep", min_timestep, 0, 999, "lowest timestep (0)"),
+    INT("max_timestep", max_timestep, 1, 1000, "one past the highest (1000)"),
+    NUM("kl_weight", kl_weight, 0, 1000, "with --train_vae (3e-4)"),
+    INT("vae_crop", vae_crop, 8, 4096, "with --train_vae: side of the crops (64)"),
+
+    HEAD("Pictures and captions"),
+    TEXT("resolution", resolution, "W[,H]", "training size in pixels (512)"),
+    FLAG("enable_bucket", enable_bucket, "keep aspect ratios by size buckets (on)"),
+    FLAG("bucket_no_upscale", bucket_no_upscale, "never enlarge a picture"),
+    INT("min_bucket_reso", min_bucket_reso, 8, 16384, "shortest side (256)"),
+    INT("max_bucket_reso", max_bucket_reso, 8, 16384, "longest side (1024)"),
+    INT("bucket_reso_steps", bucket_reso_steps, 8, 1024, "sides are multiples of it (64)"),
+    FLAG("flip_aug", flip_aug, "mirror every second use"),
+    {"caption_extension", 0, OPT_TEXT, AT(caption_extension), 0, 0, ".EXT", "of caption files (.txt, then .caption)", "caption_extention"},
+    FLAG("shuffle_caption", shuffle_caption, "shuffle the tags of a caption"),
+    INT("keep_tokens", keep_tokens, 0, 1000, "the first N tags stay in place"),
+    TEXT("keep_tokens_separator", keep_tokens_separator, "TEXT", "what stands before it stays in place"),
+    NUM("caption_dropout_rate", caption_dropout_rate, 0, 1, "part of empty captions"),
+    INT("caption_dropout_every_n_epochs", dropout_every_n_epochs, 0, 1e6, "an epoch without captions"),
+    NUM("caption_tag_dropout_rate", tag_dropout_rate, 0, 1, "part of tags left out"),
+    TEXT("caption_prefix", caption_prefix, "TEXT", "put before every caption"),
+    TEXT("caption_suffix", caption_suffix, "TEXT", "put behind it"),
+    INT("max_token_length", max_token_length, 75, 225, "75, 150 or 225 (75)"),
+    INT("clip_skip", clip_skip, 0, 64, "text encoder layers left out, plus 1"),
+    FLAG("skip_bad_images", skip_bad_images, "leave out pictures that cannot be read"),
+    TEXT("validation_dir", validation_dir, "DIR", "pictures that are only measured, before and after"),
+
+    HEAD("Saving"),
+    INT("save_every_n_epochs", save_every_n_epochs, 1, 1e6, "NAME-000002.safetensors and so on"),
+    INT("save_every_n_steps", save_every_n_steps, 1, 1e9, "NAME-step00000100.safetensors"),
+    INT("save_last_n_epochs", save_last_n_epochs, 1, 1e6, "older ones are removed"),
+    TEXT("save_precision", save_precision, "TYPE", "float, fp16 or bf16 (fp16)"),
+    FLAG("save_state", save_state, "keep the training state at the end, too"),
+    INT("save_state_every_n_steps", save_state_every_n_steps, 1, 1e9, "state after every N steps (and every 10 minutes)"),
+    {"resume", 0, OPT_MAYBE, AT(resume), 0, 0, "[FILE]", "go on from a state; alone: the newest of this output_name, or start", NULL},
+    TEXT("training_comment", comment, "TEXT", "kept in the metadata"),
+    FLAG("no_metadata", no_metadata, "write only what loaders need"),
+
+    HEAD("Sample pictures"),
+    TEXT("sample_prompts", sample_prompts, "FILE", "one prompt a line; --w --h --d --s --l --n --ss as in kohya"),
+    INT("sample_every_n_epochs", sample_every_n_epochs, 1, 1e6, "pictures and a growing grid"),
+    INT("sample_every_n_steps", sample_every_n_steps, 1, 1e9, "or after every N steps"),
+    FLAG("sample_at_first", sample_at_first, "before the first step, too"),
+    TEXT("sample_sampler", sample_sampler, "NAME", "sampler (ddim)"),
+
+    HEAD("Machine"),
+    TEXT("mixed_precision", mixed_precision, "TYPE", "no, bf16 (bf16 where it is fast)"),
+    TEXT("device", device, "NAME", "cpu"),
+    INT("threads", threads, 0, 1024, "0: all cores"),
+    FLAG("dry_run", dry_run, "plan, print steps, time and memory, and stop"),
+
+    IGNORED("sdpa", "", "attention is always blocked"),
+    IGNORED("xformers", "", "attention is always blocked"),
+    IGNORED("mem_eff_attn", "", "attention is always blocked"),
+    IGNORED("cache_latents", "", "latents are always cached in memory"),
+    IGNORED("max_data_loader_n_workers", "N", "there are no workers"),
+    IGNORED("persistent_data_loader_workers", "", "there are no workers"),
+    IGNORED("lowram", "", "memory is planned"),
+    IGNORED("highvram", "", "memory is planned"),
+    IGNORED("gradient_checkpointing", "", "memory is planned"),
+    IGNORED("no_half_vae", "", "the VAE runs in the training dtype, checked for overflow"),
+    IGNORED("use_safetensors", "", "safetensors is the only format written"),
+    IGNORED("v2", "", "the model's kind is read from its tensors"),
+    REFUSED("full_fp16", "", "use --mixed_precision bf16"),
+    REFUSED("full_bf16", "", "use --mixed_precision bf16; weights under training stay f32"),
+    REFUSED("color_aug", "", "not supported: latents are cached"),
+    REFUSED("random_crop", "", "not supported: latents are cached"),
+    REFUSED("vae", "FILE", "not supported yet: merge the VAE into the model first"),
+    REFUSED("dataset_config", "FILE", "not supported yet: use folders named N_words"),
+    REFUSED("in_json", "FILE", "not supported yet: use .txt captions"),
+};
+
+int train_options_init(TrainOptions *o, Options *opt, Err *e)
+{
+    *o = (TrainOptions){.network_dim = 16, .network_alpha = NAN, .conv_alpha = NAN, .lr = NAN, .unet_lr = NAN,
+                        .text_lr = NAN, .batch = 1, .accumulation = 1, .lr_cycles = 1, .lr_power = 1,
+                        .max_grad_norm = 1, .huber_c = 0.1, .prior_loss_weight = 1, .max_timestep = 1000,
+                        .kl_weight = 3e-4, .vae_crop = 64, .enable_bucket = 1, .max_token_length = 75,
+                        .seed = -1, .save_state_minutes = 10};
+    *opt = (Options){table, sizeof table / sizeof *table, o, "sdc train",
+                     "train a LoRA (or, with --full, a model) on a folder of pictures", NULL, NULL};
+    struct { char **field; const char *value; } texts[] = {
+        {&o->output_dir, "."}, {&o->output_name, "last"}, {&o->resolution, "512"}, {&o->save_precision, "fp16"},
+        {&o->optimizer, "AdamW"}, {&o->lr_scheduler, "constant"}, {&o->loss_type, "l2"},
+        {&o->huber_schedule, "snr"}, {&o->sample_sampler, "ddim"},
+    };
+    for (size_t i = 0; i < sizeof texts / sizeof *texts; i++)
+        if (!(*texts[i].field = mem_strdup(texts[i].value))) return err_nomem(e, 16, "options");
+    return 0;
+}
