@@ -84,12 +84,12 @@ typedef struct { double lr, decay, eps; } AdaptStep;
 typedef void adapt_step_fn(Dev *d, const AdaptStep *h, size_t count, float *p, const float *m,
                            const float *v);
 
-/* Every op: X(name), its plain version is <name>_ref; the three that have fast
+/* Every op: X(name), its plain version is <name>_ref; the four that have fast
  * ones, <name>_avx2 and <name>_avx512. */
 #define OPTIM_LIST(X)                                                                     \
     X(sumsq) X(scale) X(adamw) X(adamw8) X(lion) X(sgd) X(dadapt_stats) X(prodigy_stats)  \
     X(adapt_step)
-#define OPTIM_LIST_X86(X) X(sumsq) X(adamw) X(lion)
+#define OPTIM_LIST_X86(X) X(sumsq) X(adamw) X(adamw8) X(lion)
 
 typedef struct {
 #define X(op) op##_fn *op;
