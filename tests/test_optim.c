@@ -229,7 +229,7 @@ static float hard_value(uint32_t i, const float *map)
     if (i % ADAMW8_BLOCK == 0) return 1;
     if (i >= 4096) return value(1, i);
     if (i >= 2048) mid = sqrtf(fabsf(mid));
-    return nth == 0 ? mid : nth == 1 ? nextafterf(mid, 2) : nth == 2 ? nextafterf(mid, -2) : map[k];
+    return nth == 0 ? mid : nth == 1 ? nextafterf(mid, 1) : nth == 2 ? nextafterf(mid, -1) : map[k];
 }
 
 TEST(optim_rounds_every_value_alike)
