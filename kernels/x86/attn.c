@@ -44,21 +44,6 @@ VEC vf exp_row(const Block *t, int j, int v, vf c, vf minus_mc)
     return vec_exp2_low(vec_fma(vec_load(t->s + j * LANES + v * VW), c, minus_mc));
 }
 
-/* Two rows of probabilities as pairs; b's lanes are the upper halves. */
-VEC vf pair_rows(vf a, vf b)
-{
-#ifdef SDC_AVX512
-    __m512i h = (__m512i)_mm512_cvtne2ps_pbh(b, a);
-    const __m512i order = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9,
-                                           24, 8, 23, 7, 22, 6, 21, 5, 20, 4, 19, 3, 18, 2, 17, 1,
-                                           16, 0);
-    return (vf)_mm512_permutexvar_epi16(order, h);
-#else
-    (void)b;
-    return a;
-#endif
-}
-
 /* Turns the scores of one vector column into probabilities (or, with pair,
  * pairs of them in half the rows) and returns by what O and l shrink. */
 VEC vf softmax_column(int pair, Block *t, int keys, int v, vf c)
@@ -79,7 +64,7 @@ VEC vf softmax_column(int pair, Block *t, int keys, int v, vf c)
         vf b = j + 1 < keys ? exp_row(t, j + 1, v, c, mc) : vec_zero();
         s0 = vec_add(s0, a), s1 = vec_add(s1, b);
         if (pair) {
-            vec_store(t->s + j / 2 * LANES + v * VW, pair_rows(a, b));
+            vec_store(t->s + j / 2 * LANES + v * VW, attn_pair_rows(a, b));
         } else {
             vec_store(t->s + j * LANES + v * VW, a);
             if (j + 1 < keys) vec_store(t->s + (j + 1) * LANES + v * VW, b);
@@ -196,7 +181,7 @@ VEC void forward(Dtype dt, Dev *d, const Attention *p, void *o, float *lse, cons
     float *kw = d->ws, *vw = kw + plan.shared[0], *areas = vw + plan.shared[1];
     int pair = attn_pair(dt, p, VW), n = p->n, h = p->heads;
     Forward f = {.p = p, .q = q, .o = o, .lse = lse, .pair = pair, .block = key_block(p->tk),
-                 .group = attn_group(p)};
+                 .group = attn_group(p, 2)};
     int span = f.group * LANES, tasks = (p->tq + span - 1) / span;
     f.k = attn_direct(k, dtype_bytes(dt), p->tk, h, p->d);
     f.v = attn_direct(v, 4, p->tk, h, p->d);
@@ -209,13 +194,19 @@ VEC void forward(Dtype dt, Dev *d, const Attention *p, void *o, float *lse, cons
         f.k = attn_packed(kw, p->tk, h, p->d);
         f.v = attn_packed(vw, p->tk, h, p->d);
     }
-#pragma omp parallel for num_threads(d->threads) schedule(dynamic)     if ((double)n * h * p->tq * p->tk * p->d > 1 << 18)
+#pragma omp parallel for num_threads(d->threads) schedule(dynamic) \
+    if ((double)n * h * p->tq * p->tk * p->d > 1 << 18)
     for (int i = 0; i < n * h * tasks; i++)
         task(dt, &f, i / tasks / h, i / tasks % h, i % tasks * span,
              areas + plan.area * omp_get_thread_num());
 }
 
-#define ATTENTION(name, dt)                                                                  void ISA(attention_##name)(Dev *d, const Attention *p, void *o, float *lse,                                         const void *q, const void *k, const void *v)                  {                                                                                            forward(dt, d, p, o, lse, q, k, v);                                                  }
+#define ATTENTION(name, dt)                                                              \
+    void ISA(attention_##name)(Dev *d, const Attention *p, void *o, float *lse,          \
+                               const void *q, const void *k, const void *v)              \
+    {                                                                                    \
+        forward(dt, d, p, o, lse, q, k, v);                                              \
+    }
 ATTENTION(f32, DT_F32)
 ATTENTION(bf16, DT_BF16)
 ATTENTION(f16, DT_F16)

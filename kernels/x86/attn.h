@@ -23,9 +23,10 @@ enum {
     VECS = 3,                   /* vectors per block */
     LANES = VECS * VW,
     BLOCK = 96,                 /* keys per step of the forward, at most */
-    GROUP = 4,                  /* query blocks that share a pass over the keys, at most */
+    GROUP = 4,                  /* blocks that share a pass over the other side, at most */
     STREAM = 64,                /* queries per step of the backward */
-    BWD_TASKS = 32              /* the backward makes about as many tasks */
+    BWD_TASKS = 32,             /* the backward makes about as many tasks */
+    PARTIAL = 8 << 20           /* floats: attn_splits */
 };
 
 /* c (rows, vecs * VW) = a b, or += with acc: row r, word k of a lies at
@@ -47,6 +48,21 @@ void ISA(attn_widen)(Dev *d, Dtype dt, float *dst, const void *src, int n, int t
 /* dst (N,H,ceil(T/2),D) = pairs of rows 2t and 2t+1 of src (N,T,H*D) bf16; the
  * partner of a last odd row is 0. */
 void ISA(attn_pairs)(Dev *d, float *dst, const void *src, int n, int t, int h, int dim);
+
+/* Two rows as one of pairs; b's lanes are the upper halves. */
+VEC vf attn_pair_rows(vf a, vf b)
+{
+#ifdef SDC_AVX512
+    __m512i h = (__m512i)_mm512_cvtne2ps_pbh(b, a);
+    const __m512i order = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9,
+                                           24, 8, 23, 7, 22, 6, 21, 5, 20, 4, 19, 3, 18, 2, 17, 1,
+                                           16, 0);
+    return (vf)_mm512_permutexvar_epi16(order, h);
+#else
+    (void)b;
+    return a;
+#endif
+}
 
 /* Rows r < rows of dst (stride C, from element `at`) = src row r * scale[r];
  * scale NULL: 1. */
@@ -99,11 +115,11 @@ VEC size_t attn_packed_size(const Attention *p, int t, int pair)
     return attn_round((size_t)p->n * p->heads * (pair ? (t + 1) / 2 : t) * p->d);
 }
 
-/* Query blocks per task of the forward: as many as share the level-2 cache with
- * a block of keys. */
-VEC int attn_group(const Attention *p)
+/* Blocks that share a pass: as many as fit the level-2 cache beside a step of
+ * the other side; each keeps `arrays` arrays of (D,LANES). */
+VEC int attn_group(const Attention *p, int arrays)
 {
-    int fit = 640 / p->d;
+    int fit = 1280 / (p->d * arrays);
     return fit < 1 ? 1 : fit < GROUP ? fit : GROUP;
 }
 
@@ -117,34 +133,43 @@ VEC AttnPlan attn_plan(const Attention *p, Dtype dt, int vw, int threads)
     AttnPlan a = {0};
     if (dt != DT_F32) a.shared[1] = attn_packed_size(p, p->tk, pair);
     if (dt != DT_F32 && !pair) a.shared[0] = a.shared[1];
-    a.area = attn_round(lanes * (2 * d * attn_group(p) + BLOCK + d + 16));
+    a.area = attn_round(lanes * (2 * d * attn_group(p, 2) + BLOCK + d + 16));
     a.total = a.shared[0] + a.shared[1] + a.area * threads;
     return a;
 }
 
-/* Key ranges that the backward works on independently. */
-VEC int attn_splits(const Attention *p, int lanes)
+/* Rows of dQ, padded to whole vectors. */
+VEC size_t attn_padded(const Attention *p, int vw) { return (size_t)(p->d + vw - 1) / vw * vw; }
+
+/* Key ranges that the backward works on independently, each with its own dQ:
+ * enough for many threads, but no more than PARTIAL floats of them. */
+VEC int attn_splits(const Attention *p, int vw)
 {
-    int blocks = (p->tk + lanes - 1) / lanes, heads = p->n * p->heads;
-    int want = (BWD_TASKS + heads - 1) / heads;
-    return want < blocks ? want : blocks;
+    size_t heads = (size_t)p->n * p->heads, lanes = (size_t)VECS * vw;
+    size_t want = (BWD_TASKS + heads - 1) / heads, blocks = (p->tk + lanes - 1) / lanes;
+    size_t fit = PARTIAL / (heads * p->tq * attn_padded(p, vw));
+    if (want > fit) want = fit ? fit : 1;
+    return (int)(want < blocks ? want : blocks);
 }
 
 /* Backward: shared Q and dO (widened or paired), delta, partial dQ (one for
- * each split, rows padded to whole vectors); per thread K^T, V^T, dK^T, dV^T
- * (D,LANES), rows of K (LANES,Dp), scores and their gradients (STREAM,LANES)
- * and, with pairs, those two as bf16 in 1.5 of that. */
+ * each split, rows padded to whole vectors); per thread and key block K^T, V^T,
+ * dK^T, dV^T (D,LANES) and rows of K (LANES,Dp); per thread scores and their
+ * gradients (STREAM,LANES) and, with pairs, those two as bf16 in 1.5 of that. */
 VEC AttnPlan attn_bwd_plan(const Attention *p, Dtype dt, int vw, int threads)
 {
     int pair = attn_pair(dt, p, vw);
-    size_t lanes = (size_t)VECS * vw, d = (size_t)p->d, dp = (d + vw - 1) / vw * vw;
+    size_t lanes = (size_t)VECS * vw, d = (size_t)p->d;
+    size_t dp = attn_padded(p, vw);
     size_t heads = (size_t)p->n * p->heads;
     AttnPlan a = {0};
     if (dt != DT_F32) a.shared[0] = a.shared[1] = attn_packed_size(p, p->tq, pair);
     a.shared[2] = attn_round(heads * p->tq);
-    a.shared[3] = attn_round(heads * attn_splits(p, (int)lanes) * p->tq * dp);
-    a.area = attn_round(lanes * (4 * d + dp + (pair ? 7 : 4) * STREAM / 2));
-    a.total = a.shared[0] + a.shared[1] + a.shared[2] + a.shared[3] + a.area * threads;
+    a.shared[3] = attn_round(heads * attn_splits(p, vw) * p->tq * dp);
+    size_t each = (4 * d + dp) * attn_group(p, 4), common = (pair ? 7 : 4) * STREAM / 2;
+    a.area = attn_round(lanes * (each + common));
+    a.total = a.area * threads;
+    for (int i = 0; i < 4; i++) a.total += a.shared[i];
     return a;
 }
 
