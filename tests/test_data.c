@@ -81,6 +81,7 @@ TEST(bucket_fit_is_kohyas)
         {3000, 1000, {{768, 256}, 768, 256, 0, 0, 0}},
         {1000, 900, {{512, 448}, 512, 461, 0, 6, 0}},
     };
+    static const FitCase tie[] = {{256, 128, {{128, 128}, 256, 128, 64, 0, 0}}};  /* or 192x64 */
     static const FitCase single[] = {{1920, 1080, {{512, 768}, 1365, 768, 426, 0, 0}}};
     BucketConfig c = {.w = 512, .h = 512, .enable = 1};
     check_fits(&c, list, sizeof list / sizeof *list);
@@ -88,6 +89,8 @@ TEST(bucket_fit_is_kohyas)
     check_fits(&c, shrink, sizeof shrink / sizeof *shrink);
     c = (BucketConfig){.w = 512, .h = 768};
     check_fits(&c, single, 1);
+    c = (BucketConfig){.w = 128, .h = 128, .enable = 1};
+    check_fits(&c, tie, 1);
 }
 
 TEST(bucket_refuses_impossible_pictures)
@@ -380,28 +383,28 @@ TEST(dataset_balances_regularisation_pictures)
     Err e = {0};
     DataConfig c = config();
     CHECK(!put("train/4_x y/a.png", 64, 64, "x") && !put("train/4_x y/b.png", 64, 64, "x"));
-    CHECK(!put("reg/1_y/a.png", 64, 64, NULL) && !put("reg/1_y/b.png", 64, 64, NULL));
-    CHECK(!put("reg/1_y/c.png", 64, 64, NULL));
+    CHECK(!put("reg/2_y/a.png", 64, 64, NULL) && !put("reg/2_y/b.png", 64, 64, NULL));
+    CHECK(!put("reg/2_y/c.png", 64, 64, NULL));
     c.reg_dir = reg_dir;
     CHECK_OK(dataset_open(&ds, &c, &e), &e);
-    CHECK_INT(ds->reg_images, 3);
-    CHECK_INT(ds->entry_count, 16);                  /* 8 and 8: 3 + 3 + 2 */
+    CHECK_INT(ds->reg_images, 6);
+    CHECK_INT(ds->entry_count, 16);                  /* 8 and 8: 2 + 2 + 2, then 1 + 1 */
     CHECK(ds->items[2].repeats == 3 && ds->items[3].repeats == 3 && ds->items[4].repeats == 2);
     CHECK(ds->items[0].weight == 1 && ds->items[2].weight == 0.5);
     CHECK_STR(ds->items[2].caption, "y");
     dataset_close(ds);
-    for (char n = 'd'; n < 'm'; n++) {               /* now 12 for 8 */
+    for (char n = 'd'; n < 'm'; n++) {               /* now 24 for 8 */
         char name[40];
-        snprintf(name, sizeof name, "reg/1_y/%c.png", n);
+        snprintf(name, sizeof name, "reg/2_y/%c.png", n);
         CHECK(!put(name, 64, 64, NULL));
     }
     CHECK_OK(dataset_open(&ds, &c, &e), &e);
     CHECK_INT(ds->entry_count, 16);
-    CHECK(ds->items[9].repeats == 1 && ds->items[10].repeats == 0);
-    CHECK(strstr(notices, "4 regularisation pictures are not used"));
+    CHECK(ds->items[5].repeats == 2 && ds->items[6].repeats == 0);
+    CHECK(strstr(notices, "8 regularisation pictures are not used"));
     char *json;
     CHECK_OK(dataset_dirs(&json, ds, 1, &e), &e);
-    CHECK_STR(json, "{\"1_y\": {\"n_repeats\": 1, \"img_count\": 12}}");
+    CHECK_STR(json, "{\"2_y\": {\"n_repeats\": 2, \"img_count\": 12}}");
     mem_free(json);
     dataset_close(ds);
 }
