@@ -39,7 +39,7 @@ void rng_torch_init(RngTorch *r, RngSource source, uint64_t seed);
  *        are drawn again when n % 16 != 0. n < 16: one at a time from 53-bit
  *        uniforms. torch's vector log and cos differ from libm's in the last
  *        bits: below 2e-5 absolute.
- *   NV:  aten/src/ATen/native/cuda (curand_normal, first output), for tensors
+ *   NV:  the GPU generator (first output of curand_normal per element), for tensors
  *        of at most as many elements as the GPU has threads in flight. */
 void rng_torch_normal(RngTorch *r, float *x, size_t n);
 

@@ -54,11 +54,13 @@ void stb_budget(size_t bytes)
     left = bytes;
 }
 
+/* Zeroed: a JPEG may use a Huffman table that it never defined, and stb, as
+ * packaged, would index with whatever the memory held. */
 static void *stb_alloc(size_t n)
 {
     if (n > left) return NULL;
     left -= n;
-    return mem_alloc(n ? n : 1);
+    return mem_calloc(n ? n : 1, 1);
 }
 
 static void *stb_realloc(void *p, size_t n)

@@ -1,6 +1,6 @@
 """Makes the files of this folder (Pillow 11.3, OpenCV 4.8.1, numpy). The tests do not need it.
 
-Pictures are functions of the pixel, restated in tests/test_image.c:
+Pictures are functions of the pixel, restated in tests/pixels.h and tests/test_image.c:
 noise(x,y,c) to compare exactly, smooth(x,y,c) for lossy formats.
 """
 import cv2
