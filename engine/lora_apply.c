@@ -1,16 +1,25 @@
 /* lora_apply.c - adds what an adapter does to a layer's weight. */
 #include <math.h>
 #include <omp.h>
+#include <string.h>
 
 #include "engine/lora.h"
 #include "engine/mem.h"
 
-/* row[j] = sum_r a[r] * b[r][j] */
+/* row[j] = sum_r a[r] * b[r][j], four terms at a time to spare loads of row. */
 static void combine(float *row, const float *a, const float *b, int rank, size_t n)
 {
-    for (size_t j = 0; j < n; j++) row[j] = 0;
-    for (int r = 0; r < rank; r++)
-        for (size_t j = 0; j < n; j++) row[j] += a[r] * b[(size_t)r * n + j];
+    int r = 0;
+    memset(row, 0, n * sizeof *row);
+    for (; r + 4 <= rank; r += 4, a += 4, b += 4 * n) {
+        const float *b1 = b + n, *b2 = b1 + n, *b3 = b2 + n;
+        float a0 = a[0], a1 = a[1], a2 = a[2], a3 = a[3];
+#pragma omp simd
+        for (size_t j = 0; j < n; j++)
+            row[j] += (a0 * b[j] + a1 * b1[j]) + (a2 * b2[j] + a3 * b3[j]);
+    }
+    for (; r < rank; r++, a++, b += n)
+        for (size_t j = 0; j < n; j++) row[j] += *a * b[j];
 }
 
 /* Row o of dW, without DoRA; tmp has n floats. */
