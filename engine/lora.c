@@ -62,12 +62,23 @@ static int by_module(const void *a, const void *b)
     return c ? c : (int)x->part - (int)y->part;
 }
 
+/* A checkpoint in place of a LoRA, by the one prefix that all of them have. */
+static int is_checkpoint(const TensorFile *tf)
+{
+    static const char start[] = "model.diffusion_model.";
+    for (size_t i = 0; i < tensorfile_count(tf); i++)
+        if (!strncmp(tensorfile_at(tf, i)->name, start, sizeof start - 1)) return 1;
+    return 0;
+}
+
 static int read_items(const TensorFile *tf, Item **items, size_t *count, Err *e)
 {
     size_t n = tensorfile_count(tf);
     *items = NULL;
     *count = n;
     if (!n) return err_set(e, ERR_INPUT, "%s: no tensors in it", tensorfile_path(tf));
+    if (is_checkpoint(tf))
+        return err_set(e, ERR_INPUT, "%s: this is a checkpoint, not a LoRA", tensorfile_path(tf));
     Item *it = mem_calloc(n, sizeof *it);
     if (!it) return err_nomem(e, n * sizeof *it, "the tensors of a LoRA");
     for (size_t i = 0; i < n; i++) {

@@ -32,7 +32,6 @@ static const struct { const char *part, *kind; } unsupported[] = {
     {".lokr_", "a LoKr adapter"}, {".oft_", "an OFT adapter"}, {".hada_t", "LoHa in Tucker form"},
     {".on_input", "an IA3 adapter"}, {".diff", "a full difference"}, {".w_norm", "a norm adapter"},
     {".bm.", "a GLoRA adapter"}, {"emb_params", "a textual-inversion embedding"},
-    {"model.diffusion_model.", "a checkpoint (give it with --model)"},
 };
 
 static const char *after(const char *s, const char *prefix)
