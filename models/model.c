@@ -125,8 +125,10 @@ Build model_graph(Model *m)
 
 int model_plan(Model *m, Exec *x, Build *b, Err *e)
 {
-    TRY(exec_init(x, b->g, &m->slab, m->dev, &m->ops, e));
-    return m->ps->err.code ? err_set(e, m->ps->err.code, "%s", m->ps->err.msg) : 0;
+    /* a weight that could not be declared makes shapes that do not fit: report the cause */
+    int rc = m->ps->err.code ? err_set(e, m->ps->err.code, "%s", m->ps->err.msg) : 0;
+    int rx = exec_init(x, b->g, &m->slab, m->dev, &m->ops, e);
+    return rc ? rc : rx;
 }
 
 size_t model_bytes(const Model *m)

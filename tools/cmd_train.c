@@ -340,7 +340,9 @@ static int micros(void *ctx, uint32_t step)
 
 static int stop_asked(void *ctx)
 {
-    (void)ctx;
+    const TrainRun *r = ctx;
+    int limit = r->o.stop_after_steps;
+    if (limit && r->t.step - r->first_step >= (uint32_t)limit) return ERR_INT;
     return stop_code();
 }
 
@@ -457,6 +459,7 @@ static int train(TrainRun *r, Err *e)
     TRY(validation(r, &before, e));
     TRY(train_samples_first(r, e));
     r->last_state = machine_seconds();
+    r->first_step = r->t.step;
     TrainTask task = {run_micro, micros, after_step, stop_asked, r};
     progress_start(&r->progress, "steps");
     int rc = train_run(&r->t, &task, e);

@@ -9,8 +9,10 @@
 
 static const struct { const char *name; cmd_fn *run; const char *what; } commands[] = {
     {"train", cmd_train, "train a LoRA or a model on a folder of pictures"},
-    {"probe", cmd_probe, "run one network on tensors from a file"},
+    {"merge", cmd_merge, "add LoRAs to a checkpoint, or to each other"},
+    {"inspect", cmd_inspect, "what a model file is"},
     {"tokenize", cmd_tokenize, "token ids of prompts; what a prompt means"},
+    {"probe", cmd_probe, "run one network on tensors from a file"},
 };
 enum { COMMANDS = sizeof commands / sizeof *commands };
 

@@ -41,12 +41,17 @@ static void put(Meta *m, const char *key, const char *fmt, ...)
     m->list[m->count++] = (LoraMeta){key, value};
 }
 
-/* A JSON text from data.h; put under key and freed. */
-static void put_json(Meta *m, const char *key, int rc, char *json)
+typedef int json_fn(char **json, const Dataset *ds, Err *e);
+
+static void put_json(Meta *m, const char *key, json_fn *make, const Dataset *ds)
 {
-    if (!rc && json) put(m, key, "%s", json);
+    char *json = NULL;
+    if (!make(&json, ds, m->e)) put(m, key, "%s", json);
     mem_free(json);
 }
+
+static int train_dirs(char **json, const Dataset *ds, Err *e) { return dataset_dirs(json, ds, 0, e); }
+static int reg_dirs(char **json, const Dataset *ds, Err *e) { return dataset_dirs(json, ds, 1, e); }
 
 static const char *yes(int flag) { return flag ? "True" : "False"; }
 
@@ -87,14 +92,10 @@ static void put_data(Meta *m, const TrainRun *r)
 {
     const TrainOptions *o = &r->o;
     const Dataset *ds = r->ds;
-    char *json = NULL;
-    put_json(m, "ss_tag_frequency", dataset_tag_frequency(&json, ds, m->e), json);
-    json = NULL;
-    put_json(m, "ss_dataset_dirs", dataset_dirs(&json, ds, 0, m->e), json);
-    json = NULL;
-    put_json(m, "ss_reg_dataset_dirs", dataset_dirs(&json, ds, 1, m->e), json);
-    json = NULL;
-    put_json(m, "ss_bucket_info", dataset_bucket_info(&json, ds, m->e), json);
+    put_json(m, "ss_tag_frequency", dataset_tag_frequency, ds);
+    put_json(m, "ss_dataset_dirs", train_dirs, ds);
+    put_json(m, "ss_reg_dataset_dirs", reg_dirs, ds);
+    put_json(m, "ss_bucket_info", dataset_bucket_info, ds);
     put(m, "ss_num_train_images", "%zu", ds->train_images);
     put(m, "ss_num_reg_images", "%zu", ds->reg_images);
     put(m, "ss_num_batches_per_epoch", "%zu", r->ft.batches);

@@ -1,0 +1,186 @@
+/* test_train.c - `sdc train` as a user runs it: results, state, resume, signals. */
+#include <signal.h>
+#include <stdlib.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "engine/io.h"
+#include "engine/tensorfile.h"
+#include "tests/fixture.h"
+#include "tests/test.h"
+
+static char out[8192], err[8192], args[2048];
+
+/* sdc train on the fixture into `to`, with further options; the exit code. */
+static int train(const char *to, const char *more)
+{
+    snprintf(args, sizeof args, "train -m %s -d %s/data -o %s --output_name x --resolution 64 --network_dim 4 "
+             "--seed 5 --threads 2 %s", fixture_model(), test_dir(), to, more);
+    return test_sdc(args, out, err, sizeof out);
+}
+
+static const char *in_dir(const char *name)
+{
+    static char path[4][512];
+    static int next;
+    char *p = path[next++ % 4];
+    snprintf(p, 512, "%s/%s", test_dir(), name);
+    return p;
+}
+
+static int prepare(Err *e)
+{
+    return fixture_model() ? fixture_data(in_dir("data"), e) : ERR_FAIL;
+}
+
+#define TRAIN_OK(to, more)                                                        \
+    do { int rc_ = train(to, more);                                               \
+         if (rc_) { test_fail(__FILE__, __LINE__, "exit %d: %s", rc_, err); return; } } while (0)
+
+TEST(train_writes_a_kohya_lora)
+{
+    Err e = {0};
+    CHECK_OK(prepare(&e), &e);
+    TRAIN_OK(in_dir("a"), "--max_train_epochs 1 --save_precision float");
+    TensorFile *f;
+    CHECK_OK(tensorfile_open(&f, in_dir("a/x.safetensors"), &e), &e);
+    const FileTensor *up = tensorfile_find(f, "lora_unet_mid_block_attentions_0_transformer_blocks_0_attn1_to_q.lora_up.weight");
+    const FileTensor *te = tensorfile_find(f, "lora_te_text_model_encoder_layers_1_mlp_fc2.lora_down.weight");
+    int ok = up && te && up->shape[0] == 32 && up->shape[1] == 4 && te->shape[1] == 256;
+    float v[128] = {0};
+    ok = ok && !tensorfile_read_f32(f, up, 0, 128, v, &e);
+    const char *dim = tensorfile_meta(f, "ss_network_dim"), *steps = tensorfile_meta(f, "ss_steps"),
+               *tags = tensorfile_meta(f, "ss_tag_frequency"), *hash = tensorfile_meta(f, "sshs_model_hash");
+    ok = ok && dim && !strcmp(dim, "4") && steps && !strcmp(steps, "12") && tags && strstr(tags, "3_cat") && hash && strlen(hash) == 64;
+    tensorfile_close(f);
+    CHECK(ok);
+    CHECK(v[0] != 0);                                  /* it has learnt something */
+    CHECK_INT(io_exists(in_dir("a/x-state.safetensors")), 0);
+}
+
+TEST(train_is_the_same_at_any_thread_count)
+{
+    Err e = {0};
+    CHECK_OK(prepare(&e), &e);
+    TRAIN_OK(in_dir("a"), "--max_train_steps 3 --train_batch_size 2 --threads 1");
+    TRAIN_OK(in_dir("b"), "--max_train_steps 3 --train_batch_size 2 --threads 3");
+    CHECK(fixture_same_file(in_dir("a/x.safetensors"), in_dir("b/x.safetensors")));
+}
+
+TEST(train_resumes_to_the_same_bytes)
+{
+    Err e = {0};
+    static const char *const kinds[] = {"AdamW", "AdamW8bit", "Lion", "DAdaptAdam", "Prodigy"};
+    CHECK_OK(prepare(&e), &e);
+    for (int i = 0; i < 5; i++) {
+        char more[400], whole[32], part[32], a[64], b[64];
+        snprintf(whole, sizeof whole, "w%d", i);
+        snprintf(part, sizeof part, "p%d", i);
+        snprintf(a, sizeof a, "w%d/x.safetensors", i);
+        snprintf(b, sizeof b, "p%d/x.safetensors", i);
+        const char *base = "--max_train_steps 6 --train_batch_size 2 --gradient_accumulation_steps 2 "
+                           "--shuffle_caption --caption_dropout_rate 0.2 --flip_aug --lr_scheduler cosine";
+        snprintf(more, sizeof more, "%s --optimizer_type %s", base, kinds[i]);
+        TRAIN_OK(in_dir(whole), more);
+        /* stopped by a signal that is already waiting when the run starts its 3rd step */
+        snprintf(more, sizeof more, "%s --optimizer_type %s --save_state_every_n_steps 1 --stop_after_steps 3", base, kinds[i]);
+        CHECK_INT(train(in_dir(part), more), 130);
+        snprintf(more, sizeof more, "%s --optimizer_type %s --resume", base, kinds[i]);
+        TRAIN_OK(in_dir(part), more);
+        CHECK(strstr(err, "at step 3"));
+        CHECK(fixture_same_file(in_dir(a), in_dir(b)));
+    }
+}
+
+TEST(train_refuses_a_state_of_another_run)
+{
+    Err e = {0};
+    CHECK_OK(prepare(&e), &e);
+    CHECK_INT(train(in_dir("a"), "--max_train_steps 4 --stop_after_steps 2"), 130);
+    CHECK_INT(train(in_dir("a"), "--max_train_steps 4 --unet_lr 1e-3 --resume"), 2);
+    CHECK(strstr(err, "unet_lr"));
+}
+
+/* Kills the run with SIGKILL at a random moment, resumes, and so on to the end. */
+TEST(train_survives_sigkill_at_any_moment)
+{
+    Err e = {0};
+    const char *many = getenv("SDC_KILLS");
+    int kills = many ? atoi(many) : 6, killed = 0;
+    CHECK_OK(prepare(&e), &e);
+    const char *more = "--max_train_steps 40 --save_state_every_n_steps 1 --resume";
+    TRAIN_OK(in_dir("w"), more);
+    unsigned seed = 12345;
+    char cmd[2300];
+    const char *bin = getenv("SDC_BIN");
+    for (int round = 0; killed < kills && round < 20 * kills; round++) {
+        snprintf(args, sizeof args, "train -m %s -d %s -o %s --output_name x --resolution 64 --network_dim 4 --seed 5 "
+                 "--threads 2 %s", fixture_model(), in_dir("data"), in_dir("k"), more);
+        snprintf(cmd, sizeof cmd, "exec %s %s >/dev/null 2>&1", bin ? bin : "./sdc", args);
+        pid_t pid = fork();
+        if (!pid) {
+            execl("/bin/sh", "sh", "-c", cmd, (char *)NULL);
+            _exit(127);
+        }
+        seed = seed * 1103515245u + 12345u;
+        usleep(100000 + (seed >> 8) % 900000);
+        kill(pid, SIGKILL);
+        int st;
+        waitpid(pid, &st, 0);
+        killed += WIFSIGNALED(st) != 0;
+        if (WIFEXITED(st)) {                           /* done before the blow: start another run */
+            CHECK_INT(WEXITSTATUS(st), 0);
+            CHECK(fixture_same_file(in_dir("w/x.safetensors"), in_dir("k/x.safetensors")));
+            remove(in_dir("k/x.safetensors"));
+        }
+    }
+    CHECK_INT(killed, kills);
+    TRAIN_OK(in_dir("k"), more);
+    CHECK(fixture_same_file(in_dir("w/x.safetensors"), in_dir("k/x.safetensors")));
+}
+
+TEST(train_full_writes_every_key)
+{
+    Err e = {0};
+    CHECK_OK(prepare(&e), &e);
+    TRAIN_OK(in_dir("a"), "--full --max_train_steps 2 --learning_rate 1e-3");
+    TensorFile *a, *b;
+    CHECK_OK(tensorfile_open(&a, fixture_model(), &e), &e);
+    CHECK_OK(tensorfile_open(&b, in_dir("a/x.safetensors"), &e), &e);
+    size_t missing = 0;
+    for (size_t i = 0; i < tensorfile_count(a); i++) missing += !tensorfile_find(b, tensorfile_at(a, i)->name);
+    size_t na = tensorfile_count(a), nb = tensorfile_count(b);
+    tensorfile_close(a);
+    tensorfile_close(b);
+    CHECK_INT(missing, 0);
+    CHECK_INT(na, nb);
+}
+
+TEST(train_vae_lowers_its_loss)
+{
+    Err e = {0};
+    CHECK_OK(prepare(&e), &e);
+    TRAIN_OK(in_dir("a"), "--train_vae --max_train_steps 12 --train_batch_size 2 --vae_crop 32 --learning_rate 2e-3");
+    CHECK(io_exists(in_dir("a/x.safetensors")) == 1);
+}
+
+TEST(train_dry_run_writes_nothing)
+{
+    Err e = {0};
+    CHECK_OK(prepare(&e), &e);
+    TRAIN_OK(in_dir("none"), "--dry_run");
+    CHECK(strstr(err, "memory"));
+    CHECK_INT(io_exists(in_dir("none")), 0);
+}
+
+TEST(train_explains_its_errors)
+{
+    Err e = {0};
+    CHECK_OK(prepare(&e), &e);
+    CHECK_INT(train(in_dir("a"), "--unet_lr 0 --text_encoder_lr 0"), 2);
+    CHECK_INT(train(in_dir("a"), "--learning_rat 1e-4"), 2);
+    CHECK(strstr(err, "did you mean --learning_rate"));
+    CHECK_INT(train(in_dir("a"), "--max_train_steps 40 --learning_rate 100 --optimizer_type SGD --max_grad_norm 0"), 1);
+    CHECK(strstr(err, "finite"));
+    CHECK_INT(io_exists(in_dir("a/x.safetensors")), 0);
+}
