@@ -265,6 +265,24 @@ VEC void vec_put_n(Dtype dt, void *p, size_t i, vf a, size_t n)
     else vec_store_f16_n((uint16_t *)p + i, a, n);
 }
 
+/* The same for n <= VW elements where n is seldom less. */
+VEC vf vec_get_most(Dtype dt, const void *p, size_t i, size_t n)
+{
+    return n == VW ? vec_get(dt, p, i) : vec_get_n(dt, p, i, n);
+}
+VEC void vec_put_most(Dtype dt, void *p, size_t i, vf a, size_t n)
+{
+    if (n == VW) vec_put(dt, p, i, a);
+    else vec_put_n(dt, p, i, a, n);
+}
+VEC void vec_acc_most(Dtype dt, void *p, size_t i, vf a, size_t n, int acc)
+{
+    vec_put_most(dt, p, i, acc ? vec_add(a, vec_get_most(dt, p, i, n)) : a, n);
+}
+
+/* Elements of the vector that begins at i, of a range that ends at end. */
+VEC size_t vec_left(size_t i, size_t end) { return end - i < VW ? end - i : VW; }
+
 /* 2^x for x <= 127: relative error < 2.2e-7 (polynomial 9.2e-8, a minimax fit on
  * |r| <= 1/2 with constant term 1); 0 from -150 down; NaN stays. */
 VEC vf vec_exp2_low(vf x)
@@ -325,5 +343,22 @@ VEC vf vec_normal(vf x, vf *pdf)
     *pdf = vec_mul(e, vec_set(0.398942280f));
     return vec_pick(x, vec_sub(vec_set(1.0f), tail), tail);
 }
+
+/* The call, made with DT a constant equal to dt. Compilers move the body of an
+ * OpenMP loop into a function of its own, where constants outside are not seen:
+ * so ops dispatch inside the loop. */
+#define VEC_BY(dt, call)                                                                 \
+    do {                                                                                 \
+        if (dt == DT_F32) { const Dtype DT = DT_F32; call; }                             \
+        else if (dt == DT_BF16) { const Dtype DT = DT_BF16; call; }                      \
+        else { const Dtype DT = DT_F16; call; }                                          \
+    } while (0)
+
+/* Defines <op>_f32, _bf16 and _f16 of this vector width, which call <op>_any
+ * with the given arguments, where DT is the dtype. */
+#define VEC_OP(op, params, args) VEC_OP1(op, f32, DT_F32, params, args)                   \
+    VEC_OP1(op, bf16, DT_BF16, params, args) VEC_OP1(op, f16, DT_F16, params, args)
+#define VEC_OP1(op, name, dtype, params, args)                                           \
+    void ISA(op##_##name) params { const Dtype DT = dtype; op##_any args; }
 
 #endif

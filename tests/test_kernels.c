@@ -1,0 +1,503 @@
+/* test_kernels.c - every version of every op but the products (test_gemm.c,
+ * test_conv.c) against the f32 reference.
+ *
+ * A Case lists what an op reads and writes. check() runs every version that
+ * impl.def names and this machine can run, at 1, 2 and 3 threads, which must
+ * give the same bits, on inputs rounded to its dtype, between guard bytes; the
+ * f32 reference on the same inputs (widened, so exactly the same) says what is
+ * right.
+ *
+ * Bound, for an output whose terms are about `size`:
+ *   |got - want| <= ulps 2^-24 (size + max|want|) + half 2^-8 size [bf16]
+ *                   + half an ulp, at most 2^-24, 2^-8 or 2^-11 |want| (storing).
+ * `ulps` counts the f32 roundings on the way to an element: an exponential or
+ * erf 4, a quotient or square root 1, a sum of m terms 6 sqrt(m) (independent
+ * roundings, six deviations), and 12 for the rest. `half` counts roundings of
+ * probabilities to bf16, which vdpbf16ps wants. A dropped term, a swapped
+ * operand or an off-by-one is of size / sqrt(m) or more.
+ */
+#include <stdlib.h>
+
+#include "kernels/half.h"
+#include "kernels/impl.h"
+#include "tests/kern.h"
+#include "tests/test.h"
+
+enum { ARGS = 9, T = DT_N };                /* T: the dtype of the version */
+
+typedef struct {
+    int dt;                                 /* a Dtype, or T */
+    size_t n;                               /* 0: NULL */
+    KernKind kind;
+    int acc;                                /* output: added to */
+    double ulps, size, half;                /* output: bound */
+} Arg;
+
+typedef struct Case {
+    const char *op;
+    const void *p;
+    void (*call)(void (*fn)(void), Dev *d, const struct Case *c, void **in, void **out);
+    void (*prepare)(Dev *d, const struct Case *c, void **in);   /* inputs made of others; f32 */
+    size_t (*scratch)(const Dev *d, const struct Case *c, Dtype dt);
+    Arg in[ARGS], out[ARGS];
+    int ins, outs, alias;                   /* output 0 is input alias - 1 */
+} Case;
+
+static void reads(Case *c, int dt, size_t n, KernKind kind)
+{
+    c->in[c->ins++] = (Arg){.dt = dt, .n = n, .kind = kind};
+}
+
+static void writes(Case *c, int dt, size_t n, int acc, double ulps, double size, double half)
+{
+    Arg a = {.dt = dt, .n = n, .acc = acc, .ulps = ulps, .size = size, .half = half};
+    c->out[c->outs++] = a;
+}
+
+static Dtype real(int dt, Dtype t) { return dt == T ? t : (Dtype)dt; }
+static double sum_ulps(double terms) { return 6 * sqrt(terms) + 12; }
+
+/* Inputs as f32 and in their dtype, outputs before, and what is right (f32). */
+typedef struct { KernBuf f[ARGS], v[ARGS], old[ARGS], want[ARGS]; } Data;
+
+static void make(const Case *c, Dtype t, Data *b, KernRng *r, Dev *d)
+{
+    void *in[ARGS] = {0}, *out[ARGS] = {0};
+    *b = (Data){0};
+    for (int i = 0; i < c->ins; i++) {
+        if (!c->in[i].n) continue;
+        KernBuf x = kern_tensor(r, real(c->in[i].dt, t), c->in[i].n, c->in[i].kind);
+        b->f[i] = kern_as(DT_F32, real(c->in[i].dt, t), x.p, c->in[i].n);
+        in[i] = b->f[i].p;
+        kern_free(&x);
+    }
+    if (c->prepare) c->prepare(d, c, in);
+    for (int i = 0; i < c->ins; i++) {
+        if (!c->in[i].n) continue;
+        Dtype dt = real(c->in[i].dt, t);
+        b->v[i] = kern_as(dt, DT_F32, in[i], c->in[i].n);
+        kern_free(&b->f[i]);
+        b->f[i] = kern_as(DT_F32, dt, b->v[i].p, c->in[i].n);
+        in[i] = b->f[i].p;
+    }
+    for (int i = 0; i < c->outs; i++) {
+        if (!c->out[i].n) continue;
+        b->old[i] = kern_tensor(r, real(c->out[i].dt, t), c->out[i].n, KERN_NORMAL);
+        b->want[i] = kern_as(DT_F32, real(c->out[i].dt, t), b->old[i].p, c->out[i].n);
+        out[i] = b->want[i].p;
+    }
+    c->call(kern_ref(c->op, DT_F32)->fn, d, c, in, out);
+}
+
+static int drop(KernBuf *b, int n)
+{
+    int ok = 1;
+    for (int i = 0; i < n; i++) ok &= kern_free(&b[i]);
+    return ok;
+}
+
+static int close_enough(const Arg *a, Dtype t, const void *got, const float *want)
+{
+    static const double store[] = {[DT_F32] = 0x1p-24, [DT_BF16] = 0x1p-8, [DT_F16] = 0x1p-11};
+    Dtype dt = real(a->dt, t);
+    double max = 0;
+    for (size_t k = 0; k < a->n; k++) max = fmax(max, fabs((double)want[k]));
+    double abs = a->ulps * 0x1p-24 * (a->size + max) + (t == DT_BF16) * a->half * 0x1p-8 * a->size;
+    double tiny = dt == DT_F16 ? 0x1p-25 : 1e-37;          /* half a subnormal of f16 */
+    double gap = kern_gap(dt, got, want, a->n, abs + tiny, store[dt] * 1.01);
+    if (getenv("KERN_GAPS")) printf("  %.3f of the bound\n", gap);
+    return gap <= 1;
+}
+
+/* One version with this many threads; its outputs are left in out. NULL when
+ * all is well, else what is wrong. */
+static const char *run(const Case *c, const KernImpl *im, const Data *b, int threads, KernBuf *out)
+{
+    KernDev kd = kern_open(threads, ~0u);
+    const char *bad = NULL;
+    void *pi[ARGS] = {0}, *po[ARGS] = {0};
+    if (c->scratch) kern_ws(&kd, c->scratch(kd.d, c, im->dt));
+    for (int i = 0; i < c->ins; i++) pi[i] = b->v[i].p;
+    for (int i = 0; i < c->outs; i++) {
+        const Arg *a = c->out + i;
+        Dtype dt = real(a->dt, im->dt);
+        if (!a->n) continue;
+        out[i] = a->acc ? kern_as(dt, dt, b->old[i].p, a->n) : kern_buf(a->n * dtype_bytes(dt));
+        po[i] = out[i].p;
+    }
+    if (c->alias) {
+        memcpy(po[0], pi[c->alias - 1], out[0].bytes);
+        pi[c->alias - 1] = po[0];
+    }
+    c->call(im->fn, kd.d, c, pi, po);
+    for (int i = 0; i < c->outs; i++)
+        if (po[i] && !close_enough(c->out + i, im->dt, po[i], b->want[i].p)) bad = "wrong values";
+    return kern_close(&kd) ? bad : "guard bytes of the scratch overwritten";
+}
+
+static int check(Case *c, uint64_t seed)
+{
+    KernRng r = {seed};
+    KernDev all = kern_open(1, ~0u);
+    int ok = 1;
+    for (const KernImpl *im = NULL; ok && (im = kern_next(c->op, im, all.d));) {
+        Data b;
+        make(c, im->dt, &b, &r, all.d);
+        KernBuf first[ARGS] = {{0}};
+        const char *bad = run(c, im, &b, 1, first);
+        for (int threads = 2; threads <= 3 && !bad && im->isa != DEV_REF; threads++) {
+            KernBuf out[ARGS] = {{0}};
+            bad = run(c, im, &b, threads, out);
+            for (int i = 0; i < c->outs && !bad; i++)
+                if (out[i].p && memcmp(out[i].p, first[i].p, out[i].bytes)) bad = "threads differ";
+            if (!drop(out, ARGS)) bad = "guard bytes overwritten";
+        }
+        if (!drop(first, ARGS)) bad = "guard bytes overwritten";
+        if (!(drop(b.f, ARGS) & drop(b.v, ARGS) & drop(b.old, ARGS) & drop(b.want, ARGS)))
+            bad = "guard bytes of an input overwritten";
+        if (bad) test_fail(__FILE__, __LINE__, "%s %s %s, case %lu: %s", im->op, kern_dtype(im->dt),
+                           im->impl, (unsigned long)seed, bad);
+        ok = !bad;
+    }
+    kern_close(&all);
+    return ok;
+}
+
+#define CALL(op_, ...) ((op_##_fn *)fn)(d, c->p, __VA_ARGS__)
+#define CALLER(name, ...)                                                                \
+    static void call_##name(void (*fn)(void), Dev *d, const Case *c, void **in, void **out) \
+    {                                                                                    \
+        (void)in, (void)out;                                                             \
+        __VA_ARGS__;                                                                     \
+    }
+
+/* ---- attention ----------------------------------------------------------- */
+
+CALLER(attention, CALL(attention, out[0], out[1], in[0], in[1], in[2]))
+CALLER(attention_bwd, CALL(attention_bwd, out[0], out[1], out[2], in[0], in[1], in[2], in[3], in[4],
+                           in[5]))
+
+static size_t scratch_attention(const Dev *d, const Case *c, Dtype dt)
+{
+    Ops ops;
+    ops_init(&ops, d);
+    return ops.attention_scratch(d, c->p, dt);
+}
+
+static void prepare_attention_bwd(Dev *d, const Case *c, void **in)
+{
+    attention_f32_ref(d, c->p, in[4], in[5], in[1], in[2], in[3]);
+}
+
+/* An error of a score is (2 sqrt(d) + lse) roundings of scores below about 8,
+ * and moves a probability by its share; q, k, v are normal, below 6. */
+static int check_attention(const Attention *p, int with_lse, uint64_t seed)
+{
+    size_t c = (size_t)p->heads * p->d, q = p->n * p->tq * c, k = p->n * p->tk * c;
+    size_t rows = (size_t)p->n * p->heads * p->tq;
+    double ulps = 16 * sqrt(p->d) + sum_ulps(p->tk) + 64;
+    Case f = {.op = "attention", .p = p, .call = call_attention, .scratch = scratch_attention};
+    reads(&f, T, q, KERN_NORMAL), reads(&f, T, k, KERN_NORMAL), reads(&f, T, k, KERN_NORMAL);
+    writes(&f, T, q, 0, ulps, 6, 2);
+    writes(&f, DT_F32, with_lse ? rows : 0, 0, ulps, 8, 0);
+    Case b = {.op = "attention_bwd", .p = p, .call = call_attention_bwd,
+              .scratch = scratch_attention, .prepare = prepare_attention_bwd};
+    reads(&b, T, q, KERN_NORMAL);
+    reads(&b, T, q, KERN_NORMAL), reads(&b, T, k, KERN_NORMAL), reads(&b, T, k, KERN_NORMAL);
+    reads(&b, T, q, KERN_NORMAL), reads(&b, DT_F32, rows, KERN_NORMAL);
+    /* dS is P (dP - delta), dP a sum of d products: 6 sqrt(d) large. */
+    double size = 6 * sqrt(p->d) * (double)p->scale + 6, many = sqrt(p->tq) + 1;
+    writes(&b, T, seed % 3 == 1 ? 0 : q, 0, ulps, size * 4, 1);
+    size_t kv = seed % 3 == 2 ? 0 : k;
+    writes(&b, T, kv, 0, ulps, size * many, 1), writes(&b, T, kv, 0, ulps, size * many, 1);
+    return check(&f, seed) && check(&b, seed + 1000);
+}
+
+TEST(kernels_attention)
+{
+    static const Attention p[] = {
+        {1, 1, 1, 1, 8, 0, 0.35f},    {1, 3, 5, 2, 8, 0, 0.35f},    {2, 17, 33, 2, 16, 0, 0.25f},
+        {1, 77, 77, 3, 24, 1, 0.2f},  {1, 49, 97, 2, 40, 0, 0.16f}, {2, 95, 77, 2, 64, 0, 0.125f},
+        {1, 48, 96, 1, 80, 0, 0.1f},  {1, 47, 200, 1, 512, 0, 0.04f},
+        {1, 64, 154, 1, 160, 0, 0.08f}, {1, 33, 33, 1, 7, 1, 0.4f},
+        {1, 200, 200, 2, 40, 1, 0.16f}, {2, 300, 25, 1, 8, 0, 0.35f},
+        {1, 130, 145, 2, 40, 0, 0.16f}, {1, 1, 97, 3, 16, 0, 0.25f}, {1, 98, 1, 1, 64, 0, 0.125f},
+    };
+    for (size_t i = 0; i < sizeof p / sizeof *p; i++) CHECK(check_attention(p + i, i % 4 != 2, i));
+}
+
+/* Rows whose scores are far apart, and far from 0: the softmax must not overflow
+ * and picks the largest score's v. */
+TEST(kernels_attention_large_scores)
+{
+    enum { TQ = 5, TK = 50, D = 8 };
+    KernDev kd = kern_open(1, ~0u);
+    Attention p = {1, TQ, TK, 1, D, 0, 1.0f};
+    float q[TQ * D] = {0}, k[TK * D] = {0}, v[TK * D], o[TQ * D], lse[TQ];
+    for (int i = 0; i < TQ; i++) q[i * D] = 100;
+    for (int j = 0; j < TK; j++) k[j * D] = (float)(j == 31 ? 90 : j % 7) - 45;
+    for (int j = 0; j < TK * D; j++) v[j] = (float)(j / D);
+    Ops ops;
+    ops_init(&ops, kd.d);
+    kern_ws(&kd, ops.attention_scratch(kd.d, &p, DT_F32));
+    for (const KernImpl *im = NULL; (im = kern_next("attention", im, kd.d));) {
+        if (im->dt != DT_F32) continue;
+        ((attention_fn *)im->fn)(kd.d, &p, o, lse, q, k, v);
+        for (int i = 0; i < TQ * D; i++) CHECK_NEAR(o[i], 31, 1e-5);
+        for (int i = 0; i < TQ; i++) CHECK_NEAR(lse[i], 4500, 1e-3);
+    }
+    CHECK(kern_close(&kd));
+}
+
+/* ---- normalisation ------------------------------------------------------- */
+
+CALLER(groupnorm, CALL(groupnorm, out[0], out[1], in[0], in[1], in[2]))
+CALLER(groupnorm_bwd, CALL(groupnorm_bwd, out[0], out[1], out[2], in[0], in[1], in[2], in[3], in[4],
+                           c->out[0].acc))
+CALLER(layernorm, CALL(layernorm, out[0], out[1], in[0], in[1], in[2]))
+CALLER(layernorm_bwd, CALL(layernorm_bwd, out[0], out[1], out[2], in[0], in[1], in[2], in[3],
+                           c->out[0].acc))
+
+static void prepare_groupnorm_bwd(Dev *d, const Case *c, void **in)
+{
+    const GroupNorm *p = c->p;
+    KernBuf y = kern_buf((size_t)p->n * p->hw * p->c * 4);
+    groupnorm_f32_ref(d, p, y.p, in[2], in[1], in[3], in[4]);
+    kern_free(&y);
+}
+
+/* x is known to 2^-24 |mean|, which rstd (1 for normal x, at most 1/sqrt(eps)
+ * otherwise) makes larger. */
+static int check_groupnorm(const GroupNorm *p, KernKind kind, uint64_t seed)
+{
+    size_t ch = (size_t)p->c, x = (size_t)p->n * p->hw * ch, st = (size_t)p->n * p->groups * 2;
+    double m = (double)p->hw * p->c / p->groups, mean = kind == KERN_MEAN ? 100 : 1;
+    double ulps = sum_ulps(m) * (m < 4 ? 1 / sqrt((double)p->eps) : 1);
+    Case f = {.op = "groupnorm", .p = p, .call = call_groupnorm, .alias = seed % 2};
+    reads(&f, T, x, kind), reads(&f, DT_F32, ch, KERN_NORMAL), reads(&f, DT_F32, ch, KERN_NORMAL);
+    writes(&f, T, x, 0, ulps, 6 * mean, 0);
+    writes(&f, DT_F32, seed % 3 ? st : 0, 0, ulps, mean, 0);
+    Case b = {.op = "groupnorm_bwd", .p = p, .call = call_groupnorm_bwd,
+              .prepare = prepare_groupnorm_bwd, .alias = seed % 3 == 1};
+    reads(&b, T, x, KERN_NORMAL), reads(&b, T, x, kind), reads(&b, DT_F32, st, KERN_NORMAL);
+    reads(&b, DT_F32, ch, KERN_NORMAL), reads(&b, DT_F32, ch, KERN_NORMAL);
+    writes(&b, T, x, seed % 3 != 1, ulps, 36, 0);
+    double sum = sum_ulps((double)p->n * p->hw) * sqrt((double)p->n * p->hw);
+    writes(&b, DT_F32, seed % 4 == 3 ? 0 : ch, 1, sum, 36, 0);
+    writes(&b, DT_F32, seed % 5 == 4 ? 0 : ch, 1, sum, 36, 0);
+    return check(&f, seed) && check(&b, seed + 1000);
+}
+
+TEST(kernels_groupnorm)
+{
+    static const GroupNorm p[] = {
+        {1, 1, 8, 2, 0, 1e-5f},     {1, 1, 3, 3, 1, 1e-2f},      {2, 3, 12, 4, 1, 1e-5f},
+        {1, 16, 320, 32, 1, 1e-5f}, {2, 257, 96, 32, 0, 1e-6f},  {1, 1030, 40, 4, 1, 1e-5f},
+        {1, 64, 1280, 32, 1, 1e-5f}, {1, 20, 17, 1, 1, 1e-5f},   {1, 33, 300, 300, 0, 1e-5f},
+        {1, 5, 4112, 257, 1, 1e-5f}, {1, 4099, 32, 32, 1, 1e-6f}, {3, 130, 130, 10, 0, 1e-5f},
+    };
+    for (size_t i = 0; i < sizeof p / sizeof *p; i++)
+        for (int kind = 0; kind < KERN_KINDS; kind++)
+            CHECK(check_groupnorm(p + i, (KernKind)kind, i * 3 + (uint64_t)kind));
+}
+
+static void prepare_layernorm_bwd(Dev *d, const Case *c, void **in)
+{
+    const LayerNorm *p = c->p;
+    KernBuf y = kern_buf((size_t)p->rows * p->c * 4), w = kern_buf((size_t)p->c * 4);
+    memset(w.p, 0, w.bytes);
+    layernorm_f32_ref(d, p, y.p, in[2], in[1], w.p, w.p);
+    kern_free(&y), kern_free(&w);
+}
+
+static int check_layernorm(const LayerNorm *p, KernKind kind, uint64_t seed)
+{
+    size_t ch = (size_t)p->c, x = (size_t)p->rows * ch, st = (size_t)p->rows * 2;
+    double mean = kind == KERN_MEAN ? 100 : 1;
+    double ulps = sum_ulps(p->c) * (p->c < 4 ? 1 / sqrt((double)p->eps) : 1);
+    Case f = {.op = "layernorm", .p = p, .call = call_layernorm, .alias = seed % 2};
+    reads(&f, T, x, kind), reads(&f, DT_F32, ch, KERN_NORMAL), reads(&f, DT_F32, ch, KERN_NORMAL);
+    writes(&f, T, x, 0, ulps, 6 * mean, 0);
+    writes(&f, DT_F32, seed % 3 ? st : 0, 0, ulps, mean, 0);
+    Case b = {.op = "layernorm_bwd", .p = p, .call = call_layernorm_bwd,
+              .prepare = prepare_layernorm_bwd};
+    reads(&b, T, x, KERN_NORMAL), reads(&b, T, x, kind), reads(&b, DT_F32, st, KERN_NORMAL);
+    reads(&b, DT_F32, ch, KERN_NORMAL);
+    writes(&b, T, x, seed % 2 == 0, ulps, 36, 0);
+    double sum = sum_ulps(p->rows) * sqrt(p->rows);
+    writes(&b, DT_F32, seed % 4 == 3 ? 0 : ch, 1, sum, 36, 0);
+    writes(&b, DT_F32, seed % 5 == 4 ? 0 : ch, 1, sum, 36, 0);
+    return check(&f, seed) && check(&b, seed + 1000);
+}
+
+TEST(kernels_layernorm)
+{
+    static const LayerNorm p[] = {{1, 1, 1e-2f}, {3, 7, 1e-5f}, {5, 16, 1e-5f}, {9, 65, 1e-5f},
+                                  {300, 95, 1e-5f}, {20, 1280, 1e-5f}, {7, 2100, 1e-5f}};
+    for (size_t i = 0; i < sizeof p / sizeof *p; i++)
+        for (int kind = 0; kind < KERN_KINDS; kind++)
+            CHECK(check_layernorm(p + i, (KernKind)kind, i * 3 + (uint64_t)kind));
+}
+
+/* ---- elementwise --------------------------------------------------------- */
+
+CALLER(act, CALL(act, out[0], in[0]))
+CALLER(act_bwd, CALL(act_bwd, out[0], in[0], in[1], c->out[0].acc))
+CALLER(geglu, CALL(geglu, out[0], in[0]))
+CALLER(geglu_bwd, CALL(geglu_bwd, out[0], in[0], in[1], c->out[0].acc))
+CALLER(add, ((add_fn *)fn)(d, *(const size_t *)c->p, out[0], in[0], in[1]))
+
+TEST(kernels_act)
+{
+    static const size_t counts[] = {1, 7, 15, 17, 64, 1001, 40000};
+    for (uint64_t i = 0; i < 3 * sizeof counts / sizeof *counts; i++) {
+        Act p = {counts[i / 3], (ActKind)(i % 3)};
+        Case f = {.op = "act", .p = &p, .call = call_act, .alias = i % 2};
+        reads(&f, T, p.count, i % 7 == 6 ? KERN_MEAN : KERN_NORMAL);
+        writes(&f, T, p.count, 0, 20, 1, 0);
+        Case b = {.op = "act_bwd", .p = &p, .call = call_act_bwd};
+        reads(&b, T, p.count, KERN_NORMAL), reads(&b, T, p.count, KERN_NORMAL);
+        writes(&b, T, p.count, i % 2, 20, 6, 0);
+        CHECK(check(&f, i) && check(&b, i));
+    }
+}
+
+/* Far out, where exponentials under- and overflow, and at what is no number. */
+TEST(kernels_act_extremes)
+{
+    static const float x[] = {0.0f, -0.0f, 1e-30f, -1e-30f, 10, -10, 50, -50, 95, -95, 1e4f, -1e4f,
+                              3e38f, -3e38f, INFINITY, NAN};
+    enum { N = sizeof x / sizeof *x };
+    KernDev kd = kern_open(1, ~0u);
+    for (int kind = 0; kind < 3; kind++) {
+        Act p = {N, (ActKind)kind};
+        float want[N], y[N], slope[N], dx[N], ones[N];
+        for (int i = 0; i < N; i++) ones[i] = 1;
+        act_f32_ref(kd.d, &p, want, x);
+        act_bwd_f32_ref(kd.d, &p, slope, ones, x, 0);
+        for (const KernImpl *im = NULL; (im = kern_next("act", im, kd.d));) {
+            if (im->dt != DT_F32) continue;
+            ((act_fn *)im->fn)(kd.d, &p, y, x);
+            /* Rounding 1.702 x moves a tail by up to 170 2^-24; gelu's by x^2 2^-24. */
+            CHECK(kern_gap(DT_F32, y, want, N, 1e-37, 2e-5) <= 1 || kind == ACT_GELU);
+            CHECK(kern_gap(DT_F32, y, want, N, 1e-6, 3e-7) <= 1);
+        }
+        for (const KernImpl *im = NULL; (im = kern_next("act_bwd", im, kd.d));) {
+            if (im->dt != DT_F32) continue;
+            ((act_bwd_fn *)im->fn)(kd.d, &p, dx, ones, x, 0);
+            CHECK(kern_gap(DT_F32, dx, slope, N - 4, 1e-6, 3e-7) <= 1);
+        }
+    }
+    CHECK(kern_close(&kd));
+}
+
+TEST(kernels_geglu_add)
+{
+    static const Geglu sizes[] = {{1, 1}, {3, 5}, {2, 16}, {7, 33}, {70, 320}};
+    for (uint64_t i = 0; i < 2 * sizeof sizes / sizeof *sizes; i++) {
+        Geglu p = sizes[i / 2];
+        size_t n = (size_t)p.rows * p.c;
+        Case f = {.op = "geglu", .p = &p, .call = call_geglu};
+        reads(&f, T, 2 * n, KERN_NORMAL);
+        writes(&f, T, n, 0, 20, 6, 0);
+        Case b = {.op = "geglu_bwd", .p = &p, .call = call_geglu_bwd};
+        reads(&b, T, n, KERN_NORMAL), reads(&b, T, 2 * n, KERN_NORMAL);
+        writes(&b, T, 2 * n, i % 2, 20, 36, 0);
+        Case a = {.op = "add", .p = &n, .call = call_add, .alias = (int)(i % 3)};
+        reads(&a, T, n, KERN_NORMAL), reads(&a, T, n, KERN_MEAN);
+        writes(&a, T, n, 0, 1, 1, 0);
+        CHECK(check(&f, i) && check(&b, i) && check(&a, i));
+    }
+}
+
+/* ---- moves --------------------------------------------------------------- */
+
+CALLER(upsample2x, CALL(upsample2x, out[0], in[0]))
+CALLER(upsample2x_bwd, CALL(upsample2x_bwd, out[0], in[0], c->out[0].acc))
+CALLER(concat, CALL(concat, out[0], in[0], in[1]))
+CALLER(concat_bwd, CALL(concat_bwd, out[0], out[1], in[0], c->out[0].acc, c->out[1].acc))
+CALLER(rowsum, CALL(rowsum, out[0], in[0], c->out[0].acc))
+
+TEST(kernels_upsample)
+{
+    static const Upsample sizes[] = {{1, 1, 1, 1}, {2, 3, 5, 7}, {1, 4, 4, 16}, {2, 16, 16, 33}};
+    for (uint64_t i = 0; i < 2 * sizeof sizes / sizeof *sizes; i++) {
+        Upsample p = sizes[i / 2];
+        size_t n = (size_t)p.n * p.h * p.w * p.c;
+        Case f = {.op = "upsample2x", .p = &p, .call = call_upsample2x};
+        reads(&f, T, n, KERN_NORMAL), writes(&f, T, 4 * n, 0, 0, 0, 0);
+        Case b = {.op = "upsample2x_bwd", .p = &p, .call = call_upsample2x_bwd};
+        reads(&b, T, 4 * n, KERN_NORMAL), writes(&b, T, n, i % 2, 4, 6, 0);
+        CHECK(check(&f, i) && check(&b, i));
+    }
+}
+
+TEST(kernels_concat)
+{
+    static const Concat sizes[] = {{1, 1, 1}, {3, 5, 2}, {4, 16, 32}, {7, 33, 15}, {50, 320, 160}};
+    for (uint64_t i = 0; i < 4 * sizeof sizes / sizeof *sizes; i++) {
+        Concat p = sizes[i / 4];
+        size_t a = (size_t)p.rows * p.ca, b = (size_t)p.rows * p.cb;
+        Case f = {.op = "concat", .p = &p, .call = call_concat};
+        reads(&f, T, a, KERN_NORMAL), reads(&f, T, b, KERN_NORMAL);
+        writes(&f, T, a + b, 0, 0, 0, 0);
+        Case g = {.op = "concat_bwd", .p = &p, .call = call_concat_bwd};
+        reads(&g, T, a + b, KERN_NORMAL);
+        writes(&g, T, i % 4 == 2 ? 0 : a, i % 2, 1, 1, 0);
+        writes(&g, T, i % 4 == 3 ? 0 : b, i % 4 == 1 || i % 4 == 2, 1, 1, 0);
+        CHECK(check(&f, i) && check(&g, i));
+    }
+}
+
+TEST(kernels_rowsum)
+{
+    static const Rowsum sizes[] = {{1, 1, 1}, {2, 5, 17}, {3, 129, 64}, {2, 300, 70}, {1, 1000, 5}};
+    for (uint64_t i = 0; i < 2 * sizeof sizes / sizeof *sizes; i++) {
+        Rowsum p = sizes[i / 2];
+        Case f = {.op = "rowsum", .p = &p, .call = call_rowsum};
+        reads(&f, T, (size_t)p.n * p.hw * p.c, KERN_NORMAL);
+        writes(&f, T, (size_t)p.n * p.c, i % 2, sum_ulps(p.hw) * sqrt(p.hw), 1, 0);
+        CHECK(check(&f, i));
+    }
+}
+
+/* Every bit as half.h rounds. */
+TEST(kernels_cast)
+{
+    static const size_t counts[] = {1, 7, 17, 1000, 40001};
+    static const char *const names[] = {"cast_f32", "cast_bf16", "cast_f16"};
+    for (uint64_t i = 0; i < 3 * sizeof counts / sizeof *counts; i++) {
+        size_t n = counts[i / 3];
+        KernRng r = {i};
+        KernDev kd = kern_open(2, ~0u);
+        for (const KernImpl *im = NULL; (im = kern_next(names[i % 3], im, kd.d));) {
+            Dtype to = (Dtype)(i % 3);
+            KernBuf x = kern_tensor(&r, im->dt, n, KERN_NORMAL), y = kern_buf(n * dtype_bytes(to));
+            KernBuf want = kern_as(to, im->dt, x.p, n);
+            ((cast_fn *)im->fn)(kd.d, n, y.p, x.p);
+            int same = !memcmp(y.p, want.p, y.bytes);
+            CHECK(kern_free(&x) & kern_free(&y) & kern_free(&want));
+            CHECK(same);
+        }
+        CHECK(kern_close(&kd));
+    }
+}
+
+TEST(kernels_half)
+{
+    CHECK_INT(f32_to_bf16(1.00390625f), 0x3f80);        /* half way: to even */
+    CHECK_INT(f32_to_bf16(1.01171875f), 0x3f82);
+    CHECK_INT(f32_to_bf16(3.4e38f), 0x7f80);
+    CHECK_INT(f32_to_f16(65519.0f), 0x7bff);
+    CHECK_INT(f32_to_f16(65520.0f), 0x7c00);
+    CHECK_INT(f32_to_f16(0x1p-25f), 0);
+    CHECK_INT(f32_to_f16(0x1.8p-24f), 2);
+    CHECK_INT(f32_to_f16(-0x1p-14f), 0x8400);
+    CHECK(isnan(bf16_to_f32(f32_to_bf16(f32_from_bits(0x7f800001)))));
+    CHECK(isnan(f16_to_f32(f32_to_f16(f32_from_bits(0xff800001)))));
+    for (unsigned h = 0; h < 0x10000; h++) {
+        float f = f16_to_f32((uint16_t)h), b = bf16_to_f32((uint16_t)h);
+        CHECK(isnan(f) || f32_to_f16(f) == h);
+        CHECK(isnan(b) || f32_to_bf16(b) == h);
+    }
+}
