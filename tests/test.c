@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 static TestCase *first;
+static const TestCase *running;
 static int failed_now;
 static char dir[256];
 
@@ -18,6 +19,11 @@ void test_register(TestCase *t)
     while (*p && strcmp((*p)->name, t->name) < 0) p = &(*p)->next;
     t->next = *p;
     *p = t;
+}
+
+const TestCase *test_running(void)
+{
+    return running;
 }
 
 void test_fail(const char *file, int line, const char *fmt, ...)
@@ -78,6 +84,7 @@ int main(int argc, char **argv)
         for (int i = 1; i < argc; i++) want |= strstr(t->name, argv[i]) != NULL;
         if (!want) continue;
         failed_now = 0;
+        running = t;
         t->run();
         if (failed_now) printf("FAIL %s\n", t->name);
         failed_now ? failed++ : passed++;

@@ -23,6 +23,9 @@ typedef struct TestCase {
 } TestCase;
 
 void test_register(TestCase *t);
+/* The test that runs now: for tests made from data, which register themselves in a
+ * constructor and hold their TestCase as the first member of something larger. */
+const TestCase *test_running(void);
 void test_fail(const char *file, int line, const char *fmt, ...)
     __attribute__((format(printf, 3, 4)));
 
