@@ -3,7 +3,7 @@
 #include "kernels/gemm_plan.h"
 #include "kernels/impl.h"
 
-enum { ROW_PAD = 64, STEPS = 512, ACC_CAP = 2 << 20 };
+enum { ROW_PAD = 64, PANEL_PAD = 64, STEPS = 384, ACC_CAP = 2 << 20 };
 
 static int ceil_div(int a, int b) { return (a + b - 1) / b; }
 static int round_up(int a, int b) { return ceil_div(a, b) * b; }
@@ -45,19 +45,25 @@ static void plan_tasks(GemmPlan *g, const GemmShape *s, size_t q_cap)
 void gemm_plan(GemmPlan *g, const GemmShape *s, int threads, int wide)
 {
     *g = (GemmPlan){.mr = wide ? 12 : 6, .nr = wide ? 32 : 16};
-    int steps = ceil_div(s->k, 1 << s->pair);
-    g->nk = ceil_div(steps, STEPS);
+    int steps = ceil_div(s->k, 1 << s->pair), most = STEPS;
+    /* Q's part of a block has to stay in the second-level cache. A Q that does as
+     * a whole needs one block only, which saves adding up; but a P that is packed
+     * across wants short blocks and many columns. */
+    size_t q_cap = wide ? 640 << 10 : 192 << 10, q_all = (size_t)steps * 4 * (size_t)s->n;
+    if (!s->p_across && steps <= GEMM_STEPS && q_all <= q_cap) most = steps;
+    g->nk = ceil_div(steps, most);
     g->kc = round_up(ceil_div(steps, g->nk), 4) << s->pair;
     g->nk = ceil_div(s->k, g->kc);
     /* A thread costs some microseconds to wake; this much work is worth it. */
     double work = (double)s->m * s->n * s->k;
     g->threads = work < 1e6 ? 1 : threads;
-    plan_tasks(g, s, wide ? 512 << 10 : 192 << 10);
+    plan_tasks(g, s, q_cap);
     if (g->threads > g->tm * g->tn) g->threads = g->tm * g->tn;
 
     g->p_stride = (size_t)(g->kc >> s->pair) * 4 + ROW_PAD;
     g->p_bytes = align64(g->p_stride * 16);         /* also stages the rows of one vector of Q */
-    g->q_bytes = align64((size_t)(g->kc >> s->pair) * 4 * (size_t)round_up(g->nc, g->nr));
+    g->panel = (size_t)(g->kc >> s->pair) * (size_t)g->nr + PANEL_PAD;
+    g->q_bytes = align64(g->panel * 4 * (size_t)ceil_div(g->nc, g->nr));
     g->acc_bytes = align64((size_t)round_up(g->mc, g->mr) * (size_t)round_up(g->nc, g->nr) * 4);
     if (g->nk == 1) g->acc_bytes = align64((size_t)g->mr * g->nr * 4);
     g->bytes = g->p_bytes + g->q_bytes + g->acc_bytes;
@@ -100,7 +106,9 @@ size_t linear_scratch_x86(const Dev *d, const Linear *p, Dtype dt)
     int pair = dt == DT_BF16;
     size_t b = forward_need(d->threads, pair, p->m, p->n, p->k);
     b = need(b, (GemmShape){p->m, p->k, p->n, pair, 0, 1}, d->threads);
-    return need(b, (GemmShape){p->n, p->k, p->m, pair, 1, 1}, d->threads);
+    b = need(b, (GemmShape){p->n, p->k, p->m, pair, 1, 1}, d->threads);
+    size_t few = p->m <= GEMM_FEW ? gemm_few_bytes(p->k) : 0;
+    return few > b ? few : b;
 }
 
 size_t conv2d_scratch_x86(const Dev *d, const Conv2d *p, Dtype dt)

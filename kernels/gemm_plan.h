@@ -12,6 +12,9 @@
 
 #include "kernels/ops.h"
 
+/* Most steps of a block of k; a step is one k, or a pair. */
+enum { GEMM_STEPS = 1536 };
+
 typedef struct {
     int m, n, k;
     int pair;               /* products of bf16 pairs: two k per step */
@@ -25,6 +28,7 @@ typedef struct {
     int kc, nk;             /* elements per block of k, number of blocks */
     int mc, nc, tm, tn;     /* tasks are mc x nc; tm x tn of them cover C */
     size_t p_stride;        /* bytes between two packed rows of P */
+    size_t panel;           /* floats between two panels of Q */
     size_t p_bytes, q_bytes, acc_bytes, bytes;      /* scratch of one thread */
 } GemmPlan;
 
@@ -34,6 +38,12 @@ void gemm_plan(GemmPlan *g, const GemmShape *s, int threads, int wide);
 /* 1 when linear and conv2d take x as Q and w as P: few rows, so that the large
  * operand is copied and the small one transposed. */
 int gemm_swap(int m, int n);
+
+/* Up to this many rows linear goes through memory once and packs nothing; it
+ * keeps x in f32, padded, in its scratch. */
+enum { GEMM_FEW = 4 };
+static inline size_t gemm_few_stride(int k) { return ((size_t)k + 15) & ~(size_t)15; }
+static inline size_t gemm_few_bytes(int k) { return gemm_few_stride(k) * GEMM_FEW * 4; }
 
 /* The grid of pixels of dx that are reached through the same taps: those with
  * y % stride == py, x % stride == px. */

@@ -13,7 +13,8 @@ static void forward(Dev *d, const Linear *p, Dtype dt, void *y, const void *x, c
         g.swap = 1, g.s.m = p->n, g.s.n = p->m;
         g.p = vw, g.q = vx;
     }
-    ISA(gemm_run)(d, &g);
+    if (g.swap && p->m <= GEMM_FEW) ISA(gemm_few)(d, &g);
+    else ISA(gemm_run)(d, &g);
 }
 
 static void backward_x(Dev *d, const Linear *p, Dtype dt, void *dx, const void *dy, const void *w,

@@ -66,13 +66,21 @@ void ISA(gemm_pack_rows_t)(const View *v, int pair, int c0, int nc, int k0, int 
 /* A panel of Q, [step][NR], from rows j0.. of v (transposed); stage: 16 packed rows. */
 void ISA(gemm_pack_panel_t)(const View *v, int pair, int j0, int nj, int k0, int kc, float *dst,
                             char *stage, size_t stride);
-/* A panel of Q from columns j0.. of the rows k0.. of v. */
-void ISA(gemm_pack_panel)(const View *v, int pair, int j0, int nj, int k0, int kc, float *dst);
+/* All panels of Q for columns j0.. of v, its rows k0.. being k; `panel` floats apart. */
+void ISA(gemm_pack_panels)(const View *v, int pair, int j0, int nj, int k0, int kc, float *dst,
+                           size_t panel);
 
-/* acc [MR][NR] = or += P Q over `steps` steps (gemm_micro.c); only the first
- * vector of each row when narrow. */
-typedef void micro_fn(size_t steps, const char *p, size_t stride, const float *q, float *acc,
-                      int first);
+/* Some steps of MR rows of P, each row at its own address. */
+typedef struct { const char *row[MR]; size_t steps; } Run;
+enum { RUN_MIN = 32, RUNS = 2 * GEMM_STEPS / RUN_MIN + 2 };
+
+/* The rows r0.. of v where they lie, without a copy: the number of runs; 0 when
+ * they have to be packed. */
+int ISA(gemm_runs)(const View *v, int pair, int r0, int nr, int k0, int kc, Run *run);
+
+/* acc [MR][NR] = or += P Q over the steps of all runs (gemm_micro.c); only the
+ * first vector of each row when narrow. */
+typedef void micro_fn(const Run *run, const Run *end, const float *q, float *acc, int first);
 extern micro_fn *const ISA(gemm_micro)[2][2];          /* [pair][narrow] */
 
 /* Writes a finished tile, rows row0.., columns col0.. of the result (gemm_store.c). */
@@ -82,6 +90,8 @@ void ISA(gemm_store_t)(const Out *o, const float *acc, int col0, int cols, int r
 
 /* The whole product, scratch from d->ws (gemm_run.c). */
 void ISA(gemm_run)(Dev *d, const Gemm *g);
+/* The same for swap and at most GEMM_FEW rows of a plain Q (gemm_few.c). */
+void ISA(gemm_few)(Dev *d, const Gemm *g);
 /* db (n) += column sums of dy (m,n). */
 void ISA(gemm_colsum)(Dev *d, float *db, const void *dy, Dtype dt, size_t m, int n);
 

@@ -1,9 +1,10 @@
 /* gemm_micro.c - the inner loops of gemm.h: MR rows of P times one panel of Q.
  *
  * A step is 4 bytes of P broadcast against NR words of Q: one k in f32, two in
- * bf16. Row addresses are three bases plus 0..3 strides, which fit the
- * addressing modes, so P needs no copy per row in registers.
+ * bf16. The addresses of the rows are what fills the general registers, so
+ * rows may lie anywhere.
  */
+
 #include "kernels/x86/gemm.h"
 
 #define UNROLL _Pragma("GCC unroll 16")
@@ -17,12 +18,10 @@ VEC vf multiply(int pair, vf a, vf b, vf c)
     return vec_fma(a, b, c);
 }
 
-VEC void micro(int pair, int vecs, size_t steps, const char *p, size_t stride, const float *q,
-               float *acc, int first)
+VEC void micro(int pair, int vecs, const Run *run, const Run *end, const float *q, float *acc,
+               int first)
 {
     vf c[MR][2];
-    const char *base[3] = {p, p + 4 * stride, p + 8 * stride};
-    const size_t row[4] = {0, stride, 2 * stride, 3 * stride};
     UNROLL
     for (int i = 0; i < MR; i++) {
         UNROLL
@@ -32,16 +31,21 @@ VEC void micro(int pair, int vecs, size_t steps, const char *p, size_t stride, c
             _mm_prefetch((const char *)(acc + i * NR + j * VW), _MM_HINT_T0);
         }
     }
-    for (size_t k = 0; k < steps; k++, q += NR) {
-        vf b[2];
+    for (; run < end; run++) {
+        const char *row[MR];
         UNROLL
-        for (int j = 0; j < 2; j++) b[j] = j < vecs ? vec_load(q + j * VW) : vec_zero();
-        UNROLL
-        for (int i = 0; i < MR; i++) {
-            vf a = vec_set(*(const float *)(const void *)(base[i / 4] + row[i % 4] + 4 * k));
+        for (int i = 0; i < MR; i++) row[i] = run->row[i] + 4 * run->steps;
+        for (ptrdiff_t k = -4 * (ptrdiff_t)run->steps; k; k += 4, q += NR) {
+            vf b[2];
             UNROLL
-            for (int j = 0; j < 2; j++)
-                if (j < vecs) c[i][j] = multiply(pair, a, b[j], c[i][j]);
+            for (int j = 0; j < 2; j++) b[j] = j < vecs ? vec_load(q + j * VW) : vec_zero();
+            UNROLL
+            for (int i = 0; i < MR; i++) {
+                vf a = vec_set(*(const float *)(const void *)(row[i] + k));
+                UNROLL
+                for (int j = 0; j < 2; j++)
+                    if (j < vecs) c[i][j] = multiply(pair, a, b[j], c[i][j]);
+            }
         }
     }
     UNROLL
@@ -56,9 +60,8 @@ VEC void micro(int pair, int vecs, size_t steps, const char *p, size_t stride, c
 }
 
 #define MICRO(name, pair, vecs)                                                           \
-    static void name(size_t steps, const char *p, size_t stride, const float *q, float *acc, \
-                     int first)                                                           \
-    { micro(pair, vecs, steps, p, stride, q, acc, first); }
+    static void name(const Run *run, const Run *end, const float *q, float *acc, int first) \
+    { micro(pair, vecs, run, end, q, acc, first); }
 MICRO(f32_full, 0, 2)
 MICRO(f32_narrow, 0, 1)
 #ifdef SDC_AVX512

@@ -89,7 +89,8 @@ VEC void copy_row(int pair, Dtype dt, const char *src, int len, char *dst)
 {
     int word = VW << pair;
     if (!src) {
-        for (int k = 0; k < len; k += word, dst += VW * 4) vec_store((float *)(void *)dst, vec_zero());
+        for (int k = 0; k < len; k += word, dst += VW * 4)
+            vec_store((float *)(void *)dst, vec_zero());
         return;
     }
     int k = 0;
@@ -133,6 +134,9 @@ VEC void copy_rows_t(int pair, Dtype dt, const View *v, int c0, int nc, int k0, 
         const char *row = at(v, (k0 + k) * v->sx + c0);
         size_t bytes = (size_t)v->sx * dtype_bytes(dt);
         for (int t = 0; t < VW; t++, row += bytes << pair) {
+            for (int i = 0; i <= pair; i++)
+                _mm_prefetch((const char *)((uintptr_t)row + ((VW << pair) + (size_t)i) * bytes),
+                             _MM_HINT_T0);
             int left = kc - k - (t << pair);
             r[t] = get_across(pair, dt, left > 0 ? row : 0, left > 1 ? row + bytes : 0, 0,
                               (size_t)nc);
@@ -208,31 +212,70 @@ static const char *gather(const View *v, const Pos *pos, int j0, int nj, char *t
     return to;
 }
 
-VEC void copy_panel(int pair, Dtype dt, const View *v, int j0, int nj, int k0, int kc, float *dst)
+/* nj columns, all of one tap, or one panel of several taps. Row by row, since
+ * that is how they lie in memory. */
+VEC void copy_panels(int pair, Dtype dt, const View *v, int j0, int nj, int k0, int kc, float *dst,
+                     size_t panel)
 {
     float room[2][NR];
     int tap = j0 / v->c, split = (j0 + nj - 1) / v->c != tap;
     int ti = tap / v->kw, tj = tap % v->kw;
-    size_t skip = (size_t)(j0 - tap * v->c) * dtype_bytes(dt);
+    size_t skip = (size_t)(j0 - tap * v->c) * dtype_bytes(dt), n = (size_t)nj;
+    ptrdiff_t ahead = 8 * v->sx * v->step * (ptrdiff_t)dtype_bytes(dt);
     Pos pos = pos_of(v, k0);
     for (int k = 0; k < kc; k += 1 << pair, dst += NR) {
         const char *row[2] = {0};
         for (int i = 0; i <= pair && k + i < kc; i++, pos_next(v, &pos)) {
             row[i] = split ? gather(v, &pos, j0, nj, (char *)room[i]) : tap_at(v, &pos, ti, tj);
             if (row[i] && !split) row[i] += skip;
+            for (size_t b = 0; row[i] && !split && b < n * dtype_bytes(dt); b += 64)
+                _mm_prefetch((const char *)((uintptr_t)row[i] + (size_t)ahead + b), _MM_HINT_T0);
         }
-        if (nj == NR) {
-            vec_store(dst, get_across(pair, dt, row[0], row[1], 0, VW));
-            vec_store(dst + VW, get_across(pair, dt, row[0], row[1], VW, VW));
-            continue;
+        float *to = dst;
+        size_t j = 0;
+        for (; j + NR <= n; j += NR, to += panel) {
+            vec_store(to, get_across(pair, dt, row[0], row[1], j, VW));
+            vec_store(to + VW, get_across(pair, dt, row[0], row[1], j + VW, VW));
         }
-        size_t n = (size_t)nj, lo = n < VW ? n : VW;
-        vec_store(dst, get_across(pair, dt, row[0], row[1], 0, lo));
-        if (n > VW) vec_store(dst + VW, get_across(pair, dt, row[0], row[1], VW, n - VW));
+        if (j == n) continue;
+        size_t left = n - j, lo = left < VW ? left : VW;
+        vec_store(to, get_across(pair, dt, row[0], row[1], j, lo));
+        if (left > VW) vec_store(to + VW, get_across(pair, dt, row[0], row[1], j + VW, left - VW));
     }
 }
 
-void ISA(gemm_pack_panel)(const View *v, int pair, int j0, int nj, int k0, int kc, float *dst)
+void ISA(gemm_pack_panels)(const View *v, int pair, int j0, int nj, int k0, int kc, float *dst,
+                           size_t panel)
 {
-    DISPATCH(pair, v->dt, copy_panel(PAIR, DT, v, j0, nj, k0, kc, dst))
+    while (nj > 0) {
+        int n = v->c - j0 % v->c;                       /* columns left in this tap */
+        n = n >= nj ? nj : n >= NR ? n / NR * NR : nj < NR ? nj : NR;
+        DISPATCH(pair, v->dt, copy_panels(PAIR, DT, v, j0, n, k0, kc, dst, panel))
+        j0 += n, nj -= n;
+        dst += (size_t)(n / NR) * panel;
+    }
+}
+
+/* What rows outside the picture and rows past the last read. */
+static const char zeros[GEMM_STEPS * 4] __attribute__((aligned(64)));
+
+int ISA(gemm_runs)(const View *v, int pair, int r0, int nr, int k0, int kc, Run *run)
+{
+    size_t size = dtype_bytes(v->dt), apart = (size_t)(v->sx * v->step) * size;
+    if (v->dt != (pair ? DT_BF16 : DT_F32) || v->c % (1 + pair) || kc % (1 + pair)) return 0;
+    /* Rows a multiple of 4096 bytes apart would share a few lines of the cache. */
+    if ((v->c < RUN_MIN && v->kh * v->kw > 1) || apart % 4096 == 0) return 0;
+    int n = 0;
+    for (int k = k0, tap = k0 / v->c; k < k0 + kc; tap++, n++) {
+        int c0 = k - tap * v->c, len = v->c - c0, i = tap / v->kw, j = tap % v->kw;
+        if (len > k0 + kc - k) len = k0 + kc - k;
+        run[n].steps = (size_t)len >> pair;
+        Pos pos = pos_of(v, r0);
+        for (int r = 0; r < MR; r++, pos_next(v, &pos)) {
+            const char *src = r < nr ? tap_at(v, &pos, i, j) : 0;
+            run[n].row[r] = src ? src + (size_t)c0 * size : zeros;
+        }
+        k += len;
+    }
+    return n;
 }

@@ -18,16 +18,14 @@ typedef struct {
 static void pack_q(const Block *b)
 {
     const Gemm *g = b->g;
-    size_t panel = (size_t)(b->plan->kc >> g->s.pair) * NR;
-    for (int j = 0; j < b->nj; j += NR) {
-        float *dst = b->q + (size_t)(j / NR) * panel;
-        int nj = min_int(NR, b->nj - j);
-        if (g->s.q_across)
-            ISA(gemm_pack_panel)(&g->q, g->s.pair, b->j0 + j, nj, b->k0, b->kc, dst);
-        else
-            ISA(gemm_pack_panel_t)(&g->q, g->s.pair, b->j0 + j, nj, b->k0, b->kc, dst, b->p,
-                                   b->plan->p_stride);
+    size_t panel = b->plan->panel;
+    if (g->s.q_across) {
+        ISA(gemm_pack_panels)(&g->q, g->s.pair, b->j0, b->nj, b->k0, b->kc, b->q, panel);
+        return;
     }
+    for (int j = 0; j < b->nj; j += NR)
+        ISA(gemm_pack_panel_t)(&g->q, g->s.pair, b->j0 + j, min_int(NR, b->nj - j), b->k0, b->kc,
+                               b->q + (size_t)(j / NR) * panel, b->p, b->plan->p_stride);
 }
 
 static void store(const Gemm *g, const float *acc, int i0, int ni, int j0, int nj)
@@ -36,21 +34,36 @@ static void store(const Gemm *g, const float *acc, int i0, int ni, int j0, int n
     else ISA(gemm_store)(&g->out, acc, i0, ni, j0, nj);
 }
 
+/* Rows i0.. of P as the micro kernel wants them. */
+static const Run *get_p(const Block *b, int i0, int ni, Run *run)
+{
+    const Gemm *g = b->g;
+    int pair = g->s.pair;
+    size_t stride = b->plan->p_stride;
+    if (g->s.p_across) {
+        ISA(gemm_pack_rows_t)(&g->p, pair, i0, ni, b->k0, b->kc, b->p, stride);
+    } else {
+        int n = ISA(gemm_runs)(&g->p, pair, i0, ni, b->k0, b->kc, run);
+        if (n) return run + n;
+        ISA(gemm_pack_rows)(&g->p, pair, i0, ni, MR, b->k0, b->kc, b->p, stride);
+    }
+    run->steps = (size_t)(b->kc + pair) >> pair;
+    for (int i = 0; i < MR; i++) run->row[i] = b->p + (size_t)i * stride;
+    return run + 1;
+}
+
 /* One tile of P against all panels of the block. acc: tiles of this row. */
 static void run_tile(const Block *b, int i0, int ni, float *acc)
 {
     const Gemm *g = b->g;
     const GemmPlan *plan = b->plan;
-    int pair = g->s.pair, first = b->k0 == 0, last = b->k0 + b->kc == g->s.k;
-    size_t steps = (size_t)(b->kc + pair) >> pair, panel = (size_t)(plan->kc >> pair) * NR;
-    if (g->s.p_across)
-        ISA(gemm_pack_rows_t)(&g->p, pair, i0, ni, b->k0, b->kc, b->p, plan->p_stride);
-    else
-        ISA(gemm_pack_rows)(&g->p, pair, i0, ni, MR, b->k0, b->kc, b->p, plan->p_stride);
+    int first = b->k0 == 0, last = b->k0 + b->kc == g->s.k;
+    Run run[RUNS];
+    const Run *end = get_p(b, i0, ni, run);
     for (int j = 0; j < b->nj; j += NR) {
         int nj = min_int(NR, b->nj - j);
-        ISA(gemm_micro)[pair][nj <= VW](steps, b->p, plan->p_stride,
-                                        b->q + (size_t)(j / NR) * panel, acc, first);
+        const float *q = b->q + (size_t)(j / NR) * plan->panel;
+        ISA(gemm_micro)[g->s.pair][nj <= VW](run, end, q, acc, first);
         if (last) store(g, acc, i0, ni, b->j0 + j, nj);
         if (plan->nk > 1) acc += MR * NR;
     }

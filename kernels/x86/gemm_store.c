@@ -75,8 +75,8 @@ VEC void colsum(Dtype dt, float *db, const void *dy, size_t m, size_t n, size_t 
         size_t end = r0 + 64 < m ? r0 + 64 : m;
         for (size_t r = r0; r < end; r++)
             for (size_t j = 0; j < 4; j++) {
-                size_t c = j * VW, left = cols > c ? cols - c : 0;
-                if (left) s[j] = vec_add(s[j], gemm_get(dt, dy, r * n + col + c, left < VW ? left : VW));
+                size_t c = j * VW, left = cols > c ? cols - c : 0, lanes = left < VW ? left : VW;
+                if (left) s[j] = vec_add(s[j], gemm_get(dt, dy, r * n + col + c, lanes));
             }
         for (size_t j = 0; j < 4; j++) vec_store(part + j * VW, s[j]);
         for (size_t j = 0; j < cols; j++) total[j] += part[j];
