@@ -298,7 +298,8 @@ TEST(kernels_groupnorm)
     };
     for (size_t i = 0; i < sizeof p / sizeof *p; i++)
         for (int kind = 0; kind < KERN_KINDS; kind++)
-            CHECK(check_groupnorm(p + i, (KernKind)kind, i * 3 + (uint64_t)kind));
+            if (i < 4 || (int)i % KERN_KINDS == kind)
+                CHECK(check_groupnorm(p + i, (KernKind)kind, i * 3 + (uint64_t)kind));
 }
 
 static void prepare_layernorm_bwd(Dev *d, const Case *c, void **in)
