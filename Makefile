@@ -21,7 +21,7 @@ Q := $(if $(V),,@)
 
 LIB_SRC  := $(wildcard kernels/*.c kernels/ref/*.c engine/*.c models/*.c tokenizer/*.c)
 TOOL_SRC := $(wildcard tools/*.c)
-TEST_SRC := tests/test.c tests/fixture.c $(wildcard tests/kern.c) $(wildcard tests/test_*.c)
+TEST_SRC := $(filter-out tests/bench_%.c,$(wildcard tests/*.c))
 LIB_OBJ  := $(LIB_SRC:%.c=$(B)/%.o)
 
 # kernels/x86 is compiled twice, once for each vector width; kernels/ops.c picks at run time.
