@@ -8,6 +8,7 @@
 #include "tools/options.h"
 
 static const struct { const char *name; cmd_fn *run; const char *what; } commands[] = {
+    {"sample", cmd_sample, "pictures from a prompt"},
     {"train", cmd_train, "train a LoRA or a model on a folder of pictures"},
     {"merge", cmd_merge, "add LoRAs to a checkpoint, or to each other"},
     {"inspect", cmd_inspect, "what a model file is"},

@@ -1,0 +1,90 @@
+/* pipeline.h - from a prompt to a picture, as AUTOMATIC1111's txt2img makes it.
+ *
+ *     Pipeline *p = mem_alloc(sizeof *p);         (some 50 KB; must not move once initialised)
+ *     TRY(pipeline_init(p, &model, tok, &config, e));     plans; memory is known
+ *     TRY(model_load(&model, e));
+ *     TRY(image_new(&im, config.width, config.height, 3, e));
+ *     for (i = 0; i < n; i++) TRY(pipeline_run(p, seed + i, &im, e));
+ *     pipeline_free(p);
+ *
+ * Several pipelines may share a model, also one under training, whose sample
+ * pictures are made with the weights of the moment.
+ *
+ * What is A1111's (modules/processing.py, rng.py, sd_samplers_*.py,
+ * sd_hijack_clip.py), with its default settings:
+ *   - prompt grammar, chunks of 75 tokens, emphasis with the mean restored;
+ *   - prompt and negative prompt of equal length run as one batch of two, of
+ *     different length one after the other, not padded (unless pad_conds);
+ *     at guidance 1 the negative prompt is not used;
+ *   - one generator a picture: first torch.randn((4,h/8,w/8)), times the first
+ *     noise level, then the noise of the steps. So n pictures are n runs with
+ *     seeds seed, seed+1, ... and each is the same alone;
+ *   - pixels are truncated to 8 bits.
+ * Not A1111's: the dpm++ SDE samplers take plain gaussians of that generator
+ * where A1111 builds a Brownian tree; ddim, plms and unipc are diffusers';
+ * [a:b:0.5], [a|b] and AND are read as plain text.
+ */
+#ifndef SDC_MODELS_PIPELINE_H
+#define SDC_MODELS_PIPELINE_H
+
+#include "engine/image.h"
+#include "engine/rng.h"
+#include "engine/sampler.h"
+#include "models/model.h"
+#include "tokenizer/chunk.h"
+
+typedef struct {
+    const char *prompt, *negative;   /* UTF-8; <lora:...> is cut out: LoRAs belong to the model */
+    int width, height;               /* multiples of PIPELINE_ALIGN */
+    int steps;
+    float cfg_scale;
+    SamplerKind sampler;
+    ScheduleKind schedule;           /* SCHEDULE_AUTO: as A1111 chooses for the sampler */
+    int clip_skip;                   /* 0 or 1: none */
+    int v_pred;                      /* the U-Net predicts v: config.v_prediction, or as told */
+    RngSource rng;
+    int pad_conds;                   /* A1111's "Pad prompt/negative prompt to be same length" */
+    FILE *trace;                     /* Exec.trace; NULL: off */
+    /* Asked between operations, and after each step, with the steps done: not 0
+     * ends the run with that ErrCode. NULL ok. */
+    int (*poll)(void *ctx, int done, int total);
+    void *ctx;
+} PipelineConfig;
+
+/* The U-Net halves its latents three times, and those are an eighth of the picture. */
+enum { PIPELINE_ALIGN = 64, PIPELINE_MAX_SIDE = 8192 };
+
+typedef struct {
+    Model *m;
+    PipelineConfig c;                /* without the prompts, which were the caller's */
+    int h, w;                        /* of the latents */
+    ChunkList chunks[2];             /* prompt; negative prompt (empty at guidance 1) */
+    Exec text, unet[2], vae;         /* unet[1]: only where the two prompts differ in length */
+    Schedule schedule;
+    Sampler sampler;
+    RngTorch rng;
+    int encoded, done;               /* context holds values; steps done of the current run */
+    float *context;                  /* (chunks, 77, text_width): prompt, then negative */
+    float *x, *pair[2], *nchw;       /* latents; input and output of the U-Net; noise as torch has it */
+    float *picture;                  /* (height, width, 3) */
+} Pipeline;
+
+/* Parses the prompts, builds and plans all graphs. ERR_USAGE for a size, a step
+ * count or a schedule that cannot be, and bad prompts; ERR_INPUT for models that
+ * need more than a prompt (inpainting) or have a cut vocabulary. On failure p is
+ * zeroed. */
+int pipeline_init(Pipeline *p, Model *m, const Tokenizer *tok, const PipelineConfig *c, Err *e);
+void pipeline_free(Pipeline *p);                         /* zeroed p ok */
+
+/* Bytes on the host besides the model's (model_bytes). */
+size_t pipeline_bytes(const Pipeline *p);
+
+/* Runs the text encoder with the weights of the moment. The first run does it
+ * by itself; call it again when weights have changed. */
+int pipeline_encode(Pipeline *p, Err *e);
+
+/* Makes the picture of a seed into *im, RGB, width x height. ERR_FAIL when
+ * numbers are not finite; the code of poll. */
+int pipeline_run(Pipeline *p, uint64_t seed, Image *im, Err *e);
+
+#endif

@@ -1,0 +1,361 @@
+/* cmd_sample.c - `sdc sample`: pictures from a prompt.
+ *
+ * Order: options and --from-png; LoRAs; model; plan (memory is known, --dry_run
+ * ends here); output files are tried; weights; pictures, each saved when it is
+ * done.
+ */
+#include <inttypes.h>
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+#include <strings.h>
+
+#include "engine/grid.h"
+#include "engine/io.h"
+#include "engine/mem.h"
+#include "tokenizer/utf8.h"
+#include "tools/cmd.h"
+#include "tools/machine.h"
+#include "tools/progress.h"
+#include "tools/sample.h"
+#include "tools/stop.h"
+
+#define AT(field) offsetof(SampleOptions, field)
+#define HEADING(text) {NULL, 0, OPT_FLAG, 0, 0, 0, NULL, text, NULL}
+
+static const Option table[] = {
+    HEADING("What:"),
+    {"model", 'm', OPT_TEXT, AT(model), 0, 0, "FILE", "checkpoint or diffusers folder", "ckpt"},
+    {"prompt", 'p', OPT_TEXT, AT(prompt), 0, 0, "TEXT",
+     "A1111's syntax: (more:1.2) [less] BREAK <lora:name:0.7>", NULL},
+    {"negative_prompt", 'n', OPT_TEXT, AT(negative), 0, 0, "TEXT", "what to keep away from", NULL},
+    {"lora", 0, OPT_LIST, AT(lora), 0, 0, "FILE[:W[:TEW]]",
+     "LoRA, weight (1), weight of the text encoder (W); repeatable", NULL},
+    {"lora_dir", 0, OPT_TEXT, AT(lora_dir), 0, 0, "DIR",
+     "where <lora:name> is looked for (the model's folder, ../Lora, .)", "lora_model_dir"},
+    {"from_png", 0, OPT_TEXT, AT(from_png), 0, 0, "FILE",
+     "settings of this picture where no option is given", NULL},
+    HEADING("How:"),
+    {"width", 'W', OPT_INT, AT(width), 1, 65535, "N",
+     "multiple of 64 (512; 128 for models with a text encoder below 512)", NULL},
+    {"height", 'H', OPT_INT, AT(height), 1, 65535, "N", "as width", NULL},
+    {"steps", 0, OPT_INT, AT(steps), 1, 1000, "N", "sampling steps (20)", NULL},
+    {"cfg_scale", 0, OPT_FLOAT, AT(cfg_scale), -1000, 1000, "X",
+     "guidance (7); 1: none, twice as fast", NULL},
+    {"sampler", 0, OPT_TEXT, AT(sampler), 0, 0, "NAME",
+     "euler, euler_a, heun, dpm2, dpm2_a, dpm++2s_a, dpm++2m (default), dpm++sde, dpm++2m_sde, "
+     "dpm++3m_sde, lms, ddim, plms, unipc, lcm", "sampling_method"},
+    {"schedule", 0, OPT_TEXT, AT(schedule), 0, 0, "NAME",
+     "automatic (as A1111 for the sampler: karras for dpm++2m), discrete, karras, exponential, "
+     "sgm_uniform, simple, ddim_uniform", "scheduler"},
+    {"seed", 's', OPT_INT64, AT(seed), -1, 9.2e18, "N", "-1: random, and printed (-1)", NULL},
+    {"clip_skip", 0, OPT_INT, AT(clip_skip), 0, 64, "N",
+     "1: all layers of the text encoder; 2: all but the last... (1)", NULL},
+    {"rng", 0, OPT_TEXT, AT(rng), 0, 0, "cpu|nv",
+     "noise as torch draws it on a GPU (nv, default) or a CPU", NULL},
+    {"prediction", 0, OPT_TEXT, AT(prediction), 0, 0, "eps|v",
+     "what the model predicts, if its files do not say so", NULL},
+    {"pad_conds", 0, OPT_FLAG, AT(pad_conds), 0, 0, NULL,
+     "pad prompt and negative prompt to one length", NULL},
+    HEADING("Where:"),
+    {"output", 'o', OPT_TEXT, AT(out), 0, 0, "FILE", ".png or .jpg (out.png)", NULL},
+    {"batch_count", 'b', OPT_INT, AT(batch_count), 1, 9999, "N",
+     "pictures, with seeds counting up: out.png, out-1.png, ... (1)", NULL},
+    {"grid", 0, OPT_TEXT, AT(grid), 0, 0, "FILE", "all of them on one sheet, too", NULL},
+    {"dtype", 0, OPT_TEXT, AT(dtype), 0, 0, "TYPE",
+     "f32, bf16 or f16 (bf16 where that is faster, else f32)", "type"},
+    {"device", 0, OPT_TEXT, AT(device), 0, 0, "NAME", "where to run (cpu)", NULL},
+    {"threads", 't', OPT_INT, AT(threads), 0, 1024, "N", "0: all cores (0)", NULL},
+    {"dry_run", 0, OPT_FLAG, AT(dry_run), 0, 0, NULL, "print the memory that is planned, and stop", NULL},
+    {"trace", 0, OPT_FLAG, AT(trace), 0, 0, NULL, "time and checksum of each operation on stderr", NULL},
+};
+
+typedef struct {
+    SampleOptions o;
+    Options opt;
+    Infotext png;              /* of --from_png */
+    SampleLoras loras;
+    SampleModel names;
+    char **specs;              /* of the LoRAs, borrowed */
+    Model m;
+    Tokenizer *tok;
+    Pipeline p;
+    Progress progress;
+    int picture, shown;        /* which one is under way; steps shown of all */
+    Image *images;             /* of the grid, else one */
+} SampleRun;
+
+/* ---- options ------------------------------------------------------------- */
+
+/* Text that is no UTF-8 cannot be recorded: U+FFFD stands for it everywhere. */
+static int clean(char **text, Err *e)
+{
+    size_t size, n = strlen(*text);
+    char *s = utf8_clean(*text, n, &size);
+    if (!s) return err_nomem(e, n, "a prompt");
+    mem_free(*text);
+    *text = s;
+    return 0;
+}
+
+static int fill(char **field, const char *value, Err *e)
+{
+    if (!*field && !(*field = mem_strdup(value))) return err_nomem(e, strlen(value), "an option");
+    return 0;
+}
+
+static int check_name(const char *option, const char *path, Err *e)
+{
+    static const char *const endings[] = {".png", ".jpg", ".jpeg"};
+    const char *dot = strrchr(path, '.');
+    for (int i = 0; dot && i < 3; i++)
+        if (!strcasecmp(dot, endings[i])) return 0;
+    return err_set(e, ERR_USAGE, "option --%s: %s does not end in .png or .jpg", option, path);
+}
+
+static int check_options(SampleRun *r, Err *e)
+{
+    SampleOptions *o = &r->o;
+    if (o->from_png) TRY(sample_info_read(&r->opt, o, &r->png, e));
+    if (!o->model) {
+        const char *name = infotext_get(&r->png, "Model"), *hash = infotext_get(&r->png, "Model hash");
+        if (name) return err_set(e, ERR_USAGE, "option --model is missing; the picture was made with "
+                                 "%s (hash %s)", name, hash ? hash : "unknown");
+        return err_set(e, ERR_USAGE, "option --model is missing");
+    }
+    if (!o->prompt) return err_set(e, ERR_USAGE, "option --prompt is missing");
+    TRY(fill(&o->negative, "", e));
+    TRY(fill(&o->out, "out.png", e));
+    TRY(fill(&o->rng, "nv", e));
+    TRY(clean(&o->prompt, e));
+    TRY(clean(&o->negative, e));
+    TRY(check_name("output", o->out, e));
+    if (o->grid) TRY(check_name("grid", o->grid, e));
+    if (strstr(o->negative, "<lora:"))
+        fprintf(stderr, "note: <lora:...> in the negative prompt has no effect\n");
+    if (o->seed < 0) o->seed = machine_random_seed();
+    return 0;
+}
+
+static int config_of(SampleRun *r, PipelineConfig *c, Err *e)
+{
+    const SampleOptions *o = &r->o;
+    const SdConfig *sd = &r->m.ck->config;
+    *c = (PipelineConfig){.prompt = r->loras.prompt, .negative = o->negative, .width = o->width,
+                          .height = o->height, .steps = o->steps, .cfg_scale = (float)o->cfg_scale,
+                          .sampler = SAMPLER_DPMPP_2M, .clip_skip = o->clip_skip,
+                          .v_pred = sd->v_prediction, .pad_conds = o->pad_conds,
+                          .trace = o->trace ? stderr : NULL};
+    if (o->sampler) TRY(sampler_find(&c->sampler, &c->schedule, o->sampler, e));
+    if (o->schedule) TRY(schedule_find(&c->schedule, o->schedule, e));
+    if (!strcmp(o->rng, "nv") || !strcmp(o->rng, "cuda")) c->rng = RNG_NV;
+    else if (!strcmp(o->rng, "cpu")) c->rng = RNG_CPU;
+    else return err_set(e, ERR_USAGE, "option --rng: \"%s\" is not cpu or nv", o->rng);
+    if (!o->prediction) return 0;
+    c->v_pred = !strcmp(o->prediction, "v");
+    if (!c->v_pred && strcmp(o->prediction, "eps"))
+        return err_set(e, ERR_USAGE, "option --prediction: \"%s\" is not eps or v", o->prediction);
+    return 0;
+}
+
+/* ---- model and plan ------------------------------------------------------ */
+
+static int open_model(SampleRun *r, Err *e)
+{
+    SampleOptions *o = &r->o;
+    char device[64];
+    ModelOptions mo = {.path = o->model, .device = machine_device(device, sizeof device, o->device),
+                       .threads = o->threads, .lora_count = r->loras.count};
+    TRY(fill(&o->dtype, machine_fast_bf16(device, o->threads) ? "bf16" : "f32", e));
+    TRY(model_dtype(&mo.dtype, o->dtype, e));
+    r->specs = mem_calloc(r->loras.count + 1, sizeof *r->specs);
+    if (!r->specs) return err_nomem(e, r->loras.count * sizeof *r->specs, "LoRA files");
+    for (size_t i = 0; i < r->loras.count; i++) r->specs[i] = r->loras.list[i].spec;
+    mo.lora = r->specs;
+    TRY(model_open(&r->m, &mo, e));
+    int side = r->m.ck->config.text_width < 512 ? 128 : 512;
+    if (!o->width) o->width = side;
+    if (!o->height) o->height = side;
+    return 0;
+}
+
+/* PipelineConfig.poll */
+static int poll(void *ctx, int done, int total)
+{
+    SampleRun *r = ctx;
+    int all = r->picture * total + done;
+    if (all != r->shown) {
+        r->shown = all;
+        progress_show(&r->progress, (size_t)all, (size_t)total * (size_t)r->o.batch_count, "");
+    }
+    return stop_code();
+}
+
+static int prepare(SampleRun *r, Err *e)
+{
+    PipelineConfig c;
+    TRY(check_options(r, e));
+    TRY(sample_loras(&r->loras, &r->o, !(r->o.from_png && r->o.lora.count && options_given(&r->opt, "prompt") != 1), e));
+    TRY(open_model(r, e));
+    TRY(config_of(r, &c, e));
+    c.poll = poll;
+    c.ctx = r;
+    TRY(bpe_open(&r->tok, e));
+    return pipeline_init(&r->p, &r->m, r->tok, &c, e);
+}
+
+static size_t grid_bytes(const SampleRun *r)
+{
+    size_t each = (size_t)r->o.width * (size_t)r->o.height * 3;
+    return r->o.grid ? each * (size_t)r->o.batch_count * 2 : each;
+}
+
+static void summary(const SampleRun *r)
+{
+    const SampleOptions *o = &r->o;
+    const Sampler *s = &r->p.sampler;
+    const SamplerInfo *si = sampler_info((int)s->kind);
+    size_t host = pipeline_bytes(&r->p) + grid_bytes(r);
+    double mb = 1.0 / (1 << 20);
+    fprintf(stderr, "device     %s, %s\n", dev_name(r->m.dev), model_dtype_name(r->m.dtype));
+    fprintf(stderr, "model      %s (%s)\n", o->model, config_name(&r->m.ck->config));
+    for (size_t i = 0; i < r->loras.count; i++)
+        fprintf(stderr, "LoRA       %s: U-Net %g, text encoder %g, %zu modules\n",
+                r->loras.list[i].path, (double)r->loras.list[i].unet, (double)r->loras.list[i].text,
+                r->m.lora[i].count);
+    fprintf(stderr, "sampler    %s%s%s, %d steps, guidance %g\n", si->label,
+            si->own_timesteps ? "" : " ", si->own_timesteps ? "" : schedule_info((int)s->schedule)->label,
+            o->steps, o->cfg_scale);
+    fprintf(stderr, "pictures   %d of %dx%d, seed %" PRId64 "\n", o->batch_count, o->width, o->height,
+            o->seed);
+    fprintf(stderr, "memory     %.0f MB: weights %.0f, activations %.0f, scratch %.0f, pictures %.0f\n",
+            (double)(model_bytes(&r->m) + host) * mb, (double)params_bytes(r->m.ps) * mb,
+            (double)r->m.slab.bytes * mb, (double)r->m.slab.scratch_bytes * mb, (double)host * mb);
+}
+
+static void print_plan(const SampleRun *r)
+{
+    size_t host = pipeline_bytes(&r->p) + grid_bytes(r);
+    printf("weights     %14zu bytes\n", params_bytes(r->m.ps));
+    printf("activations %14zu bytes\n", r->m.slab.bytes);
+    printf("scratch     %14zu bytes\n", r->m.slab.scratch_bytes);
+    printf("pictures    %14zu bytes\n", host);
+    printf("total       %14zu bytes\n", model_bytes(&r->m) + host);
+}
+
+/* ---- pictures ------------------------------------------------------------ */
+
+/* out.png, out-1.png, ... (mem_free) */
+static char *name_of(const char *out, int i)
+{
+    const char *dot = strrchr(out, '.');
+    return i ? mem_printf("%.*s-%d%s", (int)(dot - out), out, i, dot) : mem_strdup(out);
+}
+
+/* Finds out now, not after hours, that a file cannot be written. */
+static int try_file(const char *path, Err *e)
+{
+    IoFile f = {0};
+    const char *slash = strrchr(path, '/');
+    char *folder = slash > path ? mem_printf("%.*s", (int)(slash - path), path) : NULL;
+    int rc = folder ? io_mkdirs(folder, e) : 0;
+    mem_free(folder);
+    if (!rc) rc = io_create(&f, path, e);
+    io_abort(&f);
+    return rc;
+}
+
+static int make_one(SampleRun *r, int i, Image *im, Err *e)
+{
+    uint64_t seed = (uint64_t)r->o.seed + (uint64_t)i;
+    char *text = NULL, *path = name_of(r->o.out, i);
+    r->picture = i;
+    int rc = path ? 0 : err_nomem(e, strlen(r->o.out), "a file name");
+    if (!rc && !im->px) rc = image_new(im, r->o.width, r->o.height, 3, e);
+    if (!rc) rc = pipeline_run(&r->p, seed, im, e);
+    if (!rc) rc = sample_info_write(&text, &r->o, &r->names, &r->loras, &r->p, seed, e);
+    if (!rc) rc = image_save(path, im, text, e);
+    if (!rc) {
+        progress_end(&r->progress);
+        printf("%s\n", path);
+        fflush(stdout);
+    }
+    mem_free(text);
+    mem_free(path);
+    return rc;
+}
+
+/* As square as A1111 makes it. */
+static int save_grid(SampleRun *r, Err *e)
+{
+    Image sheet;
+    char *text = NULL;
+    int n = r->o.batch_count, rows = (int)lround(sqrt(n));
+    Grid g = {.rows = rows, .cols = (n + rows - 1) / rows};
+    TRY(grid_compose(&sheet, r->images, (size_t)n, &g, e));
+    int rc = sample_info_write(&text, &r->o, &r->names, &r->loras, &r->p, (uint64_t)r->o.seed, e);
+    if (!rc) rc = image_save(r->o.grid, &sheet, text, e);
+    if (!rc) printf("%s\n", r->o.grid);
+    mem_free(text);
+    image_free(&sheet);
+    return rc;
+}
+
+static int make_all(SampleRun *r, Err *e)
+{
+    size_t n = r->o.grid ? (size_t)r->o.batch_count : 1;
+    TRY(try_file(r->o.out, e));
+    if (r->o.grid) TRY(try_file(r->o.grid, e));
+    TRY(sample_info_hashes(&r->names, &r->o, &r->loras, e));
+    sample_info_compare(&r->png, &r->names, &r->loras);
+    r->images = mem_calloc(n, sizeof *r->images);
+    if (!r->images) return err_nomem(e, n * sizeof *r->images, "pictures");
+    TRY(model_load(&r->m, e));
+    progress_start(&r->progress, "steps");
+    int rc = 0;
+    for (int i = 0; !rc && i < r->o.batch_count; i++)
+        rc = make_one(r, i, &r->images[r->o.grid ? i : 0], e);
+    progress_end(&r->progress);
+    return !rc && r->o.grid ? save_grid(r, e) : rc;
+}
+
+/* ---- entry --------------------------------------------------------------- */
+
+static void close_run(SampleRun *r)
+{
+    size_t n = r->images ? (r->o.grid ? (size_t)r->o.batch_count : 1) : 0;
+    for (size_t i = 0; i < n; i++) image_free(&r->images[i]);
+    mem_free(r->images);
+    pipeline_free(&r->p);
+    bpe_close(r->tok);
+    model_close(&r->m);
+    mem_free(r->specs);
+    mem_free(r->names.model_name);
+    sample_loras_free(&r->loras);
+    infotext_free(&r->png);
+}
+
+static int run(SampleRun *r, Err *e)
+{
+    stop_install();
+    TRY(prepare(r, e));
+    if (r->o.dry_run) return print_plan(r), 0;
+    summary(r);
+    return make_all(r, e);
+}
+
+int cmd_sample(int argc, char **argv, Err *e)
+{
+    SampleRun *r = mem_calloc(1, sizeof *r);
+    if (!r) return err_nomem(e, sizeof *r, "the run");
+    r->o = (SampleOptions){.steps = 20, .cfg_scale = 7, .seed = -1, .batch_count = 1, .clip_skip = 1};
+    r->opt = (Options){.table = table, .count = sizeof table / sizeof *table, .fields = &r->o,
+                       .command = "sdc sample", .summary = "pictures from a prompt"};
+    int help = 0, rc = options_parse(&r->opt, argc, argv, &help, e);
+    if (!rc && help) options_help(&r->opt, stdout);
+    else if (!rc) rc = run(r, e);
+    close_run(r);
+    options_free(&r->opt);
+    mem_free(r);
+    return rc;
+}
