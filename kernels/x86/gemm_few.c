@@ -5,17 +5,20 @@
 
 #define UNROLL _Pragma("GCC unroll 4")
 
+/* Rows of w at once: as many sums as there are registers for. */
+enum { AT_ONCE = WIDE ? 4 : 2 };
+
 /* Rows n0.. of w against all rows of x: sums acc [GEMM_FEW][NR] for cols of
- * them; acc is written up to the next multiple of four. x is padded with zeros
+ * them; acc is written up to the next multiple of AT_ONCE. x is padded with zeros
  * to whole vectors and rows. */
 VEC void dot_rows(Dtype dt, const View *w, const float *x, int n0, int cols, float *acc)
 {
     size_t k = (size_t)w->c, whole = k / VW * VW, stride = gemm_few_stride(w->c);
-    for (int j = 0; j < cols; j += 4) {
-        size_t row[4];
-        vf s[4][GEMM_FEW], v[GEMM_FEW];
+    for (int j = 0; j < cols; j += AT_ONCE) {
+        size_t row[AT_ONCE];
+        vf s[AT_ONCE][GEMM_FEW], v[GEMM_FEW];
         UNROLL
-        for (int i = 0; i < 4; i++) {
+        for (int i = 0; i < AT_ONCE; i++) {
             row[i] = (size_t)(n0 + (j + i < cols ? j + i : j)) * k;
             UNROLL
             for (int r = 0; r < GEMM_FEW; r++) s[i][r] = vec_zero();
@@ -24,14 +27,14 @@ VEC void dot_rows(Dtype dt, const View *w, const float *x, int n0, int cols, flo
             UNROLL
             for (int r = 0; r < GEMM_FEW; r++) v[r] = vec_load(x + (size_t)r * stride + at);
             UNROLL
-            for (int i = 0; i < 4; i++) {
+            for (int i = 0; i < AT_ONCE; i++) {
                 vf a = gemm_get(dt, w->p, row[i] + at, VW);
                 UNROLL
                 for (int r = 0; r < GEMM_FEW; r++) s[i][r] = vec_fma(a, v[r], s[i][r]);
             }
         }
         UNROLL
-        for (int i = 0; i < 4; i++) {
+        for (int i = 0; i < AT_ONCE; i++) {
             vf a = whole < k ? gemm_get(dt, w->p, row[i] + whole, k - whole) : vec_zero();
             UNROLL
             for (int r = 0; r < GEMM_FEW; r++) {
