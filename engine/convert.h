@@ -12,9 +12,14 @@
 static inline void half_from_f32(Dtype dt, void *dst, const float *src, size_t count)
 {
     uint16_t *d = dst;
-    if (dt == DT_BF16)
-        for (size_t i = 0; i < count; i++) d[i] = f32_to_bf16(src[i]);
-    else
+    if (dt == DT_BF16) {
+#pragma omp simd
+        for (size_t i = 0; i < count; i++) {       /* f32_to_bf16 without branches */
+            uint32_t u = f32_bits(src[i]), nan = 0u - (uint32_t)((u & 0x7fffffffu) > 0x7f800000u);
+            uint32_t r = (u + 0x7fffu + (u >> 16 & 1)) >> 16;
+            d[i] = (uint16_t)((r & ~nan) | ((u >> 16 | 0x40) & nan));
+        }
+    } else
         for (size_t i = 0; i < count; i++) d[i] = f32_to_f16(src[i]);
 }
 

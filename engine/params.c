@@ -1,6 +1,7 @@
 /* params.c - see params.h. */
 #include "engine/params.h"
 
+#include <omp.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -157,11 +158,12 @@ void params_zero_grad(Params *ps)
     if (bytes) dev_zero(ps->dev, ps->grads, bytes);
 }
 
-/* (O,I,kh,kw) <-> (O,kh,kw,I); to_file chooses the direction. */
-static void permute(const Param *p, float *dst, const float *src, int to_file)
+/* (O,I,kh,kw) <-> (O,kh,kw,I) for `rows` values of O; to_file chooses the
+ * direction. */
+static void permute(const Param *p, float *dst, const float *src, size_t rows, int to_file)
 {
-    size_t o = (size_t)p->dim[0], k = (size_t)p->dim[1] * (size_t)p->dim[2], c = (size_t)p->dim[3];
-    for (size_t i = 0; i < o; i++, dst += k * c, src += k * c)
+    size_t k = (size_t)p->dim[1] * (size_t)p->dim[2], c = (size_t)p->dim[3];
+    for (size_t i = 0; i < rows; i++, dst += k * c, src += k * c)
         for (size_t a = 0; a < k; a++)
             for (size_t b = 0; b < c; b++)
                 if (to_file) dst[b * k + a] = src[a * c + b];
@@ -178,6 +180,7 @@ static int staging_new(Staging *s, size_t count, Err *e)
     if (s->file && s->mem) return 0;
     mem_free(s->file);
     mem_free(s->mem);
+    *s = (Staging){0};
     return err_nomem(e, 2 * count * sizeof(float), "loading a tensor");
 }
 
@@ -187,39 +190,101 @@ static void staging_free(Staging *s)
     mem_free(s->mem);
 }
 
-static void store(Params *ps, Param *p, const float *file, float *mem)
+static size_t row_count(const Param *p) { return p->count / (size_t)p->dim[0]; }
+
+/* Puts rows [first, first+rows) in place. file and mem are room for that many
+ * values; file holds them and is overwritten. */
+static void store(Params *ps, const Param *p, size_t first, size_t rows, float *file, float *mem)
 {
-    const float *src = file;
+    size_t row = row_count(p), count = rows * row, bytes = dtype_bytes(p->dt);
+    float *src = file, *room = mem;
     if (p->ndim == 4) {
-        permute(p, mem, file, 0);
+        permute(p, mem, file, rows, 0);
         src = mem;
+        room = file;
     }
-    float *dst = p->ndim == 4 ? (float *)(uintptr_t)file : mem;   /* room for the cast */
     if (p->dt != DT_F32) {
-        half_from_f32(p->dt, dst, src, p->count);
-        src = dst;
+        half_from_f32(p->dt, room, src, count);
+        src = room;
     }
-    dev_upload(ps->dev, p->data, src, p->count * dtype_bytes(p->dt));
-    p->filled = 1;
+    dev_upload(ps->dev, (char *)p->data + first * row * bytes, src, count * bytes);
 }
 
-int params_fill(Params *ps, params_source_fn *source, void *ctx, Err *e)
+enum { CHUNK = 1 << 18 };              /* values that a thread converts at a time */
+
+/* Rows of p that are read at a time. */
+static size_t chunk_rows(const Param *p)
 {
-    size_t most = 0;
-    for (size_t i = 0; i < ps->count; i++)
-        if (!ps->list[i]->filled && ps->list[i]->count > most) most = ps->list[i]->count;
-    if (!most) return 0;
+    size_t rows = CHUNK / row_count(p);
+    return rows < 1 ? 1 : rows > (size_t)p->dim[0] ? (size_t)p->dim[0] : rows;
+}
+
+static int fill_part(Params *ps, const Param *p, const ParamSource *source, size_t first, size_t rows,
+                     Staging *s, Err *e)
+{
+    size_t row = row_count(p);
+    TRY(source->read(source->ctx, p, first * row, rows * row, s->file, e));
+    store(ps, p, first, rows, s->file, s->mem);
+    return 0;
+}
+
+static int fill_whole(Params *ps, const Param *p, const ParamSource *source, Err *e)
+{
     Staging s;
-    TRY(staging_new(&s, most, e));
+    TRY(staging_new(&s, p->count, e));
+    int rc = fill_part(ps, p, source, 0, (size_t)p->dim[0], &s, e);
+    staging_free(&s);
+    return rc;
+}
+
+/* Several threads, each with a staging area of its own; the files are mapped, so
+ * this is also what reads them in parallel. The error of the first chunk wins. */
+static int fill_parts(Params *ps, const Param *p, const ParamSource *source, Staging *s, Err *e)
+{
+    size_t step = chunk_rows(p), parts = ((size_t)p->dim[0] + step - 1) / step, bad = parts;
     int rc = 0;
-    for (size_t i = 0; !rc && i < ps->count; i++) {
+#pragma omp parallel for num_threads(ps->dev->threads) schedule(dynamic) if (parts > 1)
+    for (size_t i = 0; i < parts; i++) {
+        Err mine = {0};
+        size_t first = i * step, rows = (size_t)p->dim[0] - first < step ? (size_t)p->dim[0] - first : step;
+        int r = fill_part(ps, p, source, first, rows, &s[omp_get_thread_num()], &mine);
+        if (!r) continue;
+#pragma omp critical
+        if (i < bad) {
+            bad = i;
+            rc = r;
+            if (e) *e = mine;
+        }
+    }
+    return rc;
+}
+
+static int fill_all(Params *ps, const ParamSource *source, Staging *s, Err *e)
+{
+    for (size_t i = 0; i < ps->count; i++) {
         Param *p = ps->list[i];
         if (p->filled) continue;
-        rc = source(ctx, p, s.file, e);
-        if (!rc) store(ps, p, s.file, s.mem);
+        if (source->whole && source->whole(source->ctx, p)) TRY(fill_whole(ps, p, source, e));
+        else TRY(fill_parts(ps, p, source, s, e));
+        p->filled = 1;
     }
     dev_sync(ps->dev);
-    staging_free(&s);
+    return 0;
+}
+
+int params_fill(Params *ps, const ParamSource *source, Err *e)
+{
+    size_t most = 0, threads = (size_t)ps->dev->threads;
+    for (size_t i = 0; i < ps->count; i++) {
+        size_t n = chunk_rows(ps->list[i]) * row_count(ps->list[i]);
+        if (n > most) most = n;
+    }
+    Staging *s = mem_calloc(threads, sizeof *s);
+    int rc = s ? 0 : err_nomem(e, threads * sizeof *s, "loading weights");
+    for (size_t i = 0; !rc && i < threads; i++) rc = staging_new(&s[i], most, e);
+    if (!rc) rc = fill_all(ps, source, s, e);
+    for (size_t i = 0; s && i < threads; i++) staging_free(&s[i]);
+    mem_free(s);
     return rc;
 }
 
@@ -228,7 +293,8 @@ int params_set(Params *ps, Param *p, const float *file_layout, Err *e)
     Staging s;
     TRY(staging_new(&s, p->count, e));
     memcpy(s.file, file_layout, p->count * sizeof(float));
-    store(ps, p, s.file, s.mem);
+    store(ps, p, 0, (size_t)p->dim[0], s.file, s.mem);
+    p->filled = 1;
     dev_sync(ps->dev);
     staging_free(&s);
     return 0;
@@ -245,7 +311,7 @@ static int read_back(const Params *ps, const Param *p, const void *src, Dtype dt
         half_to_f32(dt, s.mem, s.file, p->count);
         f = s.mem;
     }
-    if (p->ndim == 4) permute(p, out, f, 1);
+    if (p->ndim == 4) permute(p, out, f, (size_t)p->dim[0], 1);
     else memcpy(out, f, p->count * sizeof(float));
     staging_free(&s);
     return 0;

@@ -64,10 +64,17 @@ Param *params_find(const Params *ps, const char *name);      /* NULL when absent
 size_t params_bytes(const Params *ps);
 int params_alloc(Params *ps, Err *e);
 
-/* Loads every parameter whose data was not filled yet: source writes count f32
- * values in file layout. */
-typedef int params_source_fn(void *ctx, const Param *p, float *dst, Err *e);
-int params_fill(Params *ps, params_source_fn *source, void *ctx, Err *e);
+/* Where values come from. read writes elements [first, first+count) of p in
+ * file layout, whole rows of the first axis; it is called from several threads
+ * at once. whole(ctx, p) is asked first: 1 makes it one read of all of p. */
+typedef struct {
+    int (*read)(void *ctx, const Param *p, size_t first, size_t count, float *dst, Err *e);
+    int (*whole)(void *ctx, const Param *p);
+    void *ctx;
+} ParamSource;
+
+/* Loads every parameter whose data was not filled yet. */
+int params_fill(Params *ps, const ParamSource *source, Err *e);
 int params_set(Params *ps, Param *p, const float *file_layout, Err *e);
 /* Reads values (or the gradient) back, in file layout. */
 int params_read(const Params *ps, const Param *p, float *file_layout, Err *e);

@@ -178,14 +178,14 @@ static int lora_values(const Model *m, const Param *p, float *dst, Err *e)
     return 0;
 }
 
-static int add_deltas(const Model *m, const CheckpointEntry *en, float *dst, Err *e)
+/* The target of a weight that merged LoRAs change, or NULL. */
+static const LoraTarget *changed_by_lora(const Model *m, const Param *p)
 {
-    const LoraTarget *t = m->lora_count && en->ndim > 1 ? model_target(m, en->layer->path) : NULL;
-    for (size_t i = 0; t && i < m->lora_count; i++) {
-        const LoraModule *lm = lora_find(&m->lora[i], t);
-        if (lm) TRY(lora_add_delta(lm, lora_weight(&m->lora[i], t), dst, e));
-    }
-    return 0;
+    const CheckpointEntry *en = m->lora_count && p->ndim > 1 ? checkpoint_find(m->ck, p->name) : NULL;
+    const LoraTarget *t = en ? model_target(m, en->layer->path) : NULL;
+    for (size_t i = 0; t && i < m->lora_count; i++)
+        if (lora_find(&m->lora[i], t)) return t;
+    return NULL;
 }
 
 int model_initial(const Model *m, const CheckpointEntry *en, float *dst, Err *e)
@@ -195,21 +195,35 @@ int model_initial(const Model *m, const CheckpointEntry *en, float *dst, Err *e)
     return 0;
 }
 
-/* params_source_fn */
-static int values_of(void *ctx, const Param *p, float *dst, Err *e)
+/* ParamSource.whole: a delta or a random tensor is made in one piece */
+static int made_whole(void *ctx, const Param *p)
+{
+    const Model *m = ctx;
+    return !m->ck->path || strstr(p->name, ".lora_") || changed_by_lora(m, p);
+}
+
+/* ParamSource.read */
+static int values_of(void *ctx, const Param *p, size_t first, size_t count, float *dst, Err *e)
 {
     const Model *m = ctx;
     if (strstr(p->name, ".lora_")) return lora_values(m, p, dst, e);
     const CheckpointEntry *en = checkpoint_find(m->ck, p->name);
     if (!en || (size_t)en->count != p->count)
         return err_set(e, ERR_INPUT, "tensor %s: the model has none of this shape", p->name);
-    TRY(model_initial(m, en, dst, e));
-    return m->ck->path ? add_deltas(m, en, dst, e) : 0;
+    if (!m->ck->path) return random_values(m, en, dst), 0;
+    TRY(tensorfile_read_f32(en->file, en->tensor, en->first + (int64_t)first, (int64_t)count, dst, e));
+    const LoraTarget *t = changed_by_lora(m, p);
+    for (size_t i = 0; t && i < m->lora_count; i++) {
+        const LoraModule *lm = lora_find(&m->lora[i], t);
+        if (lm) TRY(lora_add_delta(lm, lora_weight(&m->lora[i], t), dst, e));
+    }
+    return 0;
 }
 
 int model_load(Model *m, Err *e)
 {
+    ParamSource source = {values_of, made_whole, m};
     TRY(params_alloc(m->ps, e));
     TRY(slab_alloc(&m->slab, m->dev, e));
-    return params_fill(m->ps, values_of, m, e);
+    return params_fill(m->ps, &source, e);
 }

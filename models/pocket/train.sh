@@ -1,0 +1,38 @@
+#!/bin/sh
+# train.sh - the recipe of models/pocket/pocket.safetensors, from the font to the file.
+#
+#   sh models/pocket/train.sh [WORK_DIR]
+#
+# Needs the packages fonts-noto-color-emoji and unicode-data, and some hours of
+# two cores. Every step resumes where it was stopped: run it again.
+set -eu
+cd "$(dirname "$0")/../.."
+work=${1:-build/pocket}
+font=/usr/share/fonts/truetype/noto/NotoColorEmoji.ttf
+names=/usr/share/unicode/emoji/emoji-test.txt
+make -s build/release/emoji sdc
+mkdir -p "$work"
+
+# 1. Pictures: base (for everything), vae (more pictures, for the autoencoder
+#    only), cats (the demo's LoRA) and held (never trained on).
+if [ ! -d "$work/data/base" ]; then
+    build/release/emoji "$font" "$names" models/pocket/emoji.txt "$work/data.new"
+    mkdir -p "$work/data.new/both"
+    ln -s ../base/1_emoji "$work/data.new/both/2_base"
+    ln -s ../vae/1_rest "$work/data.new/both/1_rest"
+    mv "$work/data.new" "$work/data"
+fi
+
+# 2. The autoencoder, on 64x64 crops.
+[ -f "$work/vae.safetensors" ] || ./sdc train --train_vae --init models/pocket/config.json \
+    -d "$work/data/both" -o "$work" --output_name vae --resolution 128 --seed 1 \
+    --max_train_steps 3200 --train_batch_size 8 --learning_rate 2e-3 --lr_scheduler cosine \
+    --lr_warmup_steps 100 --optimizer_args betas=0.9,0.99 --save_precision float \
+    --save_state_every_n_steps 400 --resume
+
+# 3. U-Net and text encoder on its latents.
+[ -f "$work/pocket.safetensors" ] || ./sdc train --full -m "$work/vae.safetensors" \
+    -d "$work/data/base" -o "$work" --output_name pocket --resolution 128 --seed 1 \
+    --max_train_steps "${STEPS:-20000}" --train_batch_size 16 --learning_rate 1e-3 --lr_scheduler cosine \
+    --lr_warmup_steps 200 --optimizer_args betas=0.9,0.99 --caption_dropout_rate 0.1 \
+    --min_snr_gamma 5 --save_precision fp16 --save_state_every_n_steps 1000 --resume
