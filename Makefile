@@ -1,10 +1,15 @@
 # sdc - see README.md. `make help` lists the targets.
+#
+#   make CONFIG=clang CC=clang     another folder of objects, below build/
+#   make ARCH=generic              no vector instructions: plain C only
+#   make V=1                       show the commands
 CC      ?= cc
+PREFIX  ?= /usr/local
 CONFIG  ?= release
-B       := build/$(CONFIG)
+ARCH    := $(shell $(CC) -dumpmachine | cut -d- -f1)
+B       := build/$(CONFIG)$(if $(filter generic,$(ARCH)),-generic)
 PKGS    := jansson libutf8proc zlib libcrypto
 WEBP    := $(shell pkg-config --exists libwebp && echo libwebp)
-ARCH    := $(shell $(CC) -dumpmachine | cut -d- -f1)
 
 CPPFLAGS += -I. -D_GNU_SOURCE $(if $(WEBP),-DSDC_WEBP) $(shell pkg-config --cflags $(PKGS) $(WEBP))
 WARN    := -Wall -Wextra -Wshadow -Wvla -Wstrict-prototypes -Wmissing-prototypes -Werror
@@ -16,30 +21,38 @@ SAN_asan  := -fsanitize=address -fno-omit-frame-pointer
 SAN_ubsan := -fsanitize=undefined -fno-sanitize-recover=all
 SAN_sanitize := -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer
 SAN_tsan  := -fsanitize=thread
+SAN_fuzz  := -fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=all
 SAN := $(SAN_$(CONFIG))
 Q := $(if $(V),,@)
 
 LIB_SRC  := $(wildcard kernels/*.c kernels/ref/*.c engine/*.c models/*.c tokenizer/*.c)
 TOOL_SRC := $(wildcard tools/*.c)
 TEST_SRC := $(filter-out tests/bench_%.c,$(wildcard tests/*.c))
+EMOJI_SRC := $(wildcard models/pocket/*.c)
+FUZZ     := $(patsubst tests/fuzz/%.c,%,$(wildcard tests/fuzz/fuzz_*.c))
 LIB_OBJ  := $(LIB_SRC:%.c=$(B)/%.o)
 
 # kernels/x86 is compiled twice, once for each vector width; kernels/ops.c picks at run time.
-ifneq ($(filter x86_64 amd64,$(ARCH)),)
+# What both widths share is compiled once: kernels/gemm_plan.c.
+ifeq ($(filter x86_64 amd64,$(ARCH)),)
+LIB_OBJ := $(filter-out $(B)/kernels/gemm_plan.o,$(LIB_OBJ))
+else
 X86_SRC := $(wildcard kernels/x86/*.c)
 LIB_OBJ += $(X86_SRC:%.c=$(B)/%.avx2.o) $(X86_SRC:%.c=$(B)/%.avx512.o)
 CPPFLAGS += -DSDC_X86
 endif
 AVX2   := -DSDC_AVX2 -mavx2 -mfma -mf16c
-AVX512 := -DSDC_AVX512 -mavx2 -mfma -mf16c -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512bf16 -mavx512vnni -mprefer-vector-width=512
+AVX512 := -DSDC_AVX512 -mavx2 -mfma -mf16c -mavx512f -mavx512bw -mavx512dq -mavx512vl \
+          -mavx512bf16 -mavx512vnni -mprefer-vector-width=512
 
 TOOL_OBJ := $(TOOL_SRC:%.c=$(B)/%.o)
 TEST_OBJ := $(TEST_SRC:%.c=$(B)/%.o)
+EMOJI_OBJ := $(EMOJI_SRC:%.c=$(B)/%.o)
 
 all: sdc                        ## build ./sdc
 
 sdc: $(B)/sdc
-	cp $< $@.tmp && mv $@.tmp $@
+	$Qcp $< $@.tmp && mv $@.tmp $@
 
 $(B)/sdc: $(TOOL_OBJ) $(LIB_OBJ)
 	@echo "  LD $@"
@@ -50,6 +63,22 @@ WRAP := mem_alloc mem_calloc mem_realloc io_write_all io_sync
 $(B)/test: $(TEST_OBJ) $(LIB_OBJ)
 	@echo "  LD $@"
 	$Q$(CC) $(ALLFLAGS) $(LDFLAGS) $(WRAP:%=-Wl,--wrap=%) -o $@ $^ $(LDLIBS)
+
+$(B)/bench_ops: $(B)/tests/bench_ops.o $(LIB_OBJ)
+	@echo "  LD $@"
+	$Q$(CC) $(ALLFLAGS) $(LDFLAGS) -o $@ $^ $(LDLIBS)
+
+$(B)/emoji: $(EMOJI_OBJ) $(LIB_OBJ)
+	@echo "  LD $@"
+	$Q$(CC) $(ALLFLAGS) $(LDFLAGS) -o $@ $^ $(LDLIBS)
+
+# What the fuzz targets draw from: everything that reads what comes from outside.
+FUZZ_OBJ := $(filter $(B)/engine/% $(B)/tokenizer/%,$(LIB_OBJ)) $(B)/tools/options.o $(B)/tools/toml.o
+$(B)/libfuzz.a: $(FUZZ_OBJ)
+	$Qrm -f $@ && $(AR) rcs $@ $^
+$(B)/fuzz_%: $(B)/tests/fuzz/fuzz_%.o $(B)/libfuzz.a
+	@echo "  LD $@"
+	$Q$(CC) $(ALLFLAGS) -fsanitize=fuzzer $(LDFLAGS) -o $@ $^ $(LDLIBS)
 
 $(B)/%.avx2.o: %.c
 	@mkdir -p $(@D)
@@ -65,17 +94,54 @@ $(B)/%.o: %.c
 	$Q$(CC) $(CPPFLAGS) $(ALLFLAGS) -MMD -MP -c -o $@ $<
 
 test: sdc $(B)/test             ## build and run the tests
-	$(B)/test
+	$Q$(B)/test
 
-asan ubsan tsan sanitize:       ## the tests under a sanitizer (sanitize: address and undefined)
+demo: sdc                       ## train a LoRA on cat faces: demo/before_after.png
+	$Q./sdc demo
+
+asan ubsan sanitize:            ## the tests under sanitizers (sanitize: both)
 	$(MAKE) CONFIG=$@ build/$@/sdc build/$@/test
-	SDC_BIN=build/$@/sdc build/$@/test
+	SDC_BIN=build/$@/sdc build/$@/test $(TESTS)
 
-clean:                          ## remove build/ and ./sdc
-	rm -rf build sdc
+# clang's OpenMP tells the sanitizer about its barriers, gcc's does not.
+tsan:                           ## the kernels' tests under the thread sanitizer (clang, libomp)
+	$(MAKE) CONFIG=$@ CC=clang build/$@/test
+	TSAN_OPTIONS=ignore_noninstrumented_modules=1 OMP_NUM_THREADS=3 build/$@/test $(TSAN_TESTS)
+TSAN_TESTS ?= gemm conv kernels attention exec train optim
+
+FUZZ_SECONDS ?= 60
+SEED_fuzz_safetensors := tests/data/conformance/safetensors
+SEED_fuzz_image := tests/data/image
+fuzz:                           ## every fuzz target, FUZZ_SECONDS=60 each (clang)
+	$(MAKE) CONFIG=$@ CC=clang CFLAGS="-O1 -g" $(FUZZ:%=build/$@/%)
+	$(MAKE) CONFIG=$@ CC=clang $(FUZZ:%=run_%)
+run_fuzz_%:
+	@mkdir -p build/corpus/$*
+	build/fuzz/fuzz_$* -max_total_time=$(FUZZ_SECONDS) -timeout=20 -rss_limit_mb=2048 \
+	    -verbosity=0 -print_final_stats=1 -artifact_prefix=build/corpus/ \
+	    build/corpus/$* $(SEED_fuzz_$*)
+
+mutants:                        ## break the sources one line at a time; the tests must notice
+	sh tests/mutants.sh
+
+bench: $(B)/bench_ops           ## speed of the products on the layers of SD 1.5
+	$(B)/bench_ops
+
+emoji: $(B)/emoji               ## the program that draws the pocket model's data set
+
+install: sdc                    ## PREFIX=/usr/local, DESTDIR=
+	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/share/doc/sdc
+	install -m 755 sdc $(DESTDIR)$(PREFIX)/bin/sdc
+	install -m 644 README.md LICENSE tokenizer/clip_merges.LICENSE.txt \
+	    $(DESTDIR)$(PREFIX)/share/doc/sdc
+
+clean:                          ## remove build/, demo/ and ./sdc
+	rm -rf build demo sdc
 
 help:                           ## this list
 	@grep -E '^[a-z][a-z ]*:.*## ' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 28
 
-.PHONY: all test asan ubsan tsan sanitize clean help
--include $(LIB_OBJ:.o=.d) $(TOOL_OBJ:.o=.d) $(TEST_OBJ:.o=.d)
+.PHONY: all test demo asan ubsan sanitize tsan fuzz mutants bench emoji install clean help
+.SECONDARY:
+-include $(LIB_OBJ:.o=.d) $(TOOL_OBJ:.o=.d) $(TEST_OBJ:.o=.d) $(EMOJI_OBJ:.o=.d)
+-include $(B)/tests/bench_ops.d $(FUZZ:%=$(B)/tests/fuzz/%.d)
