@@ -12,7 +12,8 @@ static size_t align64(size_t b) { return (b + 63) & ~(size_t)63; }
 int gemm_swap(int m, int n) { return m <= 192 && m < n; }
 
 /* Time of the whole product with tasks of mc x nc, in cycles for each step of
- * k: products, then packing of Q and P (cycles per element, measured). */
+ * k: products, then packing of Q and P (cycles per element: estimates that
+ * only have to rank the ways to cut). */
 static double plan_cost(const GemmPlan *g, const GemmShape *s, int mc, int nc)
 {
     double lanes = g->nr, cp = s->p_across ? 0.8 : 0.15, cq = s->q_across ? 0.25 : 0.5;

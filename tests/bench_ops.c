@@ -1,7 +1,9 @@
-/* bench_ops.c - speed of the products on the layers of SD 1.5, against the peak
- * that this machine reaches in the same run.
+/* bench_ops.c - speed of the products on the layers of SD 1.5, against a peak:
+ * the one given, or the fastest product found in the same run, which is some
+ * percent below that of the arithmetic units.
  *
- *     bench_ops [-t THREADS] [-i avx2|avx512] [-d f32|bf16] [SUBSTRING]
+ *     bench_ops [-t THREADS] [-i avx2|avx512] [-d f32|bf16] [-p PEAK]
+ *               [SUBSTRING]
  *
  * A line: op, shape, milliseconds (best of several), GFLOP/s, percent of peak.
  */
@@ -124,7 +126,7 @@ static void conv(Bench *b, int n, int hw, int cin, int cout, int stride)
                 b->ops.conv2d_scratch(b->d, &l.c, b->dt));
 }
 
-/* Peak: a product that fits the first-level cache's blocking best. */
+/* A product of a shape that suits the blocking. */
 static void find_peak(Bench *b)
 {
     Layer l = {.lin = {1536, 512, 1024, 1, b->dt}, .nx = 1536 * 1024, .ny = 1536 * 512,
