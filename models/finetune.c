@@ -111,6 +111,7 @@ void finetune_free(Finetune *f)
     for (size_t i = 0; i < f->encoder_count; i++) exec_free(&f->encoders[i]);
     for (size_t i = 0; f->moments && i < 2 * f->ds->item_count; i++) mem_free(f->moments[i]);
     dataset_epoch_free(&f->epoch);
+    latent_cache_close(&f->cache);
     void *owned[] = {f->graphs, f->encoders, f->moments, f->latents, f->noise, f->weight, f->timestep, f->ids};
     for (size_t i = 0; i < sizeof owned / sizeof *owned; i++) mem_free(owned[i]);
     *f = (Finetune){0};
@@ -118,21 +119,20 @@ void finetune_free(Finetune *f)
 
 /* ---- latents ------------------------------------------------------------- */
 
-static int encode(Finetune *f, const DataItem *item, int flip, float **moments, Err *e)
+static int run_encoder(Finetune *f, const DataItem *item, int flip, float *moments, size_t count, Err *e)
 {
     Image im;
     TRY(dataset_image(&im, item, flip, e));
-    size_t pixels = (size_t)im.w * (size_t)im.h, count = pixels / 64 * 2 * SD_LATENT;
+    size_t values = (size_t)im.w * (size_t)im.h * 3;
     Exec *x = encoder_for(f, im.h, im.w);
-    float *px = mem_alloc(pixels * 3 * sizeof(float));
-    *moments = mem_alloc(count * sizeof(float));
-    int rc = px && *moments ? 0 : err_nomem(e, pixels * 12, item->path);
+    float *px = mem_alloc(values * sizeof(float));
+    int rc = px ? 0 : err_nomem(e, values * 4, item->path);
     if (!rc) image_to_float(px, &im);
-    if (!rc) rc = exec_set(x, "image", px, pixels * 3, e);
+    if (!rc) rc = exec_set(x, "image", px, values, e);
     if (!rc) rc = exec_run(x, e);
-    if (!rc) rc = exec_get(x, "moments", *moments, count, e);
+    if (!rc) rc = exec_get(x, "moments", moments, count, e);
     for (size_t i = 0; !rc && i < count; i++)
-        if (!isfinite((*moments)[i]))
+        if (!isfinite(moments[i]))
             rc = err_set(e, ERR_FAIL, "%s: its latents are not finite; the VAE overflows in this dtype, try "
                          "--mixed_precision no", item->path);
     mem_free(px);
@@ -140,9 +140,23 @@ static int encode(Finetune *f, const DataItem *item, int flip, float **moments, 
     return rc;
 }
 
+/* The moments of one picture: from the cache on disk, or encoded and put there. */
+static int encode(Finetune *f, const DataItem *item, int flip, float **moments, Err *e)
+{
+    size_t count = (size_t)item->fit.bucket.w * (size_t)item->fit.bucket.h / 64 * 2 * SD_LATENT;
+    int hit = 0;
+    *moments = mem_alloc(count * sizeof(float));
+    if (!*moments) return err_nomem(e, count * 4, item->path);
+    if (f->cache.dir) TRY(latent_cache_get(&f->cache, item, flip, *moments, count, &hit, e));
+    if (hit) return 0;
+    TRY(run_encoder(f, item, flip, *moments, count, e));
+    return f->cache.dir ? latent_cache_put(&f->cache, item, flip, *moments, count, e) : 0;
+}
+
 int finetune_cache(Finetune *f, int (*tick)(void *ctx, size_t done, size_t total), void *ctx, Err *e)
 {
     int kinds = f->ds->cfg.flip_aug ? 2 : 1;
+    if (f->c.cache_dir) TRY(latent_cache_open(&f->cache, f->c.cache_dir, f->m, e));
     size_t total = f->ds->item_count * (size_t)kinds, done = 0;
     for (size_t i = 0; i < f->ds->item_count; i++)
         for (int flip = 0; flip < kinds; flip++) {

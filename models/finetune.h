@@ -10,6 +10,7 @@
 
 #include "engine/data.h"
 #include "models/denoise.h"
+#include "models/latent_cache.h"
 #include "tokenizer/bpe.h"
 
 typedef struct {
@@ -20,6 +21,7 @@ typedef struct {
     int min_timestep, max_timestep;   /* t in [min, max), 0..1000 */
     uint64_t seed;
     int backward;                  /* 0: only measure the loss */
+    const char *cache_dir;         /* latents on disk; NULL: in memory only */
 } FinetuneConfig;
 
 typedef struct {
@@ -32,6 +34,7 @@ typedef struct {
     size_t graph_count, graph_cap;
     Exec *encoders;                /* one per distinct (h,w) of one picture */
     size_t encoder_count, encoder_cap;
+    LatentCache cache;
     float **moments;               /* per item and flip: (h,w,8) mean, log variance; owned */
     size_t batches, steps;         /* per epoch: micro-batches, optimizer steps */
     DataEpoch epoch;

@@ -211,7 +211,7 @@ static int open_task(TrainRun *r, Err *e)
     if (r->m.ck->config.v_prediction) o->v_pred = 1;
     FinetuneConfig c = {.accumulation = o->accumulation, .chunks = o->max_token_length / 75,
                         .noise_offset = (float)o->noise_offset, .min_timestep = o->min_timestep,
-                        .max_timestep = o->max_timestep, .seed = (uint64_t)o->seed, .backward = 1};
+                        .max_timestep = o->max_timestep, .seed = (uint64_t)o->seed, .backward = 1, .cache_dir = r->cache_dir};
     c.denoise = (DenoiseConfig){.huber_c = (float)o->huber_c, .min_snr_gamma = (float)o->min_snr_gamma,
                                 .v_pred = o->v_pred, .clip_skip = o->clip_skip};
     TRY(loss_kind(&c.denoise.loss, o->loss_type, e));
@@ -484,6 +484,8 @@ static int prepare(TrainRun *r, Err *e)
     TRY(optim_parse(&oc, r->o.optimizer, r->o.optimizer_args, e));
     choose_rates(&r->o, &oc);
     if (r->o.seed < 0) r->o.seed = machine_random_seed();
+    if (r->o.cache_latents_to_disk && !(r->cache_dir = mem_printf("%s/.sdc-latents", r->o.data_dir)))
+        return err_nomem(e, 64, "a file name");
     r->state_path = mem_printf("%s/%s-state.safetensors", r->o.output_dir, r->o.output_name);
     if (!r->state_path) return err_nomem(e, 64, "a file name");
     TRY(open_model(r, e));
@@ -510,6 +512,7 @@ static void close_run(TrainRun *r)
     for (size_t i = 0; i < r->fact_count; i++) mem_free((void *)(uintptr_t)r->facts[i].value);
     mem_free(r->facts);
     mem_free(r->state_path);
+    mem_free(r->cache_dir);
 }
 
 int cmd_train(int argc, char **argv, Err *e)

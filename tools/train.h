@@ -49,7 +49,7 @@ typedef struct {
     Trainer t;
     TrainFact *facts;              /* with owned values */
     size_t fact_count;
-    char *state_path;
+    char *state_path, *cache_dir;
     uint32_t steps_per_epoch, total;
     double last_state;             /* seconds: when the state was last saved */
     uint32_t first_step;           /* where this session began */

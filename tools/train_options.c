@@ -90,6 +90,7 @@ static const Option table[] = {
     TEXT("caption_suffix", caption_suffix, "TEXT", "put behind it"),
     INT("max_token_length", max_token_length, 75, 225, "75, 150 or 225 (75)"),
     INT("clip_skip", clip_skip, 0, 64, "text encoder layers left out, plus 1"),
+    FLAG("cache_latents_to_disk", cache_latents_to_disk, "keep latents in DATA/.sdc-latents for later runs"),
     FLAG("skip_bad_images", skip_bad_images, "leave out pictures that cannot be read"),
     TEXT("validation_dir", validation_dir, "DIR", "pictures that are only measured, before and after"),
 

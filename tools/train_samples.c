@@ -1,12 +1,182 @@
-/* train_samples.c - see train_samples.h. */
+/* train_samples.c - see train_samples.h.
+ *
+ *   output_dir/sample/NAME_e000002_00_SEED.png   (or _000100_ for steps), as kohya
+ *   output_dir/NAME-grid.png                     a row per moment, a column per prompt
+ * The grid is put together from the files, so that a resumed run continues it.
+ */
 #include "tools/train_samples.h"
+
+#include <inttypes.h>
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "engine/grid.h"
+#include "engine/io.h"
+#include "engine/mem.h"
+#include "models/pipeline.h"
+#include "tools/prompts.h"
+#include "tools/stop.h"
+
+enum { ROWS_MAX = 64 };
+
+struct TrainSamples {
+    SamplePrompts prompts;
+    Pipeline **pipes;              /* one per prompt */
+    int64_t *seed;
+};
+
+static int poll_stop(void *ctx, int done, int total)
+{
+    (void)ctx, (void)done, (void)total;
+    return stop_code();
+}
+
+static int init_pipe(TrainRun *r, size_t i, Err *e)
+{
+    struct TrainSamples *s = r->samples;
+    const SamplePrompt *p = &s->prompts.list[i];
+    const BucketConfig *size = &r->ds->cfg.bucket;
+    PipelineConfig c = {.prompt = p->text, .negative = p->negative, .width = p->width ? p->width : size->w,
+                        .height = p->height ? p->height : size->h, .steps = p->steps ? p->steps : 30,
+                        .cfg_scale = (float)(isnan(p->cfg) ? 7.5 : p->cfg), .schedule = SCHEDULE_AUTO,
+                        .clip_skip = r->o.clip_skip, .v_pred = r->o.v_pred, .poll = poll_stop};
+    TRY(sampler_find(&c.sampler, &c.schedule, p->sampler ? p->sampler : r->o.sample_sampler, e));
+    s->seed[i] = p->seed >= 0 ? p->seed : r->o.seed + (int64_t)i;
+    s->pipes[i] = mem_calloc(1, sizeof **s->pipes);
+    if (!s->pipes[i]) return err_nomem(e, sizeof **s->pipes, "sample pictures");
+    return pipeline_init(s->pipes[i], &r->m, r->tok, &c, e);
+}
 
 int train_samples_init(TrainRun *r, Err *e)
 {
-    if (!r->o.sample_prompts) return 0;
-    return err_set(e, ERR_USAGE, "option --sample_prompts: not yet");
+    const TrainOptions *o = &r->o;
+    if (!o->sample_prompts) return 0;
+    if (o->train_vae) return err_set(e, ERR_USAGE, "option --sample_prompts: not with --train_vae");
+    struct TrainSamples *s = r->samples = mem_calloc(1, sizeof *s);
+    if (!s) return err_nomem(e, sizeof *s, "sample pictures");
+    TRY(prompts_read(&s->prompts, o->sample_prompts, e));
+    s->pipes = mem_calloc(s->prompts.count, sizeof *s->pipes);
+    s->seed = mem_calloc(s->prompts.count, sizeof *s->seed);
+    if (!s->pipes || !s->seed) return err_nomem(e, 64, "sample pictures");
+    for (size_t i = 0; i < s->prompts.count; i++) TRY(init_pipe(r, i, e));
+    return 0;
 }
 
-void train_samples_free(TrainRun *r) { (void)r; }
-int train_samples_first(TrainRun *r, Err *e) { (void)r, (void)e; return 0; }
-int train_samples_after(TrainRun *r, uint32_t done, Err *e) { (void)r, (void)done, (void)e; return 0; }
+void train_samples_free(TrainRun *r)
+{
+    struct TrainSamples *s = r->samples;
+    if (!s) return;
+    for (size_t i = 0; s->pipes && i < s->prompts.count; i++) {
+        if (s->pipes[i]) pipeline_free(s->pipes[i]);
+        mem_free(s->pipes[i]);
+    }
+    mem_free(s->pipes);
+    mem_free(s->seed);
+    prompts_free(&s->prompts);
+    mem_free(s);
+    r->samples = NULL;
+}
+
+/* The name of a moment: "e000002" after an epoch, "000100" after a step. */
+static int by_epoch(const TrainRun *r) { return !r->o.sample_every_n_steps || r->o.sample_every_n_epochs; }
+
+static void moment(const TrainRun *r, uint32_t done, char *s, size_t cap)
+{
+    if (by_epoch(r)) snprintf(s, cap, "e%06" PRIu32, done / r->steps_per_epoch);
+    else snprintf(s, cap, "%06" PRIu32, done);
+}
+
+static char *picture_path(const TrainRun *r, uint32_t done, size_t i)
+{
+    char when[24];
+    moment(r, done, when, sizeof when);
+    return mem_printf("%s/sample/%s_%s_%02zu_%lld.png", r->o.output_dir, r->o.output_name, when, i,
+                      (long long)r->samples->seed[i]);
+}
+
+static uint32_t interval(const TrainRun *r)
+{
+    const TrainOptions *o = &r->o;
+    if (by_epoch(r)) return (uint32_t)(o->sample_every_n_epochs ? o->sample_every_n_epochs : 1) * r->steps_per_epoch;
+    return (uint32_t)o->sample_every_n_steps;
+}
+
+/* A row of the grid: pictures made at `done`; 0 when they are not all there. */
+static int load_row(const TrainRun *r, uint32_t done, Image *cells)
+{
+    for (size_t i = 0; i < r->samples->prompts.count; i++) {
+        char *path = picture_path(r, done, i);
+        int rc = path ? image_load(&cells[i], path, NULL) : ERR_MEMORY;
+        mem_free(path);
+        if (rc) return 0;
+        image_drop_alpha(&cells[i]);
+    }
+    return 1;
+}
+
+static int write_grid(TrainRun *r, uint32_t done, Err *e)
+{
+    size_t columns = r->samples->prompts.count, rows = 0;
+    Image *cells = mem_calloc(columns * ROWS_MAX, sizeof *cells);
+    char labels[ROWS_MAX][24];
+    const char *row_labels[ROWS_MAX], **col_labels = mem_calloc(columns, sizeof *col_labels);
+    int rc = cells && col_labels ? 0 : err_nomem(e, columns * sizeof *cells, "the grid");
+    for (uint32_t at = 0; !rc && at <= done && rows < ROWS_MAX; at += interval(r)) {
+        if (!load_row(r, at, cells + rows * columns)) continue;
+        moment(r, at, labels[rows], sizeof labels[rows]);
+        row_labels[rows] = labels[rows];
+        rows++;
+    }
+    for (size_t i = 0; !rc && i < columns; i++) col_labels[i] = r->samples->prompts.list[i].text;
+    Grid g = {.rows = (int)rows, .cols = (int)columns, .margin = 4, .row_labels = row_labels, .col_labels = col_labels};
+    for (size_t i = 1; i < columns; i++) {      /* a grid has cells of one size */
+        const PipelineConfig *a = &r->samples->pipes[0]->c, *b = &r->samples->pipes[i]->c;
+        if (a->width != b->width || a->height != b->height) rows = 0;
+    }
+    Image out = {0};
+    char *path = mem_printf("%s/%s-grid.png", r->o.output_dir, r->o.output_name);
+    if (!rc && !path) rc = err_nomem(e, 64, "a file name");
+    if (!rc && rows) rc = grid_compose(&out, cells, rows * columns, &g, e);
+    if (!rc && rows) rc = image_save(path, &out, NULL, e);
+    image_free(&out);
+    for (size_t i = 0; cells && i < columns * ROWS_MAX; i++) image_free(&cells[i]);
+    mem_free(cells);
+    mem_free(col_labels);
+    mem_free(path);
+    return rc;
+}
+
+static int make_picture(TrainRun *r, uint32_t done, size_t i, Err *e)
+{
+    Pipeline *p = r->samples->pipes[i];
+    Image im;
+    TRY(image_new(&im, p->c.width, p->c.height, 3, e));
+    char *path = picture_path(r, done, i);
+    int rc = path ? pipeline_encode(p, e) : err_nomem(e, 64, "a file name");
+    if (!rc) rc = pipeline_run(p, (uint64_t)r->samples->seed[i], &im, e);
+    if (!rc) rc = image_save(path, &im, NULL, e);
+    mem_free(path);
+    image_free(&im);
+    return rc;
+}
+
+static int make_all(TrainRun *r, uint32_t done, Err *e)
+{
+    char *dir = mem_printf("%s/sample", r->o.output_dir);
+    int rc = dir ? io_mkdirs(dir, e) : err_nomem(e, 64, "a file name");
+    mem_free(dir);
+    progress_end(&r->progress);
+    for (size_t i = 0; !rc && i < r->samples->prompts.count; i++) rc = make_picture(r, done, i, e);
+    return rc ? rc : write_grid(r, done, e);
+}
+
+int train_samples_first(TrainRun *r, Err *e)
+{
+    return r->samples && r->o.sample_at_first && !r->t.step ? make_all(r, 0, e) : 0;
+}
+
+int train_samples_after(TrainRun *r, uint32_t done, Err *e)
+{
+    return r->samples && done % interval(r) == 0 ? make_all(r, done, e) : 0;
+}
