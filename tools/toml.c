@@ -158,13 +158,15 @@ int toml_read(const char *text, const char *path, toml_value_fn *fn, void *ctx, 
     Toml t = {text, path, 1, mem_alloc(strlen(text) + 1), fn, ctx, e};
     if (!t.buf) return err_nomem(e, strlen(text), path);
     int rc = 0;
-    for (skip_lines(&t); !rc && *t.s; skip_lines(&t)) {
-        if (*t.s != '[') {
+    skip_lines(&t);
+    while (!rc && *t.s) {
+        if (*t.s == '[') {
+            t.s += strcspn(t.s, "]\n");
+            while (*t.s == ']') t.s++;
+        } else {
             rc = key_value(&t);
-            continue;
         }
-        t.s += strcspn(t.s, "]\n");
-        while (*t.s == ']') t.s++;
+        if (!rc) skip_lines(&t);         /* after an error t.s may be past the end */
     }
     mem_free(t.buf);
     return rc;
