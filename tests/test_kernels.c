@@ -189,13 +189,13 @@ static void prepare_attention_bwd(Dev *d, const Case *c, void **in)
     attention_f32_ref(d, c->p, in[4], in[5], in[1], in[2], in[3]);
 }
 
-/* An error of a score is (2 sqrt(d) + lse) roundings of scores below about 8,
- * and moves a probability by its share; q, k, v are normal, below 6. */
+/* q, k, v are normal, below 6. A score is a sum of d products times scale; its
+ * error moves a probability by as much, relatively. */
 static int check_attention(const Attention *p, int with_lse, uint64_t seed)
 {
     size_t c = (size_t)p->heads * p->d, q = p->n * p->tq * c, k = p->n * p->tk * c;
     size_t rows = (size_t)p->n * p->heads * p->tq;
-    double ulps = 16 * sqrt(p->d) + sum_ulps(p->tk) + 64;
+    double ulps = 16 * sqrt(p->d) * (double)p->scale + sum_ulps(p->tk) + 16;
     Case f = {.op = "attention", .p = p, .call = call_attention, .scratch = scratch_attention};
     reads(&f, T, q, KERN_NORMAL), reads(&f, T, k, KERN_NORMAL), reads(&f, T, k, KERN_NORMAL);
     writes(&f, T, q, 0, ulps, 6, 2);
@@ -245,6 +245,30 @@ TEST(kernels_attention_large_scores)
         ((attention_fn *)im->fn)(kd.d, &p, o, lse, q, k, v);
         for (int i = 0; i < TQ * D; i++) CHECK_NEAR(o[i], 31, 1e-5);
         for (int i = 0; i < TQ; i++) CHECK_NEAR(lse[i], 4500, 1e-3);
+    }
+    CHECK(kern_close(&kd));
+}
+
+/* Two keys, one with score 0 and v 0, one with score s and v 1: the output is
+ * 1 / (1 + e^-s), so this sees the exponential alone. It is good to 2.2e-7, sum
+ * and quotient add 1.8e-7; scale log2(e) is rounded, which moves s by 2^-24 s. */
+TEST(kernels_attention_exponential)
+{
+    enum { TQ = 1500 };
+    KernDev kd = kern_open(1, ~0u);
+    Attention p = {1, TQ, 2, 1, 1, 0, 1.0f};
+    float q[TQ], k[2] = {0, 1}, v[2] = {0, 1}, o[TQ];
+    for (int i = 0; i < TQ; i++) q[i] = (float)i * -0.0531f;
+    Ops ops;
+    ops_init(&ops, kd.d);
+    kern_ws(&kd, ops.attention_scratch(kd.d, &p, DT_F32));
+    for (const KernImpl *im = NULL; (im = kern_next("attention", im, kd.d));) {
+        if (im->dt != DT_F32) continue;
+        ((attention_fn *)im->fn)(kd.d, &p, o, NULL, q, k, v);
+        for (int i = 0; i < TQ; i++) {
+            double want = 1 / (1 + exp(-(double)q[i]));
+            CHECK_NEAR(o[i], want, want * (4e-7 + 1.2e-7 * fabs((double)q[i])));
+        }
     }
     CHECK(kern_close(&kd));
 }

@@ -1,0 +1,45 @@
+#!/bin/sh
+# mutants.sh - shows that the tests can fail.
+#
+# Breaks a copy of the sources, one line of tests/mutants.txt at a time, and
+# runs the tests that ought to notice. Fails when a mutant survives, when it
+# does not apply or does not build, or when the tests are red to begin with.
+# Usage, in the repository root: tests/mutants.sh [SUBSTRING of the file name]
+set -u
+list=tests/mutants.txt
+copy=build/mutants
+log=$copy/log
+
+rm -rf $copy
+mkdir -p $copy || exit 1
+tar -cf - --exclude=./build --exclude=./.git --exclude=./sdc . | tar -xf - -C $copy || exit 1
+
+build() { make -s -j"$(nproc)" -C $copy CONFIG=mutants build/mutants/test >$log 2>&1; }
+run() { (cd $copy && timeout 300 build/mutants/test "$@") >$log 2>&1; }
+
+build || { cat $log; echo "mutants: the sources do not build"; exit 1; }
+# shellcheck disable=SC2046
+run $(grep -v '^#' $list | awk 'NF { print $2 }' | sort -u) ||
+    { tail -20 $log; echo "mutants: the tests fail without a mutant"; exit 1; }
+
+killed=0 bad=0
+while read -r file tests expression; do
+    case $file in '' | \#*) continue ;; *"${1-}"*) ;; *) continue ;; esac
+    sed "$expression" "$file" >$copy/"$file"
+    if cmp -s "$file" $copy/"$file"; then
+        echo "DOES NOT APPLY  $file  $expression"
+        bad=$((bad + 1))
+    elif ! build; then
+        echo "DOES NOT BUILD  $file  $expression"
+        bad=$((bad + 1))
+    elif run "$tests"; then
+        echo "SURVIVED        $file  $expression"
+        bad=$((bad + 1))
+    else
+        echo "killed          $file  $expression"
+        killed=$((killed + 1))
+    fi
+    cp "$file" $copy/"$file"
+done <$list
+echo "$killed killed, $bad not"
+[ $bad -eq 0 ] && [ $killed -gt 0 ]
