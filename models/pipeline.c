@@ -17,12 +17,14 @@ static int guided(const Pipeline *p) { return p->c.cfg_scale != 1; }
 /* Prompt and negative prompt go through the U-Net as one batch. */
 static int paired(const Pipeline *p) { return p->chunks[0].count == p->chunks[1].count; }
 
+/* The context of the prompt (0) or the negative prompt (1). */
 static size_t context_floats(const Pipeline *p, int which)
 {
     return p->chunks[which].count * CHUNK_IDS * (size_t)p->m->ck->config.text_width;
 }
 
-static int parse(Pipeline *p, const Tokenizer *tok, int which, const char *text, int32_t pad, Err *e)
+static int parse(Pipeline *p, const Tokenizer *tok, int which, const char *text, int32_t pad,
+                 Err *e)
 {
     Prompt prompt = {0};
     int vocab = p->m->ck->config.vocab;
@@ -31,8 +33,9 @@ static int parse(Pipeline *p, const Tokenizer *tok, int which, const char *text,
     for (size_t i = 0; !rc && i < p->chunks[which].count * CHUNK_IDS; i++) {
         int32_t id = p->chunks[which].chunks[i / CHUNK_IDS].ids[i % CHUNK_IDS];
         if (id >= vocab)
-            rc = err_set(e, ERR_INPUT, "the model's vocabulary has %d tokens and lacks number %d of the prompt; a "
-                         "model with all %d tokens of CLIP is needed", vocab, (int)id, BPE_VOCAB);
+            rc = err_set(e, ERR_INPUT, "the model's vocabulary has %d tokens and lacks number "
+                         "%d of the prompt; a model with all %d tokens of CLIP is needed", vocab, (int)id,
+                         BPE_VOCAB);
     }
     prompt_free(&prompt);
     return rc;
@@ -121,10 +124,10 @@ static int check_side(const char *option, int side, Err *e)
     int below = side / PIPELINE_ALIGN * PIPELINE_ALIGN;
     if (side >= PIPELINE_ALIGN && side <= PIPELINE_MAX_SIDE && side == below) return 0;
     if (side < PIPELINE_ALIGN || side > PIPELINE_MAX_SIDE)
-        return err_set(e, ERR_USAGE, "option --%s: %d is not a multiple of %d between %d and %d", option, side,
-                       PIPELINE_ALIGN, PIPELINE_ALIGN, PIPELINE_MAX_SIDE);
-    return err_set(e, ERR_USAGE, "option --%s: %d is not a multiple of %d; the nearest are %d and %d", option, side,
-                   PIPELINE_ALIGN, below, below + PIPELINE_ALIGN);
+        return err_set(e, ERR_USAGE, "option --%s: %d is not a multiple of %d between %d and %d",
+                       option, side, PIPELINE_ALIGN, PIPELINE_ALIGN, PIPELINE_MAX_SIDE);
+    return err_set(e, ERR_USAGE, "option --%s: %d is not a multiple of %d; the nearest are %d "
+                   "and %d", option, side, PIPELINE_ALIGN, below, below + PIPELINE_ALIGN);
 }
 
 static size_t latent_floats(const Pipeline *p) { return (size_t)p->h * (size_t)p->w * SD_LATENT; }
@@ -153,8 +156,8 @@ static int set_up(Pipeline *p, const Tokenizer *tok, const PipelineConfig *c, Er
 {
     const SdConfig *config = &p->m->ck->config;
     if (config->in_channels != SD_LATENT)
-        return err_set(e, ERR_INPUT, "%s: an inpainting model (its U-Net takes %d channels) cannot make pictures from "
-                       "a prompt alone; use the plain model",
+        return err_set(e, ERR_INPUT, "%s: an inpainting model (its U-Net takes %d channels) cannot "
+                       "make pictures from a prompt alone; use the plain model",
                        p->m->ck->path ? p->m->ck->path : "the model", config->in_channels);
     TRY(check_side("width", c->width, e));
     TRY(check_side("height", c->height, e));
@@ -222,8 +225,8 @@ int pipeline_encode(Pipeline *p, Err *e)
 
 /* One pass of n latents, all at time t. The slab is shared: other graphs may
  * have run since the last step, so every input is set again. */
-static int pass(Exec *x, int n, const float *in, size_t each, float t, const float *context, size_t context_count,
-                float *out, Err *e)
+static int pass(Exec *x, int n, const float *in, size_t each, float t, const float *context,
+                size_t context_count, float *out, Err *e)
 {
     float times[2] = {t, t};
     TRY(exec_set(x, "x", in, (size_t)n * each, e));
@@ -280,7 +283,8 @@ static int decode(Pipeline *p, Image *im, Err *e)
     TRY(exec_get(&p->vae, "picture", p->picture, count, e));
     for (size_t i = 0; i < count; i++)
         if (!isfinite(p->picture[i]))
-            return err_set(e, ERR_FAIL, "the VAE's output is not finite; the model is broken, or needs --dtype f32");
+            return err_set(e, ERR_FAIL, "the VAE's output is not finite; the model is broken, or "
+                           "needs --dtype f32");
     image_from_float(im, p->picture);
     return 0;
 }
@@ -288,7 +292,8 @@ static int decode(Pipeline *p, Image *im, Err *e)
 int pipeline_run(Pipeline *p, uint64_t seed, Image *im, Err *e)
 {
     if (im->w != p->c.width || im->h != p->c.height || im->c != 3)
-        return err_set(e, ERR_FAIL, "the picture is %dx%d, not %dx%d", im->w, im->h, p->c.width, p->c.height);
+        return err_set(e, ERR_FAIL, "the picture is %dx%d, not %dx%d", im->w, im->h, p->c.width,
+                       p->c.height);
     if (!p->encoded) TRY(pipeline_encode(p, e));
     p->done = 0;
     rng_torch_init(&p->rng, p->c.rng, seed);

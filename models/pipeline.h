@@ -65,7 +65,8 @@ typedef struct {
     RngTorch rng;
     int encoded, done;               /* context holds values; steps done of the current run */
     float *context;                  /* (chunks, 77, text_width): prompt, then negative */
-    float *x, *pair[2], *nchw;       /* latents; input and output of the U-Net; noise as torch has it */
+    float *x, *pair[2];              /* latents; input and output of the U-Net, for two */
+    float *nchw;                     /* noise as torch lays it out */
     float *picture;                  /* (height, width, 3) */
 } Pipeline;
 

@@ -34,7 +34,7 @@ static const Option table[] = {
     {"lora_dir", 0, OPT_TEXT, AT(lora_dir), 0, 0, "DIR",
      "where <lora:name> is looked for (the model's folder, ../Lora, .)", "lora_model_dir"},
     {"from_png", 0, OPT_TEXT, AT(from_png), 0, 0, "FILE",
-     "settings of this picture where no option is given", NULL},
+     "settings of this picture where no option is given (--lora replaces its LoRAs)", NULL},
     HEADING("How:"),
     {"width", 'W', OPT_INT, AT(width), 1, 65535, "N",
      "multiple of 64 (512; 128 for models with a text encoder below 512)", NULL},
@@ -66,8 +66,10 @@ static const Option table[] = {
      "f32, bf16 or f16 (bf16 where that is faster, else f32)", "type"},
     {"device", 0, OPT_TEXT, AT(device), 0, 0, "NAME", "where to run (cpu)", NULL},
     {"threads", 't', OPT_INT, AT(threads), 0, 1024, "N", "0: all cores (0)", NULL},
-    {"dry_run", 0, OPT_FLAG, AT(dry_run), 0, 0, NULL, "print the memory that is planned, and stop", NULL},
-    {"trace", 0, OPT_FLAG, AT(trace), 0, 0, NULL, "time and checksum of each operation on stderr", NULL},
+    {"dry_run", 0, OPT_FLAG, AT(dry_run), 0, 0, NULL,
+     "print the memory that is planned, and stop", NULL},
+    {"trace", 0, OPT_FLAG, AT(trace), 0, 0, NULL,
+     "time and checksum of each operation on stderr", NULL},
 };
 
 typedef struct {
@@ -81,11 +83,26 @@ typedef struct {
     Tokenizer *tok;
     Pipeline p;
     Progress progress;
+    int tags;                  /* the <lora:...> of the prompt count */
     int picture, shown;        /* which one is under way; steps shown of all */
     Image *images;             /* of the grid, else one */
 } SampleRun;
 
 /* ---- options ------------------------------------------------------------- */
+
+/* Whether A1111 would see more than weights in a prompt: AND, [a:b:0.5], [a|b]. */
+static int has_editing(const char *prompt)
+{
+    const char *open = NULL;
+    if (strstr(prompt, " AND ")) return 1;
+    for (const char *s = prompt; *s; s++) {
+        if (*s == '\\' && s[1]) s++;
+        else if (*s == '[') open = s;
+        else if (*s == ']') open = NULL;
+        else if (open && (*s == ':' || *s == '|') && strchr(s, ']')) return 1;
+    }
+    return 0;
+}
 
 /* Text that is no UTF-8 cannot be recorded: U+FFFD stands for it everywhere. */
 static int clean(char **text, Err *e)
@@ -116,12 +133,14 @@ static int check_name(const char *option, const char *path, Err *e)
 static int check_options(SampleRun *r, Err *e)
 {
     SampleOptions *o = &r->o;
+    r->tags = !o->from_png || !o->lora.count || options_given(&r->opt, "prompt");
     if (o->from_png) TRY(sample_info_read(&r->opt, o, &r->png, e));
     if (!o->model) {
-        const char *name = infotext_get(&r->png, "Model"), *hash = infotext_get(&r->png, "Model hash");
-        if (name) return err_set(e, ERR_USAGE, "option --model is missing; the picture was made with "
-                                 "%s (hash %s)", name, hash ? hash : "unknown");
-        return err_set(e, ERR_USAGE, "option --model is missing");
+        const char *name = infotext_get(&r->png, "Model");
+        const char *hash = infotext_get(&r->png, "Model hash");
+        if (!name) return err_set(e, ERR_USAGE, "option --model is missing");
+        return err_set(e, ERR_USAGE, "option --model is missing; the picture was made with %s "
+                       "(hash %s)", name, hash ? hash : "unknown");
     }
     if (!o->prompt) return err_set(e, ERR_USAGE, "option --prompt is missing");
     TRY(fill(&o->negative, "", e));
@@ -131,8 +150,10 @@ static int check_options(SampleRun *r, Err *e)
     TRY(clean(&o->negative, e));
     TRY(check_name("output", o->out, e));
     if (o->grid) TRY(check_name("grid", o->grid, e));
+    if (has_editing(o->prompt) || has_editing(o->negative))
+        sample_note("AND, [a:b:0.5] and [a|b] are read as plain text");
     if (strstr(o->negative, "<lora:"))
-        fprintf(stderr, "note: <lora:...> in the negative prompt has no effect\n");
+        sample_note("<lora:...> in the negative prompt has no effect");
     if (o->seed < 0) o->seed = machine_random_seed();
     return 0;
 }
@@ -148,7 +169,7 @@ static int config_of(SampleRun *r, PipelineConfig *c, Err *e)
                           .trace = o->trace ? stderr : NULL};
     if (o->sampler) TRY(sampler_find(&c->sampler, &c->schedule, o->sampler, e));
     if (o->schedule) TRY(schedule_find(&c->schedule, o->schedule, e));
-    if (!strcmp(o->rng, "nv") || !strcmp(o->rng, "cuda")) c->rng = RNG_NV;
+    if (!strcmp(o->rng, "nv")) c->rng = RNG_NV;
     else if (!strcmp(o->rng, "cpu")) c->rng = RNG_CPU;
     else return err_set(e, ERR_USAGE, "option --rng: \"%s\" is not cpu or nv", o->rng);
     if (!o->prediction) return 0;
@@ -195,7 +216,7 @@ static int prepare(SampleRun *r, Err *e)
 {
     PipelineConfig c;
     TRY(check_options(r, e));
-    TRY(sample_loras(&r->loras, &r->o, !(r->o.from_png && r->o.lora.count && options_given(&r->opt, "prompt") != 1), e));
+    TRY(sample_loras(&r->loras, &r->o, r->tags, e));
     TRY(open_model(r, e));
     TRY(config_of(r, &c, e));
     c.poll = poll;
@@ -215,6 +236,7 @@ static void summary(const SampleRun *r)
     const SampleOptions *o = &r->o;
     const Sampler *s = &r->p.sampler;
     const SamplerInfo *si = sampler_info((int)s->kind);
+    const char *schedule = si->own_timesteps ? "" : schedule_info((int)s->schedule)->label;
     size_t host = pipeline_bytes(&r->p) + grid_bytes(r);
     double mb = 1.0 / (1 << 20);
     fprintf(stderr, "device     %s, %s\n", dev_name(r->m.dev), model_dtype_name(r->m.dtype));
@@ -223,14 +245,14 @@ static void summary(const SampleRun *r)
         fprintf(stderr, "LoRA       %s: U-Net %g, text encoder %g, %zu modules\n",
                 r->loras.list[i].path, (double)r->loras.list[i].unet, (double)r->loras.list[i].text,
                 r->m.lora[i].count);
-    fprintf(stderr, "sampler    %s%s%s, %d steps, guidance %g\n", si->label,
-            si->own_timesteps ? "" : " ", si->own_timesteps ? "" : schedule_info((int)s->schedule)->label,
-            o->steps, o->cfg_scale);
-    fprintf(stderr, "pictures   %d of %dx%d, seed %" PRId64 "\n", o->batch_count, o->width, o->height,
-            o->seed);
-    fprintf(stderr, "memory     %.0f MB: weights %.0f, activations %.0f, scratch %.0f, pictures %.0f\n",
-            (double)(model_bytes(&r->m) + host) * mb, (double)params_bytes(r->m.ps) * mb,
-            (double)r->m.slab.bytes * mb, (double)r->m.slab.scratch_bytes * mb, (double)host * mb);
+    fprintf(stderr, "sampler    %s%s%s, %d steps, guidance %g\n", si->label, *schedule ? " " : "",
+            schedule, o->steps, o->cfg_scale);
+    fprintf(stderr, "pictures   %d of %dx%d, seed %" PRId64 "\n", o->batch_count, o->width,
+            o->height, o->seed);
+    fprintf(stderr, "memory     %.0f MB: weights %.0f, activations %.0f, scratch %.0f, "
+            "pictures %.0f\n", (double)(model_bytes(&r->m) + host) * mb,
+            (double)params_bytes(r->m.ps) * mb, (double)r->m.slab.bytes * mb,
+            (double)r->m.slab.scratch_bytes * mb, (double)host * mb);
 }
 
 static void print_plan(const SampleRun *r)
@@ -257,7 +279,7 @@ static int try_file(const char *path, Err *e)
 {
     IoFile f = {0};
     const char *slash = strrchr(path, '/');
-    char *folder = slash > path ? mem_printf("%.*s", (int)(slash - path), path) : NULL;
+    char *folder = slash && slash > path ? mem_printf("%.*s", (int)(slash - path), path) : NULL;
     int rc = folder ? io_mkdirs(folder, e) : 0;
     mem_free(folder);
     if (!rc) rc = io_create(&f, path, e);
@@ -339,16 +361,18 @@ static int run(SampleRun *r, Err *e)
 {
     stop_install();
     TRY(prepare(r, e));
-    if (r->o.dry_run) return print_plan(r), 0;
     summary(r);
-    return make_all(r, e);
+    if (!r->o.dry_run) return make_all(r, e);
+    print_plan(r);
+    return 0;
 }
 
 int cmd_sample(int argc, char **argv, Err *e)
 {
     SampleRun *r = mem_calloc(1, sizeof *r);
     if (!r) return err_nomem(e, sizeof *r, "the run");
-    r->o = (SampleOptions){.steps = 20, .cfg_scale = 7, .seed = -1, .batch_count = 1, .clip_skip = 1};
+    r->o = (SampleOptions){.steps = 20, .cfg_scale = 7, .seed = -1, .batch_count = 1,
+                           .clip_skip = 1};
     r->opt = (Options){.table = table, .count = sizeof table / sizeof *table, .fields = &r->o,
                        .command = "sdc sample", .summary = "pictures from a prompt"};
     int help = 0, rc = options_parse(&r->opt, argc, argv, &help, e);

@@ -25,7 +25,7 @@ typedef struct {
     char *path;
     char *spec;                /* ModelOptions.lora: "PATH:W:TEW" */
     float unet, text;          /* weights */
-    char hash[13];             /* first 12 digits, as A1111's "Lora hashes"; "" before it is known */
+    char hash[13];             /* first 12 digits, as in A1111's "Lora hashes" */
 } SampleLora;
 
 typedef struct {
@@ -58,6 +58,9 @@ void sample_info_compare(const Infotext *t, const SampleModel *sm, const SampleL
 /* The text of one picture (mem_free). */
 int sample_info_write(char **text, const SampleOptions *o, const SampleModel *sm,
                       const SampleLoras *l, const Pipeline *p, uint64_t seed, Err *e);
+
+/* "note: ..." on stderr; control bytes, which may come from a file, are escaped. */
+void sample_note(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 
 /* File name without folder and model-file ending (mem_free; NULL: no memory). */
 char *sample_base_name(const char *path);

@@ -1,4 +1,5 @@
 /* sample_info.c - see sample.h. */
+#include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -6,6 +7,18 @@
 #include "engine/mem.h"
 #include "tools/filehash.h"
 #include "tools/sample.h"
+
+void sample_note(const char *fmt, ...)
+{
+    char line[1024];
+    va_list ap;
+    Err clean = {0};
+    va_start(ap, fmt);
+    vsnprintf(line, sizeof line, fmt, ap);
+    va_end(ap);
+    err_set(&clean, ERR_FAIL, "%s", line);
+    fprintf(stderr, "note: %s\n", clean.msg);
+}
 
 /* ---- reading ------------------------------------------------------------- */
 
@@ -64,8 +77,8 @@ static int take_all(Options *opt, const SampleOptions *o, const Infotext *t, Err
     }
     for (size_t i = 0; i < t->count; i++)
         if (!is_known(t->fields[i].key))
-            fprintf(stderr, "note: %s: \"%s: %s\" cannot be repeated here; the picture may differ\n",
-                    o->from_png, t->fields[i].key, t->fields[i].value);
+            sample_note("%s: \"%s: %s\" cannot be repeated here; the picture may differ",
+                        o->from_png, t->fields[i].key, t->fields[i].value);
     return 0;
 }
 
@@ -114,14 +127,14 @@ void sample_info_compare(const Infotext *t, const SampleModel *sm, const SampleL
     size_t n, k;
     if (was && strlen(was) == sizeof sm->model_hash - 1 && *sm->model_hash &&
         strcmp(was, sm->model_hash))
-        fprintf(stderr, "note: the picture was made with model %s (hash %s), this is %s (%s): it will "
-                "differ\n", name ? name : "?", was, sm->model_name, sm->model_hash);
+        sample_note("the picture was made with model %s (hash %s), this is %s (%s): it will differ",
+                    name ? name : "?", was, sm->model_name, sm->model_hash);
     while (list && infotext_next_hash(&list, &name, &n, &hash, &k))
         for (size_t i = 0; i < l->count; i++)
             if (strlen(l->list[i].name) == n && !memcmp(l->list[i].name, name, n) && k >= 12 &&
                 memcmp(l->list[i].hash, hash, 12))
-                fprintf(stderr, "note: the picture was made with another LoRA %s (hash %.*s, this is "
-                        "%s): it will differ\n", l->list[i].name, (int)k, hash, l->list[i].hash);
+                sample_note("the picture was made with another LoRA %s (hash %.*s, this is %s): it "
+                            "will differ", l->list[i].name, (int)k, hash, l->list[i].hash);
 }
 
 /* ---- writing ------------------------------------------------------------- */

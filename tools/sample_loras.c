@@ -8,7 +8,8 @@
 #include "engine/mem.h"
 #include "tools/sample.h"
 
-static const char *const endings[] = {".safetensors", ".ckpt", ".pt"};
+/* of a LoRA's file, in the order in which they are tried */
+static const char *const endings[] = {".safetensors", "", ".ckpt", ".pt"};
 enum { ENDINGS = sizeof endings / sizeof *endings };
 
 char *sample_base_name(const char *path)
@@ -20,7 +21,7 @@ char *sample_base_name(const char *path)
     char *s = mem_printf("%.*s", (int)(end - start), path + start);
     for (int i = 0; s && i < ENDINGS; i++) {
         size_t n = strlen(s), k = strlen(endings[i]);
-        if (n > k && !strcasecmp(s + n - k, endings[i])) return s[n - k] = 0, s;
+        if (k && n > k && !strcasecmp(s + n - k, endings[i])) return s[n - k] = 0, s;
     }
     return s;
 }
@@ -45,9 +46,8 @@ static char *in_folder(const char *folder, const char *name)
 {
     const char *slash = *name == '/' ? "" : "/";
     if (*name == '/') folder = "";
-    for (int i = -1; i < ENDINGS; i++) {       /* the name as it is comes last but for .safetensors */
-        const char *ending = i < 0 ? endings[0] : i == 0 ? "" : endings[i];
-        char *path = mem_printf("%s%s%s%s", folder, slash, name, ending);
+    for (int i = 0; i < ENDINGS; i++) {
+        char *path = mem_printf("%s%s%s%s", folder, slash, name, endings[i]);
         if (path && io_exists(path) == 1) return path;
         mem_free(path);
     }
@@ -101,8 +101,8 @@ static int append_tag(SampleLoras *l, const SampleLora *one, Err *e)
 {
     char unet[32], text[32];
     if (strpbrk(one->name, ":=<>")) {
-        fprintf(stderr, "note: the name of %s cannot stand in a prompt: the picture will not record "
-                "this LoRA\n", one->path);
+        sample_note("the name of %s cannot stand in a prompt: the picture will not record this "
+                    "LoRA", one->path);
         return 0;
     }
     number(unet, sizeof unet, one->unet);
@@ -138,7 +138,7 @@ int sample_loras(SampleLoras *l, const SampleOptions *o, int tags, Err *e)
     *l = (SampleLoras){0};
     TRY(prompt_parse(&p, o->prompt, strlen(o->prompt), e));
     for (size_t i = 0; i < p.ignored_count; i++)
-        fprintf(stderr, "note: %s in the prompt has no effect here\n", p.ignored[i]);
+        sample_note("%s in the prompt has no effect here", p.ignored[i]);
     l->prompt = mem_strdup(tags ? o->prompt : p.text);
     int rc = l->prompt ? 0 : err_nomem(e, strlen(o->prompt), "the prompt");
     if (!rc && tags) rc = add_tags(l, o, &p, e);
