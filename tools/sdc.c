@@ -12,6 +12,7 @@ static const struct { const char *name; cmd_fn *run; const char *what; } command
     {"train", cmd_train, "train a LoRA or a model on a folder of pictures"},
     {"merge", cmd_merge, "add LoRAs to a checkpoint, or to each other"},
     {"inspect", cmd_inspect, "what a model file is"},
+    {"demo", cmd_demo, "the whole job in small: a LoRA on eight cat faces, before and after"},
     {"tokenize", cmd_tokenize, "token ids of prompts; what a prompt means"},
     {"probe", cmd_probe, "run one network on tensors from a file"},
 };
