@@ -12,12 +12,6 @@
 enum { ISA_ref = DEV_REF, ISA_avx2 = DEV_AVX2, ISA_avx512 = DEV_AVX512 };
 enum { DT_f32 = DT_F32, DT_bf16 = DT_BF16, DT_f16 = DT_F16 };
 
-#define IMPL(op, dt, impl) extern op##_fn op##_##dt##_##impl __attribute__((weak));
-#define IMPL_CAST(dst, src, impl) extern cast_fn cast_##dst##_##src##_##impl __attribute__((weak));
-#include "kernels/impl.def"
-#undef IMPL
-#undef IMPL_CAST
-
 static const KernImpl impls[] = {
 #define IMPL(op, dt, impl)                                                               \
     {#op, #impl, (Dtype)DT_##dt, ISA_##impl, (void (*)(void))op##_##dt##_##impl},
