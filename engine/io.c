@@ -49,6 +49,14 @@ void io_unmap(IoMap *m)
     *m = (IoMap){0};
 }
 
+void io_map_drop(const IoMap *m, const uint8_t *p, size_t size)
+{
+    size_t page = (size_t)sysconf(_SC_PAGESIZE);
+    if (!m->data || p < m->data || p + size > m->data + m->size) return;
+    size_t first = ((size_t)(p - m->data) + page - 1) / page * page, last = (size_t)(p + size - m->data) / page * page;
+    if (last > first) madvise((void *)(uintptr_t)(m->data + first), last - first, MADV_DONTNEED);
+}
+
 int io_read_text(char **text, size_t *size, const char *path, size_t limit, Err *e)
 {
     IoMap m;

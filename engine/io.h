@@ -22,6 +22,9 @@ typedef struct {
  * not readable. The file must not shrink while mapped. */
 int io_map(IoMap *m, const char *path, Err *e);
 void io_unmap(IoMap *m);                       /* m zeroed; zeroed m ok */
+/* The pages inside [p, p+size) of the mapping need not stay in memory; they are
+ * read again when touched. */
+void io_map_drop(const IoMap *m, const uint8_t *p, size_t size);
 
 /* Reads a small text file into a NUL-terminated buffer (mem_free), at most
  * `limit` bytes; ERR_INPUT when it is longer. size may be NULL. */

@@ -334,6 +334,13 @@ int tensorfile_read_f32(const TensorFile *tf, const FileTensor *t, int64_t first
     return 0;
 }
 
+void tensorfile_drop(const TensorFile *tf, const FileTensor *t, int64_t first, int64_t count)
+{
+    size_t each = file_dtype_bytes(t->dtype);
+    if (!is_contiguous(t) || first < 0 || count < 0 || first > t->count - count) return;
+    io_map_drop(&tf->map, t->data + (size_t)first * each, (size_t)count * each);
+}
+
 static int is_integer(FileDtype dt)
 {
     return dt == FD_BOOL || dt == FD_U8 || dt == FD_I8 || dt == FD_I16 || dt == FD_U16 ||

@@ -74,6 +74,9 @@ const char *tensorfile_meta(const TensorFile *tf, const char *key);   /* NULL wh
  * integers are rounded). ERR_INPUT for FD_OTHER. */
 int tensorfile_read_f32(const TensorFile *tf, const FileTensor *t, int64_t first,
                         int64_t count, float *dst, Err *e);
+/* After reading: these elements need not stay in memory (they are read from the
+ * file again when touched), so that loading does not hold a model twice. */
+void tensorfile_drop(const TensorFile *tf, const FileTensor *t, int64_t first, int64_t count);
 /* The same as 64-bit integers; ERR_INPUT unless the type is an integer or bool.
  * U64 values above INT64_MAX become INT64_MAX. */
 int tensorfile_read_i64(const TensorFile *tf, const FileTensor *t, int64_t first,

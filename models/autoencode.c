@@ -1,6 +1,7 @@
 /* autoencode.c - see autoencode.h. */
 #include "models/autoencode.h"
 
+#include <math.h>
 #include <string.h>
 
 #include "engine/mem.h"
@@ -21,6 +22,7 @@ static int build(Autoencode *a, Err *e)
     Tensor *loss[2], *moments = vae_encode_build(&b, c, x);
     Tensor *z = graph_gauss(b.g, moments, noise, &loss[1]);
     loss[0] = graph_recon(b.g, vae_decode_build(&b, c, z), x, EDGE_WEIGHT);
+    graph_output(b.g, z, "z");
     graph_output(b.g, loss[0], "loss");
     graph_output(b.g, loss[1], "kl");
     graph_grad(b.g, loss, scale, 2);
@@ -110,4 +112,39 @@ int autoencode_run(Autoencode *a, uint32_t step, float *loss, Err *e)
     TRY(exec_get(&a->exec, "kl", &kl, 1, e));
     *loss += a->c.kl_weight * kl;
     return 0;
+}
+
+/* ---- unit latents -------------------------------------------------------- */
+
+/* p = a * p + b for elements [first, first+count) in file layout. */
+static int rescale(Params *ps, const char *name, size_t first, size_t count, float a, float b, Err *e)
+{
+    Param *p = params_find(ps, name);
+    float *v = p ? mem_alloc(p->count * sizeof(float)) : NULL;
+    if (!v) return err_nomem(e, 64, name);
+    int rc = params_read(ps, p, v, e);
+    for (size_t i = 0; !rc && i < count; i++) v[first + i] = a * v[first + i] + b;
+    if (!rc) rc = params_set(ps, p, v, e);
+    mem_free(v);
+    return rc;
+}
+
+int autoencode_unit_latents(Autoencode *a, int steps, Err *e)
+{
+    size_t count = (size_t)a->c.batch * (size_t)(a->c.crop / 8) * (size_t)(a->c.crop / 8) * SD_LATENT;
+    double sum = 0, squares = 0, n = (double)count * steps;
+    for (int k = 0; k < steps; k++) {
+        float loss;
+        TRY(autoencode_run(a, (uint32_t)k, &loss, e));
+        TRY(exec_get(&a->exec, "z", a->noise, count, e));
+        for (size_t i = 0; i < count; i++) sum += a->noise[i], squares += (double)a->noise[i] * a->noise[i];
+    }
+    double deviation = sqrt(squares / n - sum / n * (sum / n));
+    if (!(deviation > 1e-6)) return err_set(e, ERR_FAIL, "the latents do not vary: the autoencoder has not learnt anything");
+    float s = (float)(1 / (VAE_SCALE * deviation));
+    Params *ps = a->m->ps;
+    TRY(rescale(ps, "vae.quant_conv.weight", 0, SD_LATENT * 2 * SD_LATENT, s, 0, e));
+    TRY(rescale(ps, "vae.quant_conv.bias", 0, SD_LATENT, s, 0, e));
+    TRY(rescale(ps, "vae.quant_conv.bias", SD_LATENT, SD_LATENT, 1, 2 * logf(s), e));
+    return rescale(ps, "vae.post_quant_conv.weight", 0, SD_LATENT * SD_LATENT, 1 / s, 0, e);
 }

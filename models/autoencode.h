@@ -33,4 +33,10 @@ void autoencode_free(Autoencode *a);                     /* zeroed a ok */
 /* Forward and backward of step's batch (TrainTask.run). */
 int autoencode_run(Autoencode *a, uint32_t step, float *loss, Err *e);
 
+/* Scales the latents so that VAE_SCALE * latents has unit variance over `steps`
+ * batches, which is what the noise schedule of the U-Net expects (Rombach et
+ * al., section D.1): the posterior's mean and deviation times s in quant_conv,
+ * the input of post_quant_conv divided by s. Decoded pictures do not change. */
+int autoencode_unit_latents(Autoencode *a, int steps, Err *e);
+
 #endif

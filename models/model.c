@@ -212,6 +212,7 @@ static int values_of(void *ctx, const Param *p, size_t first, size_t count, floa
         return err_set(e, ERR_INPUT, "tensor %s: the model has none of this shape", p->name);
     if (!m->ck->path) return random_values(m, en, dst), 0;
     TRY(tensorfile_read_f32(en->file, en->tensor, en->first + (int64_t)first, (int64_t)count, dst, e));
+    tensorfile_drop(en->file, en->tensor, en->first + (int64_t)first, (int64_t)count);
     const LoraTarget *t = changed_by_lora(m, p);
     for (size_t i = 0; t && i < m->lora_count; i++) {
         const LoraModule *lm = lora_find(&m->lora[i], t);

@@ -465,6 +465,7 @@ static int train(TrainRun *r, Err *e)
     int rc = train_run(&r->t, &task, e);
     progress_end(&r->progress);
     if (rc) return stopped(r, rc, e);
+    if (r->o.train_vae && r->o.unit_latents) TRY(autoencode_unit_latents(&r->ae, 64, e));
     TRY(train_save_weights(r, r->o.output_name, (r->total + r->steps_per_epoch - 1) / r->steps_per_epoch, e));
     if (r->o.save_state) TRY(save_state(r, e));
     else remove(r->state_path);

@@ -70,6 +70,7 @@ static const Option table[] = {
     INT("max_timestep", max_timestep, 1, 1000, "one past the highest (1000)"),
     NUM("kl_weight", kl_weight, 0, 1000, "with --train_vae (3e-4)"),
     INT("vae_crop", vae_crop, 8, 4096, "with --train_vae: side of the crops (64)"),
+    FLAG("vae_unit_latents", unit_latents, "with --train_vae: scale latents to unit variance at the end"),
 
     HEAD("Pictures and captions"),
     TEXT("resolution", resolution, "W[,H]", "training size in pixels (512)"),

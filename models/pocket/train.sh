@@ -28,7 +28,7 @@ fi
     -d "$work/data/both" -o "$work" --output_name vae --resolution 128 --seed 1 \
     --max_train_steps 3200 --train_batch_size 8 --learning_rate 2e-3 --lr_scheduler cosine \
     --lr_warmup_steps 100 --optimizer_args betas=0.9,0.99 --save_precision float \
-    --save_state_every_n_steps 400 --resume
+    --vae_unit_latents --save_state_every_n_steps 400 --resume
 
 # 3. U-Net and text encoder on its latents.
 [ -f "$work/pocket.safetensors" ] || ./sdc train --full -m "$work/vae.safetensors" \
