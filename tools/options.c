@@ -104,6 +104,7 @@ static int set_number(const Option *t, void *field, const char *value, Err *e)
         /* exact 64-bit seeds do not survive a double */
         char *end2;
         n = strtoll(value, &end2, 10);
+        if (*end2 && fabs(v) >= 0x1p63) return bad_value(t, value, "in the range of 64 bits", e);
         if (*end2) n = (long long)v;
     }
     if (end == value || *end || !isfinite(v) || (whole && v != floor(v)) || errno == ERANGE)
