@@ -1,4 +1,4 @@
-/* test_sample.c - `sdc sample` as a user runs it, and models/pipeline.h. */
+/* test_sample.c - `sdc sample` as a user runs it. */
 #include <signal.h>
 #include <stdlib.h>
 #include <sys/wait.h>
@@ -10,7 +10,6 @@
 #include "engine/mem.h"
 #include "engine/tensorfile.h"
 #include "models/pipeline.h"
-#include "tests/fail.h"
 #include "tests/fixture.h"
 #include "tests/test.h"
 
@@ -90,14 +89,14 @@ static size_t files_in_folder(void)
     return seen;
 }
 
-/* A LoRA of the fixture with random factors, both networks. */
-static int write_lora(const char *name, uint64_t seed)
+/* A LoRA of the fixture with random factors, of both networks or the text encoder. */
+static int write_lora(const char *name, int unet, uint64_t seed)
 {
     Model m;
     Lora lo;
     Err e = {0};
     ModelOptions o = {.path = fixture_model(), .threads = 1};
-    LoraNew c = {.dim = 2, .unet = 1, .text = 1, .seed = seed};
+    LoraNew c = {.dim = 2, .unet = unet, .text = 1, .seed = seed};
     if (model_open(&m, &o, &e)) return -1;
     int rc = lora_new(&lo, &c, m.targets, m.target_count, &e);
     for (size_t i = 0; !rc && i < lo.count; i++)
@@ -302,8 +301,9 @@ TEST(sample_pads_only_when_told)
     for (int i = 0; i < 80; i++) strcat(words, "cat ");              /* two chunks */
     snprintf(more, sizeof more, "-p '%s' -n dog", words);
     SAMPLE_OK("long.png", more);
-    snprintf(more, sizeof more, "-p dog -n '%s'", words);
+    snprintf(more, sizeof more, "-p '%s' -n 'red car'", words);
     SAMPLE_OK("negative.png", more);
+    CHECK(distance("long.png", "negative.png") > 0);
     snprintf(more, sizeof more, "-p '%s' -n dog --pad-conds", words);
     SAMPLE_OK("padded.png", more);
     CHECK(distance("long.png", "padded.png") > 0);
@@ -322,8 +322,8 @@ TEST(sample_pads_only_when_told)
 TEST(sample_lora_by_option_and_by_tag)
 {
     char more[1200];
-    CHECK_INT(write_lora("x.safetensors", 3), 0);
-    CHECK_INT(write_lora("y.safetensors", 4), 0);
+    CHECK_INT(write_lora("x.safetensors", 1, 3), 0);
+    CHECK_INT(write_lora("y.safetensors", 1, 4), 0);
     SAMPLE_OK("base.png", "-p 'a cat'");
     snprintf(more, sizeof more, "-p 'a cat' --lora %s:0", at("x.safetensors"));
     SAMPLE_OK("zero.png", more);
@@ -338,10 +338,13 @@ TEST(sample_lora_by_option_and_by_tag)
     CHECK_INT(distance("option.png", "tag.png"), 0);
     CHECK(strstr(text_of("option.png"), "a cat <lora:x:0.3:0.7> <lora:y:-0.25>\n"));
     CHECK(strstr(text_of("option.png"), "Lora hashes: \"x: "));
-    snprintf(more, sizeof more, "-p 'a cat' --lora %s:0.7 --lora %s:-0.25", at("x.safetensors"),
-             at("y.safetensors"));
-    SAMPLE_OK("even.png", more);
-    CHECK(distance("option.png", "even.png") > 0);         /* the text encoder's weight counts */
+    CHECK_INT(write_lora("text.safetensors", 0, 6), 0);
+    snprintf(more, sizeof more, "-p 'a cat' --lora %s:0.7:0", at("text.safetensors"));
+    SAMPLE_OK("text0.png", more);
+    CHECK_INT(distance("base.png", "text0.png"), 0);
+    snprintf(more, sizeof more, "-p 'a cat' --lora %s:0:0.7", at("text.safetensors"));
+    SAMPLE_OK("text1.png", more);
+    CHECK(distance("base.png", "text1.png") > 0);
     CHECK_INT(sample("no.png", "-p 'a cat <lora:nowhere:1>'"), 2);
     CHECK(strstr(err, "nowhere.safetensors"));
 }
@@ -349,7 +352,7 @@ TEST(sample_lora_by_option_and_by_tag)
 TEST(sample_from_png_repeats_loras)
 {
     char more[1200];
-    CHECK_INT(write_lora("x.safetensors", 3), 0);
+    CHECK_INT(write_lora("x.safetensors", 1, 3), 0);
     snprintf(more, sizeof more, "-p 'a cat ' --lora %s:0.7:0.123456789", at("x.safetensors"));
     SAMPLE_OK("a.png", more);
     snprintf(more, sizeof more, "--lora-dir %s", test_dir());
@@ -361,7 +364,7 @@ TEST(sample_from_png_repeats_loras)
     CHECK_INT(repeat("a.png", "c.png", more), 0);
     CHECK(same("a.png", "c.png"));
     /* another LoRA of that name is noticed */
-    CHECK_INT(write_lora("x.safetensors", 5), 0);
+    CHECK_INT(write_lora("x.safetensors", 1, 5), 0);
     snprintf(more, sizeof more, "--lora-dir %s", test_dir());
     CHECK_INT(repeat("a.png", "d.png", more), 0);
     CHECK(strstr(err, "another LoRA x"));
@@ -530,71 +533,4 @@ TEST(sample_stops_cleanly)
         CHECK(whole >= 1 && whole < 9000);
         CHECK_INT(files_in_folder(), 0);
     }
-}
-
-/* ---- the pipeline itself -------------------------------------------------- */
-
-static const PipelineConfig small = {
-    .prompt = "a (cat:1.2)", .negative = "dog", .width = 64, .height = 64, .steps = 2,
-    .cfg_scale = 7, .sampler = SAMPLER_EULER_A, .rng = RNG_NV};
-
-TEST(pipeline_survives_no_memory)
-{
-    Tokenizer *tok;
-    Err e = {0};
-    int failures = 0, done = 0;
-    CHECK_OK(bpe_open(&tok, &e), &e);
-    for (long n = 1; !done && n < 100000; n += 1 + n / 3) {
-        Model m;
-        Pipeline p = {0};
-        Err e2 = {0};
-        ModelOptions o = {.path = fixture_model(), .threads = 1};
-        CHECK_OK(model_open(&m, &o, &e), &e);
-        fail_mem(n);
-        int rc = pipeline_init(&p, &m, tok, &small, &e2);
-        fail_mem(0);
-        done = !rc;
-        failures += rc == ERR_MEMORY;
-        if (rc && rc != ERR_MEMORY) test_fail(__FILE__, __LINE__, "allocation %ld: %s", n, e2.msg);
-        pipeline_free(&p);
-        model_close(&m);
-    }
-    bpe_close(tok);
-    CHECK(done && failures > 10);
-}
-
-/* Two pipelines share a model and its memory: neither disturbs the other. */
-static int two(Model *m, const Tokenizer *tok, Pipeline *p, Image *im, Err *e)
-{
-    PipelineConfig other = small;
-    other.prompt = "another prompt";
-    other.width = 128;
-    TRY(pipeline_init(&p[0], m, tok, &small, e));
-    TRY(pipeline_init(&p[1], m, tok, &other, e));
-    TRY(model_load(m, e));
-    for (int i = 0; i < 3; i++) TRY(image_new(&im[i], i == 1 ? 128 : 64, 64, 3, e));
-    TRY(pipeline_run(&p[0], 5, &im[0], e));
-    TRY(pipeline_run(&p[1], 5, &im[1], e));
-    return pipeline_run(&p[0], 5, &im[2], e);
-}
-
-TEST(pipelines_share_a_model)
-{
-    static Pipeline p[2];
-    Tokenizer *tok;
-    Model m;
-    Image im[3] = {{0}};
-    Err e = {0};
-    ModelOptions o = {.path = fixture_model(), .threads = 1};
-    CHECK_OK(bpe_open(&tok, &e), &e);
-    CHECK_OK(model_open(&m, &o, &e), &e);
-    int rc = two(&m, tok, p, im, &e);
-    int equal = !rc && !memcmp(im[0].px, im[2].px, 64 * 64 * 3);
-    for (int i = 0; i < 3; i++) image_free(&im[i]);
-    pipeline_free(&p[0]);
-    pipeline_free(&p[1]);
-    bpe_close(tok);
-    model_close(&m);
-    CHECK_OK(rc, &e);
-    CHECK(equal);
 }
