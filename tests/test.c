@@ -75,14 +75,23 @@ int test_sdc(const char *args, char *out, char *err, size_t cap)
     return WIFEXITED(st) ? WEXITSTATUS(st) : 128 + WTERMSIG(st);
 }
 
+/* The last argument that fits the name decides; without one, the kind of the first. */
+static int wanted(const char *name, int argc, char **argv)
+{
+    int want = argc < 2 || argv[1][0] == '-';
+    for (int i = 1; i < argc; i++) {
+        int out = argv[i][0] == '-';
+        if (strstr(name, argv[i] + out)) want = !out;
+    }
+    return want;
+}
+
 int main(int argc, char **argv)
 {
     int passed = 0, failed = 0;
     setvbuf(stdout, NULL, _IOLBF, 0);
     for (TestCase *t = first; t; t = t->next) {
-        int want = argc < 2;
-        for (int i = 1; i < argc; i++) want |= strstr(t->name, argv[i]) != NULL;
-        if (!want) continue;
+        if (!wanted(t->name, argc, argv)) continue;
         failed_now = 0;
         running = t;
         t->run();

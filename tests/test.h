@@ -6,8 +6,9 @@
  * test_*.c is picked up by the Makefile without being listed anywhere. A
  * failed CHECK prints file, line and values, marks the test as failed and
  * returns from the test function. build/<config>/test [SUBSTRING...] runs the
- * tests whose name contains one of the substrings. The last line is
- * "N passed, N failed".
+ * tests whose name contains one of the substrings; -SUBSTRING leaves tests out
+ * (`test -golden/ golden/unet`: all but the golden ones, and those of the U-Net).
+ * The last line is "N passed, N failed".
  */
 #ifndef SDC_TESTS_TEST_H
 #define SDC_TESTS_TEST_H
