@@ -56,11 +56,13 @@ static void factors_add(double *w, const Factors *f)
  * Golub & Van Loan, Matrix Computations, 8.5. */
 static void eigenvalues(double *a, size_t n)
 {
-    for (int sweep = 0; sweep < 30; sweep++)
+    for (int sweep = 0, turned = 1; sweep < 30 && turned; sweep++) {
+        turned = 0;
         for (size_t p = 0; p + 1 < n; p++)
             for (size_t q = p + 1; q < n; q++) {
                 double apq = a[p * n + q];
-                if (apq == 0) continue;
+                if (fabs(apq) <= 1e-14 * a[0]) continue;
+                turned = 1;
                 double th = (a[q * n + q] - a[p * n + p]) / (2 * apq);
                 double t = (th < 0 ? -1 : 1) / (fabs(th) + sqrt(th * th + 1));
                 double c = 1 / sqrt(t * t + 1), s = t * c;
@@ -73,6 +75,7 @@ static void eigenvalues(double *a, size_t n)
                     a[p * n + k] = c * x - s * y, a[q * n + k] = s * x + c * y;
                 }
             }
+    }
 }
 
 static int descending(const void *a, const void *b)

@@ -204,7 +204,7 @@ TEST(law_headers_compile_alone)
     headers[0] = 0;
     every_source(list_header);
     CHECK(strlen(headers) + 1 < sizeof headers);
-    snprintf(cmd, sizeof cmd, "%s -std=c11 -D_GNU_SOURCE -I. -Wall -Wextra -Werror "
+    snprintf(cmd, sizeof cmd, "%s -std=c11 -fopenmp -D_GNU_SOURCE -I. -Wall -Wextra -Werror "
              "-Wno-unused-function -fsyntax-only -x c %s", cc ? cc : "cc", headers);
     CHECK_INT(system(cmd), 0);
 }
