@@ -179,6 +179,23 @@ TEST(sample_batch_is_single_pictures)
     CHECK(w >= 128 && h >= 64);
 }
 
+TEST(sample_prompt_file_is_one_run_per_line)
+{
+    char more[700];
+    Err e = {0};
+    const char *lines = "# two\na cat --d 7\na dog --d 8 --n blurry --ss euler --l 3\n";
+    CHECK_OK(io_write_file(at("p.txt"), lines, strlen(lines), &e), &e);
+    snprintf(args, sizeof args, "sample -m %s -o %s -W 64 -H 64 --steps 3 --threads 1 --prompt_file %s --grid %s",
+             fixture_model(), at("file.png"), at("p.txt"), at("grid.png"));
+    CHECK_INT(test_sdc(args, out, err, sizeof out), 0);
+    SAMPLE_OK("one.png", "-p 'a cat'");
+    snprintf(more, sizeof more, "-p 'a dog' --seed 8 -n blurry --sampler euler --cfg_scale 3");
+    SAMPLE_OK("two.png", more);
+    CHECK(same("file.png", "one.png"));
+    CHECK(same("file-1.png", "two.png"));
+    CHECK_INT(io_exists(at("grid.png")), 1);
+}
+
 /* ---- against `sdc probe`, which the goldens hold to other programs -------- */
 
 static int write_tensor(const char *name, const char *key, FileDtype dt, int ndim,

@@ -17,6 +17,7 @@
 #include "tools/cmd.h"
 #include "tools/machine.h"
 #include "tools/progress.h"
+#include "tools/prompts.h"
 #include "tools/sample.h"
 #include "tools/stop.h"
 
@@ -29,6 +30,8 @@ static const Option table[] = {
     {"prompt", 'p', OPT_TEXT, AT(prompt), 0, 0, "TEXT",
      "A1111's syntax: (more:1.2) [less] BREAK <lora:name:0.7>", NULL},
     {"negative_prompt", 'n', OPT_TEXT, AT(negative), 0, 0, "TEXT", "what to keep away from", NULL},
+    {"prompt_file", 0, OPT_TEXT, AT(prompt_file), 0, 0, "FILE",
+     "a prompt a line with kohya's --w --h --d --s --l --n --ss: out.png, out-1.png, ...", NULL},
     {"lora", 0, OPT_LIST, AT(lora), 0, 0, "FILE[:W[:TEW]]",
      "LoRA, weight (1), weight of the text encoder (W); repeatable", NULL},
     {"lora_dir", 0, OPT_TEXT, AT(lora_dir), 0, 0, "DIR",
@@ -367,6 +370,91 @@ static int run(SampleRun *r, Err *e)
     return 0;
 }
 
+/* ---- a file of prompts --------------------------------------------------- */
+
+static int replace(char **field, const char *value, Err *e)
+{
+    mem_free(*field);
+    *field = NULL;
+    return value ? fill(field, value, e) : 0;
+}
+
+/* The options of one line over those of the command line. */
+static int use_line(SampleOptions *o, const SampleOptions *all, const SamplePrompt *p, Err *e)
+{
+    TRY(replace(&o->prompt, p->text, e));
+    TRY(replace(&o->negative, *p->negative ? p->negative : all->negative, e));
+    TRY(replace(&o->sampler, p->sampler ? p->sampler : all->sampler, e));
+    o->width = p->width ? p->width : all->width;
+    o->height = p->height ? p->height : all->height;
+    o->steps = p->steps ? p->steps : all->steps;
+    o->cfg_scale = isnan(p->cfg) ? all->cfg_scale : p->cfg;
+    o->seed = p->seed >= 0 ? p->seed : all->seed;
+    return 0;
+}
+
+/* The pictures of a file, eight a row. */
+static int file_grid(const char *path, const char *out, size_t count, Err *e)
+{
+    Image *cells = mem_calloc(count, sizeof *cells), sheet = {0};
+    int rc = cells ? 0 : err_nomem(e, count * sizeof *cells, "the grid");
+    for (size_t i = 0; !rc && i < count; i++) {
+        char *name = name_of(out, (int)i);
+        rc = name ? image_load(&cells[i], name, e) : err_nomem(e, strlen(out), "a file name");
+        if (!rc) image_drop_alpha(&cells[i]);
+        mem_free(name);
+    }
+    int columns = count < 8 ? (int)count : 8;
+    Grid g = {.rows = ((int)count + columns - 1) / columns, .cols = columns};
+    if (!rc) rc = grid_compose(&sheet, cells, count, &g, e);
+    if (!rc) rc = image_save(path, &sheet, NULL, e);
+    if (!rc) printf("%s\n", path);
+    image_free(&sheet);
+    for (size_t i = 0; cells && i < count; i++) image_free(&cells[i]);
+    mem_free(cells);
+    return rc;
+}
+
+/* One run per line, each as it would be alone. */
+static int run_lines(SampleRun *r, const SamplePrompts *p, const char *out, Err *e)
+{
+    SampleOptions all = r->o;
+    r->o.negative = r->o.sampler = NULL;       /* now owned by all */
+    int rc = 0;
+    for (size_t i = 0; !rc && i < p->count; i++) {
+        char *name = name_of(out, (int)i);
+        rc = name ? replace(&r->o.out, name, e) : err_nomem(e, strlen(out), "a file name");
+        mem_free(name);
+        if (!rc) rc = use_line(&r->o, &all, &p->list[i], e);
+        if (!rc) rc = run(r, e);
+        close_run(r);
+        *r = (SampleRun){.o = r->o, .opt = r->opt};
+    }
+    mem_free(all.negative);
+    mem_free(all.sampler);
+    return rc;
+}
+
+static int run_file(SampleRun *r, Err *e)
+{
+    SampleOptions *o = &r->o;
+    SamplePrompts p;
+    if (o->prompt || o->from_png || o->batch_count > 1)
+        return err_set(e, ERR_USAGE, "option --prompt_file: not together with --prompt, --from_png or --batch_count");
+    TRY(fill(&o->out, "out.png", e));
+    TRY(check_name("output", o->out, e));
+    if (o->grid) TRY(check_name("grid", o->grid, e));
+    TRY(prompts_read(&p, o->prompt_file, e));
+    char *grid = o->grid, *out = mem_strdup(o->out);
+    o->grid = NULL;
+    int rc = out ? run_lines(r, &p, out, e) : err_nomem(e, 64, "a file name");
+    o->grid = grid;
+    if (!rc && grid && !o->dry_run) rc = file_grid(grid, out, p.count, e);
+    mem_free(out);
+    prompts_free(&p);
+    return rc;
+}
+
 int cmd_sample(int argc, char **argv, Err *e)
 {
     SampleRun *r = mem_calloc(1, sizeof *r);
@@ -377,7 +465,7 @@ int cmd_sample(int argc, char **argv, Err *e)
                        .command = "sdc sample", .summary = "pictures from a prompt"};
     int help = 0, rc = options_parse(&r->opt, argc, argv, &help, e);
     if (!rc && help) options_help(&r->opt, stdout);
-    else if (!rc) rc = run(r, e);
+    else if (!rc) rc = r->o.prompt_file ? run_file(r, e) : run(r, e);
     close_run(r);
     options_free(&r->opt);
     mem_free(r);
