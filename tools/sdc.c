@@ -13,6 +13,8 @@ static const struct { const char *name; cmd_fn *run; const char *what; } command
     {"merge", cmd_merge, "add LoRAs to a checkpoint, or to each other"},
     {"inspect", cmd_inspect, "what a model file is"},
     {"demo", cmd_demo, "the whole job in small: a LoRA on eight cat faces, before and after"},
+    {"bench", cmd_bench, "how long one step takes here, and its memory"},
+    {"doctor", cmd_doctor, "what this machine can do"},
     {"tokenize", cmd_tokenize, "token ids of prompts; what a prompt means"},
     {"probe", cmd_probe, "run one network on tensors from a file"},
 };
