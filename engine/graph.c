@@ -307,13 +307,15 @@ Tensor *graph_add(Graph *g, Tensor *a, Tensor *b)
     return graph_out(g, n, 0, a->dt, a->ndim, a->dim);
 }
 
-Tensor *graph_upsample2x(Graph *g, Tensor *x)
+Tensor *graph_upsample2x(Graph *g, Tensor *x, int h, int w)
 {
-    Node *n = require(g, x->ndim == 4, "upsample2x", "a feature map is needed", x, NULL)
+    int cut_h = 2 * x->dim[1] - h, cut_w = 2 * x->dim[2] - w;
+    Node *n = require(g, x->ndim == 4 && (cut_h | cut_w) >> 1 == 0, "upsample2x",
+                      "a feature map of half the size is needed", x, NULL)
                   ? add(g, OP_upsample2x, 1, &x) : NULL;
     if (!n) return &g->bad;
-    n->p.upsample = (Upsample){x->dim[0], x->dim[1], x->dim[2], x->dim[3]};
-    return graph_out(g, n, 0, g->act, 4, (int[]){x->dim[0], 2 * x->dim[1], 2 * x->dim[2], x->dim[3]});
+    n->p.upsample = (Upsample){x->dim[0], x->dim[1], x->dim[2], x->dim[3], cut_h, cut_w};
+    return graph_out(g, n, 0, g->act, 4, (int[]){x->dim[0], h, w, x->dim[3]});
 }
 
 Tensor *graph_concat(Graph *g, Tensor *a, Tensor *b)

@@ -119,7 +119,8 @@ Tensor *graph_layernorm(Graph *g, Tensor *x, Tensor *w, Tensor *b, float eps);
 Tensor *graph_act(Graph *g, Tensor *x, ActKind kind);
 Tensor *graph_geglu(Graph *g, Tensor *x);
 Tensor *graph_add(Graph *g, Tensor *a, Tensor *b);
-Tensor *graph_upsample2x(Graph *g, Tensor *x);
+/* To h x w, each twice that of x or one less. */
+Tensor *graph_upsample2x(Graph *g, Tensor *x, int h, int w);
 Tensor *graph_concat(Graph *g, Tensor *a, Tensor *b);
 Tensor *graph_time_embed(Graph *g, Tensor *t, int dim);
 Tensor *graph_token_embed(Graph *g, Tensor *ids, Tensor *table, Tensor *pos);

@@ -124,8 +124,9 @@ typedef void geglu_bwd_fn(Dev *d, const Geglu *p, void *dx, const void *dy, cons
 /* y = a + b, count elements. In place ok. */
 typedef void add_fn(Dev *d, size_t count, void *y, const void *a, const void *b);
 
-/* Nearest-neighbour doubling: x (N,H,W,C) T -> y (N,2H,2W,C) T. */
-typedef struct { int n, h, w, c; } Upsample;
+/* Nearest-neighbour doubling: x (N,H,W,C) T -> y (N,2H-cut_h,2W-cut_w,C) T. A cut
+ * of 1 leaves out the last row or column, for maps whose halving was rounded up. */
+typedef struct { int n, h, w, c, cut_h, cut_w; } Upsample;
 typedef void upsample2x_fn(Dev *d, const Upsample *p, void *y, const void *x);
 typedef void upsample2x_bwd_fn(Dev *d, const Upsample *p, void *dx, const void *dy, int acc);
 

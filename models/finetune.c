@@ -64,9 +64,6 @@ static int plan_graphs(Finetune *f, Err *e)
     for (size_t i = 0; i < f->ds->bucket_count; i++) {
         const DataBucket *b = &f->ds->buckets[i];
         int h = b->h / 8, w = b->w / 8, rest = (int)(b->count % (uint32_t)batch);
-        if (h % 8 || w % 8)
-            return err_set(e, ERR_USAGE, "option --bucket_reso_steps: the bucket %dx%d is not a multiple of 64",
-                           b->w, b->h);
         TRY(add_encoder(f, b->h, b->w, e));
         if (b->count >= (uint32_t)batch) TRY(add_graph(f, batch, h, w, e));
         if (rest) TRY(add_graph(f, rest, h, w, e));

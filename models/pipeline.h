@@ -51,8 +51,8 @@ typedef struct {
     void *ctx;
 } PipelineConfig;
 
-/* The U-Net halves its latents three times, and those are an eighth of the picture. */
-enum { PIPELINE_ALIGN = 64, PIPELINE_MAX_SIDE = 8192 };
+/* A latent stands for 8x8 pixels. */
+enum { PIPELINE_ALIGN = 8, PIPELINE_MAX_SIDE = 8192 };
 
 typedef struct {
     Model *m;

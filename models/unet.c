@@ -88,7 +88,9 @@ static Tensor *up(Unet *u, int block, Tensor *x)
         if (block > 0) x = transformer(u, P("unet.up_blocks.%d.attentions.%d", block, i), x, heads);
     }
     if (block == SD_LEVELS - 1) return x;
-    x = graph_upsample2x(u->b->g, x);
+    /* a size that was rounded up on the way down is cut back on the way up */
+    const Tensor *like = u->skip[u->skips - 1];
+    x = graph_upsample2x(u->b->g, x, like->dim[1], like->dim[2]);
     return block_conv3(u->b, P("unet.up_blocks.%d.upsamplers.0.conv", block), x, width, 1, 1, NULL, NULL);
 }
 
@@ -96,9 +98,6 @@ Tensor *unet_build(Build *b, const SdConfig *c, Tensor *x, Tensor *t, Tensor *co
 {
     Unet u = {.b = b, .c = c, .context = graph_cast(b->g, context, b->g->act)};
     int deep = c->unet_width[SD_LEVELS - 1];
-    if (x->ndim == 4 && (x->dim[1] % 8 || x->dim[2] % 8))
-        err_set(&b->g->err, ERR_INPUT, "tensor %s: latent size %dx%d; height and width must be multiples of 8",
-                x->name, x->dim[1], x->dim[2]);
     if (tensor_last(x) != c->in_channels)
         err_set(&b->g->err, ERR_INPUT, "tensor %s: %d channels; the model takes %d", x->name,
                 tensor_last(x), c->in_channels);

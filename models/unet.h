@@ -9,7 +9,7 @@
 #include "models/blocks.h"
 #include "models/config.h"
 
-/* x (N,H,W,in_channels) noisy latents, H and W multiples of 8; t (N) f32
+/* x (N,H,W,in_channels) noisy latents of any size; t (N) f32
  * timesteps, may be fractional; context (N,T,text_width), any T.
  * Returns the predicted noise or v (N,H,W,4). */
 Tensor *unet_build(Build *b, const SdConfig *c, Tensor *x, Tensor *t, Tensor *context);

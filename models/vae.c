@@ -54,7 +54,7 @@ Tensor *vae_decode_build(Build *b, const SdConfig *c, Tensor *latents)
         for (int j = 0; j < 3; j++)
             x = block_resnet(b, P("vae.decoder.up_blocks.%d.resnets.%d", i, j), x, width, NULL, EPS);
         if (i == SD_LEVELS - 1) break;
-        x = graph_upsample2x(b->g, x);
+        x = graph_upsample2x(b->g, x, 2 * x->dim[1], 2 * x->dim[2]);
         x = block_conv3(b, P("vae.decoder.up_blocks.%d.upsamplers.0.conv", i), x, width, 1, 1, NULL, NULL);
     }
     x = block_groupnorm(b, P("vae.decoder.conv_norm_out"), x, EPS, 1);

@@ -445,14 +445,16 @@ CALLER(rowsum, CALL(rowsum, out[0], in[0], c->out[0].acc))
 
 TEST(kernels_upsample)
 {
-    static const Upsample sizes[] = {{1, 1, 1, 1}, {2, 3, 5, 7}, {1, 4, 4, 16}, {2, 16, 16, 33}};
+    static const Upsample sizes[] = {{1, 1, 1, 1, 0, 0}, {2, 3, 5, 7, 0, 0}, {1, 4, 4, 16, 0, 0},
+        {2, 16, 16, 33, 0, 0}, {1, 1, 1, 5, 1, 1}, {2, 3, 4, 9, 1, 0}, {3, 5, 2, 40, 0, 1}, {2, 7, 7, 64, 1, 1}};
     for (uint64_t i = 0; i < 2 * sizeof sizes / sizeof *sizes; i++) {
         Upsample p = sizes[i / 2];
         size_t n = (size_t)p.n * p.h * p.w * p.c;
+        size_t big = (size_t)p.n * (2 * p.h - p.cut_h) * (2 * p.w - p.cut_w) * p.c;
         Case f = {.op = "upsample2x", .p = &p, .call = call_upsample2x};
-        reads(&f, T, n, KERN_NORMAL), writes(&f, T, 4 * n, 0, 0, 0, 0);
+        reads(&f, T, n, KERN_NORMAL), writes(&f, T, big, 0, 0, 0, 0);
         Case b = {.op = "upsample2x_bwd", .p = &p, .call = call_upsample2x_bwd};
-        reads(&b, T, 4 * n, KERN_NORMAL), writes(&b, T, n, i % 2, 4, 6, 0);
+        reads(&b, T, big, KERN_NORMAL), writes(&b, T, n, i % 2, 4, 6, 0);
         CHECK(check(&f, i) && check(&b, i));
     }
 }

@@ -218,11 +218,12 @@ TEST(opgrad_act)
 static void upsample2x_f64(const void *params, const double *x, double *y)
 {
     const Upsample *p = params;
+    int high = 2 * p->h - p->cut_h, wide = 2 * p->w - p->cut_w;
     for (int n = 0; n < p->n; n++)
-        for (int i = 0; i < 2 * p->h; i++)
-            for (int j = 0; j < 2 * p->w; j++)
+        for (int i = 0; i < high; i++)
+            for (int j = 0; j < wide; j++)
                 for (int c = 0; c < p->c; c++)
-                    y[((n * 2 * p->h + i) * 2 * p->w + j) * p->c + c] =
+                    y[((n * high + i) * wide + j) * p->c + c] =
                         x[((n * p->h + i / 2) * p->w + j / 2) * p->c + c];
 }
 
@@ -245,11 +246,15 @@ static void rowsum_f64(const void *params, const double *x, double *y)
 TEST(opgrad_moves)
 {
     Problem t;
-    Upsample u = {2, 2, 3, 4};
+    Upsample u = {2, 2, 3, 4, 0, 0}, odd = {2, 2, 3, 4, 1, 1};
     begin(&t, 7, 48, 192);
     upsample2x_f32_ref(NULL, &u, t.y, t.x);
     upsample2x_bwd_f32_ref(NULL, &u, t.dx, t.dy, 0);
     CHECK(agrees(&t, upsample2x_f64, &u));
+    begin(&t, 7, 48, 120);
+    upsample2x_f32_ref(NULL, &odd, t.y, t.x);
+    upsample2x_bwd_f32_ref(NULL, &odd, t.dx, t.dy, 0);
+    CHECK(agrees(&t, upsample2x_f64, &odd));
     Concat c = {4, 3, 5};
     begin(&t, 8, 32, 32);
     concat_f32_ref(NULL, &c, t.y, t.x, t.x + 12);

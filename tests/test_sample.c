@@ -462,10 +462,24 @@ TEST(sample_writes_what_a1111_writes)
 
 /* ---- refusals ------------------------------------------------------------- */
 
+/* Latents that cannot be halved three times: rounded up, and cut back. */
+TEST(sample_takes_multiples_of_8)
+{
+    SAMPLE_OK("odd.png", "-p 'a cat' -W 72 -H 104");
+    SAMPLE_OK("threads.png", "-p 'a cat' -W 72 -H 104 --threads 3");
+    CHECK(same("odd.png", "threads.png"));
+    Image im;
+    Err e = {0};
+    CHECK_OK(image_load(&im, at("odd.png"), &e), &e);
+    int w = im.w, h = im.h;
+    image_free(&im);
+    CHECK(w == 72 && h == 104);
+}
+
 TEST(sample_refuses)
 {
     static const struct { const char *more, *message; int code; } bad[] = {
-        {"-p x -W 100", "the nearest are 64 and 128", 2}, {"-p x -H 32", "multiple of 64", 2},
+        {"-p x -W 100", "the nearest are 96 and 104", 2}, {"-p x -H 4", "multiple of 8", 2},
         {"-p x --sampler fast", "unknown sampler", 2}, {"-p x --rng gpu", "--rng", 2},
         {"-p x --steps 0", "--steps", 2}, {"-p x --seed -2", "--seed", 2}, {"", "--prompt", 2},
         {"-p x --sampler ddim --schedule karras", "ddim", 2}, {"-p x --dtype f8", "--dtype", 2},

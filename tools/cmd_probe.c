@@ -161,6 +161,10 @@ static int map_input(const Probe *p, const char *name, float **v, int dim[4], Er
     if (!rc && !*v) rc = err_nomem(e, (size_t)t->count * 4, name);
     if (!rc) layout_from_nchw(*v, nchw, (size_t)n, (size_t)c, (size_t)h * (size_t)w);
     memcpy(dim, (int[]){n, h, w, c}, 4 * sizeof(int));
+    /* pictures have 8x8 pixels a latent; the U-Net's goldens demand 8x8 latents a cell */
+    if (!rc && strcmp(name, "latents") && (h % 8 || w % 8))
+        rc = err_set(e, ERR_INPUT, "%s: tensor %s has size %dx%d; height and width must be multiples of 8", p->o->in,
+                     name, h, w);
     mem_free(nchw);
     return rc;
 }

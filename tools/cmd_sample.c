@@ -40,7 +40,7 @@ static const Option table[] = {
      "settings of this picture where no option is given (--lora replaces its LoRAs)", NULL},
     HEADING("How:"),
     {"width", 'W', OPT_INT, AT(width), 1, 65535, "N",
-     "multiple of 64 (512; 128 for models with a text encoder below 512)", NULL},
+     "multiple of 8 (512; 128 for models with a text encoder below 512)", NULL},
     {"height", 'H', OPT_INT, AT(height), 1, 65535, "N", "as width", NULL},
     {"steps", 0, OPT_INT, AT(steps), 1, 1000, "N", "sampling steps (20)", NULL},
     {"cfg_scale", 0, OPT_FLOAT, AT(cfg_scale), -1000, 1000, "X",

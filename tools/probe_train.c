@@ -44,6 +44,8 @@ static int maps(Run *r, const char *name, int axes, float **v, Err *e)
     if (s[1] != SD_LATENT)
         return err_set(e, ERR_INPUT, "%s: tensor %s has %lld channels, 4 expected", r->p->o->in, name, (long long)s[1]);
     if (!r->n) r->n = (int)s[0], r->h = (int)s[2], r->w = (int)s[3], r->steps = axes == 5 ? (int)t->shape[0] : 1;
+    if (s[2] % 8 || s[3] % 8)
+        return err_set(e, ERR_INPUT, "%s: tensor %s: height and width must be multiples of 8", r->p->o->in, name);
     if (r->n != s[0] || r->h != s[2] || r->w != s[3] || (axes == 5 && r->steps != t->shape[0]))
         return err_set(e, ERR_INPUT, "%s: tensor %s does not fit latents", r->p->o->in, name);
     int rc = probe_f32(r->p, t, &nchw, e);

@@ -3,26 +3,28 @@
 
 REF_INLINE void upsample2x_any(Dtype dt, const Upsample *p, void *y, const void *x)
 {
-    size_t wide = 2 * (size_t)p->w, c = (size_t)p->c;
-    for (size_t r = 0; r < (size_t)p->n * 2 * p->h; r++)      /* output rows of all pictures */
-        for (size_t i = 0; i < wide; i++)
-            for (size_t k = 0; k < c; k++)
-                ref_put(dt, y, (r * wide + i) * c + k,
-                        ref_get(dt, x, (r / 2 * p->w + i / 2) * c + k));
+    size_t high = 2 * (size_t)p->h - p->cut_h, wide = 2 * (size_t)p->w - p->cut_w, c = (size_t)p->c;
+    for (size_t n = 0; n < (size_t)p->n; n++)
+        for (size_t r = 0; r < high; r++)
+            for (size_t i = 0; i < wide; i++)
+                for (size_t k = 0; k < c; k++)
+                    ref_put(dt, y, ((n * high + r) * wide + i) * c + k,
+                            ref_get(dt, x, ((n * p->h + r / 2) * p->w + i / 2) * c + k));
 }
 
 REF_INLINE void upsample2x_bwd_any(Dtype dt, const Upsample *p, void *dx, const void *dy, int acc)
 {
-    size_t wide = 2 * (size_t)p->w, c = (size_t)p->c;
-    for (size_t r = 0; r < (size_t)p->n * p->h; r++)
-        for (size_t i = 0; i < (size_t)p->w; i++)
-            for (size_t k = 0; k < c; k++) {
-                size_t a = (2 * r * wide + 2 * i) * c + k, b = a + wide * c;
-                ref_acc(dt, dx, (r * p->w + i) * c + k,
-                        ref_get(dt, dy, a) + ref_get(dt, dy, a + c) + ref_get(dt, dy, b) +
-                            ref_get(dt, dy, b + c),
-                        acc);
-            }
+    size_t high = 2 * (size_t)p->h - p->cut_h, wide = 2 * (size_t)p->w - p->cut_w, c = (size_t)p->c;
+    for (size_t n = 0; n < (size_t)p->n; n++)
+        for (size_t r = 0; r < (size_t)p->h; r++)
+            for (size_t i = 0; i < (size_t)p->w; i++)
+                for (size_t k = 0; k < c; k++) {
+                    double sum = 0;
+                    for (size_t a = 2 * r; a < 2 * r + 2 && a < high; a++)
+                        for (size_t b = 2 * i; b < 2 * i + 2 && b < wide; b++)
+                            sum += ref_get(dt, dy, ((n * high + a) * wide + b) * c + k);
+                    ref_acc(dt, dx, ((n * p->h + r) * p->w + i) * c + k, sum, acc);
+                }
 }
 
 REF_INLINE void concat_any(Dtype dt, const Concat *p, void *y, const void *a, const void *b)

@@ -20,35 +20,44 @@ VEC void move(Dtype dt, void *dst, size_t to, const void *src, size_t from, size
 
 static void upsample2x_any(Dtype dt, Dev *d, const Upsample *p, void *y, const void *x)
 {
-    size_t w = (size_t)p->w, c = (size_t)p->c, rows = (size_t)p->n * p->h;
+    size_t h = (size_t)p->h, w = (size_t)p->w, c = (size_t)p->c, rows = (size_t)p->n * h;
+    size_t high = 2 * h - p->cut_h, wide = 2 * w - p->cut_w;
 #pragma omp parallel for num_threads(d->threads) if (rows * w * c > CHUNK)
     for (size_t r = 0; r < rows; r++) {
-        for (size_t i = 0; i < w; i++) {
-            move(dt, y, (4 * r * w + 2 * i) * c, x, (r * w + i) * c, c, 0);
-            move(dt, y, (4 * r * w + 2 * i + 1) * c, x, (r * w + i) * c, c, 0);
-        }
-        move(dt, y, (4 * r + 2) * w * c, y, 4 * r * w * c, 2 * w * c, 0);
+        size_t at = (r / h * high + r % h * 2) * wide;      /* pixel where the output row begins */
+        for (size_t i = 0; i < wide; i++) move(dt, y, (at + i) * c, x, (r * w + i / 2) * c, c, 0);
+        if (r % h * 2 + 1 < high) move(dt, y, (at + wide) * c, y, at * c, wide * c, 0);
     }
 }
 
-VEC void upsample2x_bwd_row(Dtype dt, size_t r, size_t w, size_t c, void *dx, const void *dy,
-                            int acc)
+/* Row r of dx (of all pictures) from the one or two rows of dy above it. */
+VEC void upsample2x_bwd_row(Dtype dt, const Upsample *p, size_t r, void *dx, const void *dy, int acc)
 {
+    size_t h = (size_t)p->h, w = (size_t)p->w, c = (size_t)p->c;
+    size_t high = 2 * h - p->cut_h, wide = 2 * w - p->cut_w;
+    size_t at = (r / h * high + r % h * 2) * wide;
+    int low = r % h * 2 + 1 < high;
     for (size_t i = 0; i < w; i++)
         for (size_t k = 0; k < c; k += VW) {
-            size_t n = vec_left(k, c), a = (4 * r * w + 2 * i) * c + k, b = a + 2 * w * c;
-            vf top = vec_add(vec_get_most(dt, dy, a, n), vec_get_most(dt, dy, a + c, n));
-            vf low = vec_add(vec_get_most(dt, dy, b, n), vec_get_most(dt, dy, b + c, n));
-            vec_acc_most(dt, dx, (r * w + i) * c + k, vec_add(top, low), n, acc);
+            size_t n = vec_left(k, c), a = (at + 2 * i) * c + k, b = a + wide * c;
+            int right = 2 * i + 1 < wide;
+            vf sum = vec_get_most(dt, dy, a, n);
+            if (right) sum = vec_add(sum, vec_get_most(dt, dy, a + c, n));
+            if (low) {
+                vf next = vec_get_most(dt, dy, b, n);
+                if (right) next = vec_add(next, vec_get_most(dt, dy, b + c, n));
+                sum = vec_add(sum, next);
+            }
+            vec_acc_most(dt, dx, (r * w + i) * c + k, sum, n, acc);
         }
 }
 
 static void upsample2x_bwd_any(Dtype dt, Dev *d, const Upsample *p, void *dx, const void *dy,
                                int acc)
 {
-    size_t w = (size_t)p->w, c = (size_t)p->c, rows = (size_t)p->n * p->h;
-#pragma omp parallel for num_threads(d->threads) if (rows * w * c > CHUNK)
-    for (size_t r = 0; r < rows; r++) VEC_BY(dt, upsample2x_bwd_row(DT, r, w, c, dx, dy, acc));
+    size_t rows = (size_t)p->n * (size_t)p->h;
+#pragma omp parallel for num_threads(d->threads) if (rows * (size_t)p->w * (size_t)p->c > CHUNK)
+    for (size_t r = 0; r < rows; r++) VEC_BY(dt, upsample2x_bwd_row(DT, p, r, dx, dy, acc));
 }
 
 static void concat_any(Dtype dt, Dev *d, const Concat *p, void *y, const void *a, const void *b)
