@@ -7,6 +7,15 @@
 #include "models/clip.h"
 #include "models/unet.h"
 
+int denoise_find_loss(LossKind *kind, const char *name, Err *e)
+{
+    static const char *const names[] = {
+        [LOSS_L2] = "l2", [LOSS_L1] = "l1", [LOSS_HUBER] = "huber", [LOSS_SMOOTH_L1] = "smooth_l1"};
+    for (int i = 0; i < 4; i++)
+        if (!strcmp(name, names[i])) return *kind = (LossKind)i, 0;
+    return err_set(e, ERR_USAGE, "unknown loss \"%s\"; known are l2, l1, huber, smooth_l1", name);
+}
+
 static int build(Denoise *d, Err *e)
 {
     Model *m = d->m;

@@ -22,6 +22,9 @@ typedef struct {
     int clip_skip;             /* 0 or 1: none */
 } DenoiseConfig;
 
+/* "l2", "l1", "huber", "smooth_l1"; ERR_USAGE with the list otherwise. */
+int denoise_find_loss(LossKind *kind, const char *name, Err *e);
+
 /* A graph for one batch size and latent size. */
 typedef struct {
     Model *m;

@@ -22,14 +22,6 @@ enum { CONFIG_JSON_MAX = 1 << 16 };
 
 /* ---- options ------------------------------------------------------------- */
 
-static int loss_kind(LossKind *k, const char *name, Err *e)
-{
-    static const char *const names[] = {"l2", "l1", "huber", "smooth_l1"};
-    for (int i = 0; i < 4; i++)
-        if (!strcmp(name, names[i])) return *k = (LossKind)i, 0;
-    return err_set(e, ERR_USAGE, "option --loss_type: \"%s\" is not l2, l1, huber or smooth_l1", name);
-}
-
 /* "512" or "512,768". */
 static int parse_resolution(const char *s, int *w, int *h, Err *e)
 {
@@ -214,7 +206,7 @@ static int open_task(TrainRun *r, Err *e)
                         .max_timestep = o->max_timestep, .seed = (uint64_t)o->seed, .backward = 1, .cache_dir = r->cache_dir};
     c.denoise = (DenoiseConfig){.huber_c = (float)o->huber_c, .min_snr_gamma = (float)o->min_snr_gamma,
                                 .v_pred = o->v_pred, .clip_skip = o->clip_skip};
-    TRY(loss_kind(&c.denoise.loss, o->loss_type, e));
+    TRY(denoise_find_loss(&c.denoise.loss, o->loss_type, e));
     TRY(schedule_find_huber(&c.denoise.huber, o->huber_schedule, e));
     TRY(bpe_open(&r->tok, e));
     TRY(finetune_init(&r->ft, &r->m, r->ds, r->tok, &c, e));

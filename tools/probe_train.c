@@ -26,14 +26,6 @@ typedef struct {
     size_t out_count, out_cap;
 } Run;
 
-static int loss_kind(LossKind *k, const char *name, Err *e)
-{
-    static const char *const names[] = {"l2", "l1", "huber", "smooth_l1"};
-    for (int i = 0; i < 4; i++)
-        if (!name ? i == 0 : !strcmp(name, names[i])) return *k = (LossKind)i, 0;
-    return err_set(e, ERR_USAGE, "option --loss: \"%s\" is not l2, l1, huber or smooth_l1", name);
-}
-
 /* An input of latents: (N,C,h,w), or (S,N,C,h,w) with a leading step axis. */
 static int maps(Run *r, const char *name, int axes, float **v, Err *e)
 {
@@ -105,7 +97,7 @@ static int open_model(Run *r, Err *e)
     model_train(&p->m, &t);
     DenoiseConfig c = {.huber_c = (float)o->huber_c, .min_snr_gamma = (float)o->min_snr_gamma,
                        .v_pred = o->v_pred, .clip_skip = o->clip_skip};
-    TRY(loss_kind(&c.loss, o->loss, e));
+    TRY(denoise_find_loss(&c.loss, o->loss ? o->loss : "l2", e));
     if (o->huber_schedule) TRY(schedule_find_huber(&c.huber, o->huber_schedule, e));
     schedule_init(&r->schedule);
     return denoise_init(&r->d, &p->m, &r->schedule, &c, r->n, r->h, r->w, 1, r->mask != NULL, 1, e);
@@ -134,7 +126,7 @@ static float *output(Run *r, const char *name, int ndim, const int64_t *shape, s
     }
     ProbeOut *o = &r->outs[r->out_count++];
     *o = (ProbeOut){own, ndim, {0}, v};
-    memcpy(o->shape, shape, (size_t)ndim * sizeof *shape);
+    for (int i = 0; i < ndim; i++) o->shape[i] = shape[i];       /* shape NULL: a scalar */
     return v;
 }
 
