@@ -1,7 +1,12 @@
-/* cmd_tokenize.c - see cmd_tokenize.h. */
-#include "tools/cmd_tokenize.h"
-
-#include <errno.h>
+/* cmd_tokenize.c - `sdc tokenize`: what the tokenizer and the prompt grammar make of a text.
+ *
+ *     sdc tokenize --file prompts.txt    one JSON array of token ids for each line (split at LF)
+ *     sdc tokenize --parse "PROMPT"      {"chunks": [[text, weight], ...],
+ *                                         "loras": [{"name":, "te":, "unet":}, ...]}
+ *
+ * Ids are without start and end tokens and without a limit; chunks are PromptPieces. The JSON
+ * is on stdout, laid out as Python's json.dumps does, but with UTF-8 as it is.
+ */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -9,6 +14,18 @@
 #include "engine/io.h"
 #include "tokenizer/bpe.h"
 #include "tokenizer/prompt.h"
+#include "tools/cmd.h"
+#include "tools/options.h"
+
+typedef struct {
+    char *file, *parse;
+} TokenizeOptions;
+
+#define AT(field) offsetof(TokenizeOptions, field)
+static const Option table[] = {
+    {"file", 'f', OPT_TEXT, AT(file), 0, 0, "FILE", "token ids of each line, as JSON", NULL},
+    {"parse", 'p', OPT_TEXT, AT(parse), 0, 0, "PROMPT", "parts, weights and LoRAs, as JSON", NULL},
+};
 
 static void print_string(const char *s, size_t n)
 {
@@ -99,12 +116,15 @@ static int print_file(const char *path, Err *e)
 
 int cmd_tokenize(int argc, char **argv, Err *e)
 {
-    int rc;
-    if (argc == 3 && !strcmp(argv[1], "--file")) rc = print_file(argv[2], e);
-    else if (argc == 3 && !strcmp(argv[1], "--parse")) rc = print_prompt(argv[2], e);
-    else return err_set(e, ERR_USAGE, "tokenize: --file prompts.txt or --parse \"PROMPT\" was "
-                        "expected");
-    if (fflush(stdout) != 0 && !rc)
-        rc = err_set(e, ERR_FAIL, "standard output: cannot write: %s", strerror(errno));
+    TokenizeOptions o = {0};
+    Options opt = {.table = table, .count = sizeof table / sizeof *table, .fields = &o,
+                   .command = "sdc tokenize",
+                   .summary = "token ids of prompts; what a prompt means"};
+    int help = 0, rc = options_parse(&opt, argc, argv, &help, e);
+    if (!rc && help) options_help(&opt, stdout);
+    else if (!rc && !o.file == !o.parse)
+        rc = err_set(e, ERR_USAGE, "sdc tokenize: either --file FILE or --parse PROMPT is expected");
+    else if (!rc) rc = o.file ? print_file(o.file, e) : print_prompt(o.parse, e);
+    options_free(&opt);
     return rc;
 }

@@ -44,11 +44,11 @@ int main(int argc, char **argv)
         usage(stderr);
         return ERR_USAGE;
     }
+    int rc = -1;
     if (!strcmp(argv[1], "--help") || !strcmp(argv[1], "-h") || !strcmp(argv[1], "help")) {
         usage(stdout);
-        return 0;
+        rc = 0;
     }
-    int rc = -1;
     for (int i = 0; i < COMMANDS && rc < 0; i++)
         if (!strcmp(argv[1], commands[i].name)) rc = commands[i].run(argc - 1, argv + 1, &e);
     if (rc < 0) rc = unknown(argv[1], &e);
