@@ -33,6 +33,6 @@ fi
 # 3. U-Net and text encoder on its latents.
 [ -f "$work/pocket.safetensors" ] || ./sdc train --full -m "$work/vae.safetensors" \
     -d "$work/data/base" -o "$work" --output_name pocket --resolution 128 --seed 1 \
-    --max_train_steps "${STEPS:-20000}" --train_batch_size 16 --learning_rate 1e-3 --lr_scheduler cosine \
-    --lr_warmup_steps 200 --optimizer_args betas=0.9,0.99 --caption_dropout_rate 0.1 \
-    --min_snr_gamma 5 --save_precision fp16 --save_state_every_n_steps 1000 --resume
+    --max_train_steps 8000 --train_batch_size 16 --learning_rate 1e-3 --lr_scheduler cosine \
+    --lr_warmup_steps 200 --optimizer_args betas=0.9,0.99 --mixed_precision bf16 --caption_dropout_rate 0.1 \
+    --min_snr_gamma 5 --save_precision fp16 --save_state_every_n_steps 500 --resume
