@@ -2,7 +2,9 @@
 #include <locale.h>
 #include <signal.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "tools/cmd.h"
 #include "tools/options.h"
@@ -36,9 +38,23 @@ static int unknown(const char *name, Err *e)
                 : err_set(e, ERR_USAGE, "unknown command \"%s\"; see sdc --help", name);
 }
 
+/* OpenMP's threads spin for milliseconds before they sleep. On a machine that does
+ * anything besides, spinning threads keep the working ones from their cores, and
+ * everything becomes tens of times slower. The runtime reads its settings when the
+ * program is loaded, so they are put into the environment and the program starts
+ * again; a user's own settings win. */
+static void spin_less(char **argv)
+{
+    if (getenv("OMP_WAIT_POLICY") || getenv("GOMP_SPINCOUNT") || getenv("KMP_BLOCKTIME")) return;
+    setenv("GOMP_SPINCOUNT", "2000", 1);       /* some 50 us: the gap between two operations */
+    setenv("KMP_BLOCKTIME", "1", 1);           /* ms; for builds with clang */
+    execv("/proc/self/exe", argv);             /* where this fails, the program just goes on */
+}
+
 int main(int argc, char **argv)
 {
     Err e = {0};
+    spin_less(argv);
     signal(SIGPIPE, SIG_IGN);          /* a closed pipe is a write error, not a death */
     if (argc < 2) {
         usage(stderr);
