@@ -13,7 +13,7 @@
 typedef enum { DEV_OK, DEV_NO_MEMORY, DEV_NO_DEVICE, DEV_FAILED } DevCode;
 
 /* Which instruction sets the ops may use (bits of Dev.isa and of SDC_CPU). */
-enum { DEV_REF = 1, DEV_AVX2 = 2, DEV_AVX512 = 4 };
+enum { DEV_REF = 1, DEV_AVX2 = 2, DEV_AVX512 = 4, DEV_CUDA = 8 };
 
 typedef struct Dev {
     int threads;        /* results never depend on it */

@@ -1,7 +1,8 @@
 /* ops.c - fills the table of ops (ops.h) from the list of versions (impl.def). */
 #include "kernels/impl.h"
 
-enum { ISA_ref = DEV_REF, ISA_avx2 = DEV_AVX2, ISA_avx512 = DEV_AVX512 };
+enum { ISA_ref = DEV_REF, ISA_avx2 = DEV_AVX2, ISA_avx512 = DEV_AVX512,
+       ISA_cuda = DEV_CUDA };
 enum { DT_f32 = DT_F32, DT_bf16 = DT_BF16, DT_f16 = DT_F16 };
 
 static size_t linear_scratch_ref(const Dev *d, const Linear *p, Dtype dt)
@@ -42,7 +43,7 @@ void ops_init(Ops *ops, const Dev *d)
         .conv2d_scratch = conv2d_scratch_ref,
         .attention_scratch = attention_scratch_ref,
     };
-    for (unsigned isa = DEV_REF; isa <= DEV_AVX512; isa <<= 1)
+    for (unsigned isa = DEV_REF; isa <= DEV_CUDA; isa <<= 1)
         if (d->isa & isa) fill(ops, isa);
     optim_ops_init(&ops->optim, d);
 #ifdef SDC_X86
