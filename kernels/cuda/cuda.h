@@ -49,9 +49,13 @@ typedef struct CudaDev {
     cudnnHandle_t dnn;
 #endif
     struct CudaPlans *plans; /* algorithms found so far, by shape (kernels/cuda/plans.h) */
+    void *reduce;            /* CUDA_REDUCE bytes for the partial sums of ops that have no */
+                             /* *_scratch() of their own, the optimizer's included */
     char name[160];
     char error[256];         /* the first failure, "kernel NAME: what CUDA says"; "" */
 } CudaDev;
+
+enum { CUDA_REDUCE = 4 << 20 };
 
 static inline CudaDev *cuda_dev(Dev *d) { return (CudaDev *)d; }
 
