@@ -128,27 +128,17 @@ static unsigned isa_of_name(const char *name)
     return strcmp(name, "cpu:ref") ? 0 : DEV_REF;
 }
 
-int dev_open(Dev **d, const char *name, int threads, unsigned isa_mask)
+int dev_cpu_threads(int threads) { return threads > 0 ? threads : count_cores(); }
+
+static void cpu_close(Dev *d) { free(d); }
+static const char *cpu_name(const Dev *d) { return ((const CpuDev *)d)->name; }
+static int cpu_fast_bf16(const Dev *d) { return (d->isa & DEV_AVX512) != 0; }
+
+static const char *cpu_failure(const Dev *d)
 {
-    *d = NULL;
-    isa_mask &= isa_of_name(name);
-    if (!isa_mask) return DEV_NO_DEVICE;
-    CpuDev *c = calloc(1, sizeof *c);
-    if (!c) return DEV_NO_MEMORY;
-    c->dev.threads = threads > 0 ? threads : count_cores();
-    c->dev.isa = (find_isa() & isa_mask) | DEV_REF;
-    snprintf(c->name, sizeof c->name, "cpu (%s, %d thread%s)",
-             c->dev.isa & DEV_AVX512 ? "avx512" : c->dev.isa & DEV_AVX2 ? "avx2" : "plain C",
-             c->dev.threads, c->dev.threads == 1 ? "" : "s");
-    *d = &c->dev;
-    return DEV_OK;
+    (void)d;
+    return "";
 }
-
-void dev_close(Dev *d) { free(d); }
-
-const char *dev_name(const Dev *d) { return ((const CpuDev *)d)->name; }
-
-int dev_fast_bf16(const Dev *d) { return (d->isa & DEV_AVX512) != 0; }
 
 /* Blocks from HUGE on are mapped at a multiple of it, for huge pages; smaller
  * ones come from the heap. dev_free decides by the same size. */
@@ -169,53 +159,7 @@ static int map_large(void **p, size_t bytes)
     return DEV_OK;
 }
 
-int dev_alloc(Dev *d, void **p, size_t bytes)
-{
-    *p = NULL;
-    if (bytes < HUGE) {
-        *p = aligned_alloc(64, (bytes + 64) & ~(size_t)63);
-        return *p ? DEV_OK : DEV_NO_MEMORY;
-    }
-    /* Linux hands out more than there is and kills later: say no now. */
-    if (bytes > dev_memory_free(d)) return DEV_NO_MEMORY;
-    return map_large(p, bytes);
-}
-
-void dev_free(Dev *d, void *p, size_t bytes)
-{
-    (void)d;
-    if (!p) return;
-    if (bytes < HUGE) free(p);
-    else munmap(p, (bytes + PAGE - 1) & ~(PAGE - 1));
-}
-
-void dev_upload(Dev *d, void *dst, const void *src_host, size_t bytes)
-{
-    (void)d;
-    if (bytes) memcpy(dst, src_host, bytes);
-}
-
-void dev_download(Dev *d, void *dst_host, const void *src, size_t bytes)
-{
-    (void)d;
-    if (bytes) memcpy(dst_host, src, bytes);
-}
-
-void dev_copy(Dev *d, void *dst, const void *src, size_t bytes)
-{
-    (void)d;
-    if (bytes) memcpy(dst, src, bytes);
-}
-
-void dev_zero(Dev *d, void *dst, size_t bytes)
-{
-    (void)d;
-    if (bytes) memset(dst, 0, bytes);
-}
-
-void dev_sync(Dev *d) { (void)d; }
-
-size_t dev_memory_free(const Dev *d)
+static size_t cpu_memory_free(const Dev *d)
 {
     (void)d;
     char line[128];
@@ -232,4 +176,71 @@ size_t dev_memory_free(const Dev *d)
     if (group < left) left = group;
     if (v1 < left) left = v1 > 0 ? v1 : 0;
     return (size_t)left;
+}
+
+static int cpu_alloc(Dev *d, void **p, size_t bytes)
+{
+    if (bytes < HUGE) {
+        *p = aligned_alloc(64, (bytes + 64) & ~(size_t)63);
+        return *p ? DEV_OK : DEV_NO_MEMORY;
+    }
+    /* Linux hands out more than there is and kills later: say no now. */
+    if (bytes > cpu_memory_free(d)) return DEV_NO_MEMORY;
+    return map_large(p, bytes);
+}
+
+static void cpu_free(Dev *d, void *p, size_t bytes)
+{
+    (void)d;
+    if (bytes < HUGE) free(p);
+    else munmap(p, (bytes + PAGE - 1) & ~(PAGE - 1));
+}
+
+static void cpu_upload(Dev *d, void *dst, const void *src_host, size_t bytes)
+{
+    (void)d;
+    memcpy(dst, src_host, bytes);
+}
+
+static void cpu_download(Dev *d, void *dst_host, const void *src, size_t bytes)
+{
+    (void)d;
+    memcpy(dst_host, src, bytes);
+}
+
+static void cpu_copy(Dev *d, void *dst, const void *src, size_t bytes)
+{
+    (void)d;
+    memcpy(dst, src, bytes);
+}
+
+static void cpu_zero(Dev *d, void *dst, size_t bytes)
+{
+    (void)d;
+    memset(dst, 0, bytes);
+}
+
+static void cpu_sync(Dev *d) { (void)d; }
+
+static const DevKind cpu_kind = {
+    .close = cpu_close, .name = cpu_name, .failure = cpu_failure, .fast_bf16 = cpu_fast_bf16,
+    .alloc = cpu_alloc, .free = cpu_free, .upload = cpu_upload, .download = cpu_download,
+    .copy = cpu_copy, .zero = cpu_zero, .sync = cpu_sync, .memory_free = cpu_memory_free,
+};
+
+int dev_cpu_open(Dev **d, const char *name, int threads, unsigned isa_mask)
+{
+    *d = NULL;
+    isa_mask &= isa_of_name(name);
+    if (!isa_mask) return DEV_NO_DEVICE;
+    CpuDev *c = calloc(1, sizeof *c);
+    if (!c) return DEV_NO_MEMORY;
+    c->dev.kind = &cpu_kind;
+    c->dev.threads = dev_cpu_threads(threads);
+    c->dev.isa = (find_isa() & isa_mask) | DEV_REF;
+    snprintf(c->name, sizeof c->name, "cpu (%s, %d thread%s)",
+             c->dev.isa & DEV_AVX512 ? "avx512" : c->dev.isa & DEV_AVX2 ? "avx2" : "plain C",
+             c->dev.threads, c->dev.threads == 1 ? "" : "s");
+    *d = &c->dev;
+    return DEV_OK;
 }

@@ -66,6 +66,8 @@ extern "C" {
 void cuda_fail(Dev *d, const char *what, const char *why);
 /* The same for a cudaError_t, when it is one; 1 when it is. */
 int cuda_failed(Dev *d, const char *what, cudaError_t rc);
+/* Frees c->plans, NULL ok (kernels/cuda/plans.cu). */
+void cuda_plans_free(CudaDev *c);
 #ifdef __cplusplus
 }
 #endif
