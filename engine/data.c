@@ -3,7 +3,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <strings.h>
 #include <utf8proc.h>
 
 #include "engine/data.h"
@@ -27,16 +26,6 @@ static void notice(const Dataset *ds, const char *fmt, ...)
 }
 
 /* ---- folders ------------------------------------------------------------- */
-
-static int is_picture(const char *name)
-{
-    static const char *const ext[] = {".png", ".jpg", ".jpeg", ".webp", ".bmp"};
-    const char *dot = strrchr(name, '.');
-    if (*name == '.' || !dot) return 0;
-    for (size_t i = 0; i < sizeof ext / sizeof *ext; i++)
-        if (!strcasecmp(dot, ext[i])) return 1;
-    return 0;
-}
 
 /* "10_cat eyes" is 10 and "cat eyes"; 0 when the name has no number in front. */
 static int parse_folder(const char *name, const char **words)
@@ -103,7 +92,7 @@ static int scan_names(Dataset *ds, const char *dir, char **names, size_t count, 
         char *path = mem_printf("%s/%s", dir, names[i]);
         if (!path) return err_nomem(e, strlen(dir), "the list of folders");
         int kind = io_exists(path), n = parse_folder(names[i], &words), rc = 0;
-        pictures += kind == 1 && is_picture(names[i]);
+        pictures += kind == 1 && image_has_extension(names[i]);
         if (kind == 2 && n) rc = add_folder(ds, path, names[i], words, n, is_reg, e);
         else if (kind == 2 && names[i][0] != '.')
             notice(ds, "folder %s is ignored: its name does not begin with a number of repeats, "
@@ -181,7 +170,7 @@ static int scan_pictures(Dataset *ds, size_t folder, Err *e)
     ds->folders[folder].first = ds->item_count;
     TRY(io_list(&names, &count, f->path, e));
     for (size_t i = 0; i < count && !rc; i++)
-        if (is_picture(names[i])) rc = add_item(ds, folder, names[i], &missing, e);
+        if (image_has_extension(names[i])) rc = add_item(ds, folder, names[i], &missing, e);
     io_list_free(names, count);
     ds->folders[folder].count = ds->item_count - f->first;
     if (missing > 1) notice(ds, "%s: %zu pictures in all have no caption file", f->path, missing);

@@ -149,6 +149,16 @@ static int read_header(Header *hd, const uint8_t *data, size_t size, Err *e)
     return 0;
 }
 
+int image_has_extension(const char *name)
+{
+    static const char *const ext[] = {".png", ".jpg", ".jpeg", ".webp", ".bmp"};
+    const char *dot = strrchr(name, '.');
+    if (*name == '.' || !dot) return 0;
+    for (size_t i = 0; i < sizeof ext / sizeof *ext; i++)
+        if (!strcasecmp(dot, ext[i])) return 1;
+    return 0;
+}
+
 int image_size(int *w, int *h, const uint8_t *data, size_t size, Err *e)
 {
     Header hd;

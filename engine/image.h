@@ -30,6 +30,10 @@ void image_free(Image *im);                     /* im zeroed; zeroed im ok */
 int image_decode(Image *im, const uint8_t *data, size_t size, Err *e);
 int image_load(Image *im, const char *path, Err *e);
 
+/* 1 for the name of a file that image_load might read: .png, .jpg, .jpeg, .webp
+ * or .bmp in any case, and no dot in front. */
+int image_has_extension(const char *name);
+
 /* Width and height after orientation, from the headers alone. */
 int image_size(int *w, int *h, const uint8_t *data, size_t size, Err *e);
 

@@ -157,6 +157,12 @@ int io_write_file(const char *path, const void *data, size_t size, Err *e)
     return rc;
 }
 
+int io_remove(const char *path, Err *e)
+{
+    if (!unlink(path) || errno == ENOENT) return 0;
+    return err_set(e, ERR_FAIL, "%s: cannot remove: %s", path, strerror(errno));
+}
+
 int io_mkdirs(const char *path, Err *e)
 {
     char *p = mem_strdup(path);

@@ -52,6 +52,8 @@ int io_write_file(const char *path, const void *data, size_t size, Err *e);
 
 /* mkdir -p. */
 int io_mkdirs(const char *path, Err *e);
+/* Removes a file; one that is not there is no error. */
+int io_remove(const char *path, Err *e);
 int io_exists(const char *path);               /* 1 file, 2 folder, 0 neither */
 
 /* Names in a folder, sorted bytewise, without "." and "..". The array and

@@ -13,6 +13,7 @@ static const struct { const char *name; cmd_fn *run; const char *what; } command
     {"sample", cmd_sample, "pictures from a prompt"},
     {"train", cmd_train, "train a LoRA or a model on a folder of pictures"},
     {"merge", cmd_merge, "add LoRAs to a checkpoint, or to each other"},
+    {"tags", cmd_tags, "list and edit the tags of a folder of pictures"},
     {"inspect", cmd_inspect, "what a model file is"},
     {"demo", cmd_demo, "the whole job in small: a LoRA on eight cat faces, before and after"},
     {"bench", cmd_bench, "how long one step takes here, and its memory"},
