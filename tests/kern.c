@@ -2,6 +2,7 @@
 #include "tests/kern.h"
 
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -9,7 +10,7 @@
 #include "kernels/half.h"
 #include "kernels/impl.h"
 
-enum { ISA_ref = DEV_REF, ISA_avx2 = DEV_AVX2, ISA_avx512 = DEV_AVX512 };
+enum { ISA_ref = DEV_REF, ISA_avx2 = DEV_AVX2, ISA_avx512 = DEV_AVX512, ISA_cuda = DEV_CUDA };
 enum { DT_f32 = DT_F32, DT_bf16 = DT_BF16, DT_f16 = DT_F16 };
 
 static const KernImpl impls[] = {
@@ -24,10 +25,19 @@ static const KernImpl impls[] = {
 };
 enum { IMPLS = sizeof impls / sizeof *impls };
 
+const char *kern_device(void)
+{
+    const char *name = getenv("SDC_TEST_DEVICE");
+    return name && *name ? name : "cpu";
+}
+
+static int on_gpu(void) { return strncmp(kern_device(), "cpu", 3) != 0; }
+
 const KernImpl *kern_next(const char *op, const KernImpl *prev, const Dev *d)
 {
+    unsigned isa = on_gpu() ? DEV_CUDA : d->isa;
     for (const KernImpl *i = prev ? prev + 1 : impls; i < impls + IMPLS; i++)
-        if (!strcmp(i->op, op) && i->isa & d->isa && i->fn) return i;
+        if (!strcmp(i->op, op) && i->isa & isa && i->fn) return i;
     return NULL;
 }
 
@@ -134,19 +144,108 @@ KernDev kern_open(int threads, unsigned isa)
     return k;
 }
 
-int kern_ws(KernDev *k, size_t bytes)
+/* One GPU for all tests: opening one takes long. */
+static Dev *gpu(void)
+{
+    static Dev *d;
+    char why[300];
+    if (d) return d;
+    if (dev_open(&d, kern_device(), 1, ~0u) == DEV_OK) return d;
+    dev_why(kern_device(), why, sizeof why);
+    fprintf(stderr, "SDC_TEST_DEVICE=%s: %s\n", kern_device(), why);
+    exit(1);
+}
+
+KernDev kern_open_for(const KernImpl *im, int threads)
+{
+    if (im->isa == DEV_CUDA)
+        return (KernDev){.d = gpu(), .tail = threads % 2 ? 0 : GUARD};
+    return kern_open(threads, im->isa | DEV_REF);
+}
+
+/* ---- blocks of a GPU ----------------------------------------------------- */
+
+/* Allocates [guard][bytes][tail], all GUARD_BYTE but what p has (NULL ok). */
+static unsigned char *block_new(KernDev *k, const void *p, size_t bytes)
+{
+    void *block;
+    size_t all = GUARD + bytes + k->tail;
+    unsigned char *host = malloc(all);
+    if (!host || dev_alloc(k->d, &block, all)) abort();
+    memset(host, GUARD_BYTE, all);
+    if (p) memcpy(host + GUARD, p, bytes);
+    dev_upload(k->d, block, host, all);
+    free(host);
+    return block;
+}
+
+/* The bytes to p (NULL ok); 1 when the guards are intact. */
+static int block_free(KernDev *k, unsigned char *block, void *p, size_t bytes)
+{
+    size_t all = GUARD + bytes + k->tail;
+    unsigned char *host = malloc(all);
+    int ok = 1;
+    if (!host) abort();
+    dev_download(k->d, host, block, all);
+    for (size_t i = 0; i < GUARD; i++) ok &= host[i] == GUARD_BYTE;
+    for (size_t i = 0; i < k->tail; i++) ok &= host[GUARD + bytes + i] == GUARD_BYTE;
+    if (p) memcpy(p, host + GUARD, bytes);
+    free(host);
+    dev_free(k->d, block, all);
+    return ok;
+}
+
+void *kern_on(KernDev *k, void *p, size_t bytes)
+{
+    if (k->d->isa != DEV_CUDA || !p) return p;
+    for (int i = 0; i < k->count; i++)
+        if (k->on[i].host == p) return k->on[i].block + GUARD;
+    if (k->count == KERN_BLOCKS) abort();
+    KernBlock *b = &k->on[k->count++];
+    *b = (KernBlock){p, bytes, block_new(k, p, bytes)};
+    return b->block + GUARD;
+}
+
+int kern_back(KernDev *k)
+{
+    int ok = 1;
+    if (k->d->isa != DEV_CUDA) return 1;
+    dev_sync(k->d);
+    for (int i = 0; i < k->count; i++)
+        ok &= block_free(k, k->on[i].block, k->on[i].host, k->on[i].bytes);
+    k->count = 0;
+    if (!dev_failure(k->d)[0]) return ok;
+    fprintf(stderr, "%s: %s\n", dev_name(k->d), dev_failure(k->d));
+    return 0;
+}
+
+static int ws_free(KernDev *k)
 {
     int ok = kern_free(&k->ws);
-    k->ws = kern_buf(bytes);
-    k->d->ws = k->ws.p;
+    if (k->d->isa == DEV_CUDA && k->d->ws)
+        ok &= block_free(k, (unsigned char *)k->d->ws - GUARD, NULL, k->d->ws_bytes);
+    k->d->ws = NULL;
+    k->d->ws_bytes = 0;
+    return ok;
+}
+
+int kern_ws(KernDev *k, size_t bytes)
+{
+    int ok = ws_free(k);
+    if (k->d->isa == DEV_CUDA) {
+        k->d->ws = block_new(k, NULL, bytes) + GUARD;
+    } else {
+        k->ws = kern_buf(bytes);
+        k->d->ws = k->ws.p;
+    }
     k->d->ws_bytes = bytes;
     return ok;
 }
 
 int kern_close(KernDev *k)
 {
-    int ok = kern_free(&k->ws);
-    dev_close(k->d);
+    int ok = kern_back(k) & ws_free(k);
+    if (k->d->isa != DEV_CUDA) dev_close(k->d);
     k->d = NULL;
     return ok;
 }

@@ -18,8 +18,9 @@ typedef struct {
     void (*fn)(void);
 } KernImpl;
 
-/* The version of `op` after `prev` (NULL: the first) that d can run, in the
- * order of impl.def; NULL when there is no more. */
+/* The version of `op` after `prev` (NULL: the first) to be tested, in the order
+ * of impl.def; NULL when there is no more. Those that d, a processor, can run;
+ * with SDC_TEST_DEVICE=cuda in the environment, those of a GPU and no others. */
 const KernImpl *kern_next(const char *op, const KernImpl *prev, const Dev *d);
 /* The reference of op for dt; NULL when there is none. */
 const KernImpl *kern_ref(const char *op, Dtype dt);
@@ -55,9 +56,33 @@ double kern_gap(Dtype dt, const void *got, const float *want, size_t n, double a
 
 /* A Dev for tests with its own scratch: kern_ws makes room (guarded) and
  * fills it with NaN. kern_close gives 1 when its guards are intact. */
-typedef struct { Dev *d; KernBuf ws; } KernDev;
+enum { KERN_BLOCKS = 24 };
+typedef struct { void *host; size_t bytes; unsigned char *block; } KernBlock;
+typedef struct {
+    Dev *d;
+    KernBuf ws;                        /* of a processor */
+    KernBlock on[KERN_BLOCKS];         /* of a GPU: what kern_on made */
+    int count;
+    size_t tail;                       /* guard bytes behind each of them */
+} KernDev;
 KernDev kern_open(int threads, unsigned isa);
+/* The device that a version under test runs on: that of kern_open, or a GPU
+ * (which stays open to the end of the program). threads: on a GPU, with an odd
+ * number blocks end with the last byte, so that an emulator or a sanitizer sees
+ * every step past it, with an even one guard bytes follow; runs must give the
+ * same bits anyway. */
+KernDev kern_open_for(const KernImpl *im, int threads);
 int kern_ws(KernDev *k, size_t bytes);
 int kern_close(KernDev *k);
+
+/* What to give an op of k for a buffer of the host: p itself on a processor; on
+ * a GPU a guarded copy in a block of its own (the same one when p was given
+ * before; NULL for NULL). Then kern_back copies all of them back and frees them;
+ * 1 when the guards are intact and nothing failed on the device. kern_close
+ * does the same for what is left. */
+void *kern_on(KernDev *k, void *p, size_t bytes);
+int kern_back(KernDev *k);
+/* The name of the device that commands and models are tested on: $SDC_TEST_DEVICE, or cpu. */
+const char *kern_device(void);
 
 #endif

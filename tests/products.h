@@ -66,6 +66,9 @@ static inline void result_start(Result *r, const Input *start)
     else memset(r->got.p, 0xff, bytes);
 }
 
+/* Where the version under test finds a buffer of the host. */
+static inline void *on_device(KernDev *k, const KernBuf *b) { return kern_on(k, b->p, b->bytes); }
+
 /* Largest error in units of the bound; sums of k terms. */
 static inline double result_gap(const Result *r, double k, int rounds_weights)
 {

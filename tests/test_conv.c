@@ -72,19 +72,18 @@ static void exact(const Rig *g, Dev *d, int which, Result *r)
     }
 }
 
-static void run(const Rig *g, const KernImpl *impl, Dev *d, int which, Result *r)
+static void run(const Rig *g, const KernImpl *impl, KernDev *k, int which, Result *r)
 {
     const Conv2d *p = &g->p;
     const Input *start = which == 0 ? &g->res : which == 1 ? &g->acc : which == 2 ? &g->dw : &g->db;
     result_start(r, start);
-    if (which == 0)
-        ((conv2d_fn *)impl->fn)(d, p, r->got.p, g->x.v.p, g->w.v.p, g->b.v.p, g->rowbias.v.p,
-                                g->res.n ? r->got.p : NULL);
-    else if (which == 1)
-        ((conv2d_dx_fn *)impl->fn)(d, p, r->got.p, g->dy.v.p, g->w.v.p, g->acc.n > 0);
-    else
-        ((conv2d_dw_fn *)impl->fn)(d, p, which == 2 ? r->got.p : NULL,
-                                   which == 3 ? r->got.p : NULL, g->dy.v.p, g->x.v.p);
+    void *y = on_device(k, &r->got), *x = on_device(k, &g->x.v), *w = on_device(k, &g->w.v);
+    void *dy = on_device(k, &g->dy.v), *b = on_device(k, &g->b.v);
+    void *rowbias = on_device(k, &g->rowbias.v);
+    if (which == 0) ((conv2d_fn *)impl->fn)(k->d, p, y, x, w, b, rowbias, g->res.n ? y : NULL);
+    else if (which == 1) ((conv2d_dx_fn *)impl->fn)(k->d, p, y, dy, w, g->acc.n > 0);
+    else if (which == 2) ((conv2d_dw_fn *)impl->fn)(k->d, p, y, NULL, dy, x);
+    else ((conv2d_dw_fn *)impl->fn)(k->d, p, NULL, y, dy, x);
 }
 
 static int check_impl(const Rig *g, const KernImpl *impl, int which, Result *r)
@@ -94,13 +93,13 @@ static int check_impl(const Rig *g, const KernImpl *impl, int which, Result *r)
     double k = which == 0 ? taps * p->cin : which == 1 ? taps * p->cout : (double)g->y_n / p->cout;
     int most = impl->isa == DEV_REF ? 1 : 3;        /* the slow one once */
     for (int threads = 1; threads <= most; threads++) {
-        KernDev kd = kern_open(threads, impl->isa | DEV_REF);
+        KernDev kd = kern_open_for(impl, threads);
         Ops ops;
         ops_init(&ops, kd.d);
         if (!kern_ws(&kd, ops.conv2d_scratch(kd.d, p, impl->dt)))
             return fail(impl, g->c, "scratch", 0);
-        run(g, impl, kd.d, which, r);
-        if (!kern_close(&kd)) return fail(impl, g->c, "wrote past its scratch", 0);
+        run(g, impl, &kd, which, r);
+        if (!kern_close(&kd)) return fail(impl, g->c, "wrote past its buffers, or failed", 0);
         if (!result_same(r, threads == 1)) return fail(impl, g->c, "differs, threads", threads);
     }
     double gap = result_gap(r, k, which < 2 && rounds_weights(impl, p->wdt));

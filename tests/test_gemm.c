@@ -66,19 +66,17 @@ static void exact(const Rig *g, Dev *d, int which, Result *r)
     }
 }
 
-static void run(const Rig *g, const KernImpl *impl, Dev *d, int which, Result *r)
+static void run(const Rig *g, const KernImpl *impl, KernDev *k, int which, Result *r)
 {
     const Linear *p = &g->p;
     const Input *start = which == 0 ? &g->res : which == 1 ? &g->acc : which == 2 ? &g->dw : &g->db;
     result_start(r, start);
-    if (which == 0)
-        ((linear_fn *)impl->fn)(d, p, r->got.p, g->x.v.p, g->w.v.p, g->b.v.p,
-                                g->res.n ? r->got.p : NULL);
-    else if (which == 1)
-        ((linear_dx_fn *)impl->fn)(d, p, r->got.p, g->dy.v.p, g->w.v.p, g->acc.n > 0);
-    else
-        ((linear_dw_fn *)impl->fn)(d, p, which == 2 ? r->got.p : NULL,
-                                   which == 3 ? r->got.p : NULL, g->dy.v.p, g->x.v.p);
+    void *y = on_device(k, &r->got), *x = on_device(k, &g->x.v), *w = on_device(k, &g->w.v);
+    void *dy = on_device(k, &g->dy.v), *b = on_device(k, &g->b.v);
+    if (which == 0) ((linear_fn *)impl->fn)(k->d, p, y, x, w, b, g->res.n ? y : NULL);
+    else if (which == 1) ((linear_dx_fn *)impl->fn)(k->d, p, y, dy, w, g->acc.n > 0);
+    else if (which == 2) ((linear_dw_fn *)impl->fn)(k->d, p, y, NULL, dy, x);
+    else ((linear_dw_fn *)impl->fn)(k->d, p, NULL, y, dy, x);
 }
 
 /* One version of one op with 1, 2 and 3 threads. */
@@ -88,13 +86,13 @@ static int check_impl(const Rig *g, const KernImpl *impl, int which, Result *r)
     double k = which == 0 ? c->k : which == 1 ? c->n : c->m;
     int most = impl->isa == DEV_REF ? 1 : 3;        /* the slow one once */
     for (int threads = 1; threads <= most; threads++) {
-        KernDev kd = kern_open(threads, impl->isa | DEV_REF);
+        KernDev kd = kern_open_for(impl, threads);
         Ops ops;
         ops_init(&ops, kd.d);
         if (!kern_ws(&kd, ops.linear_scratch(kd.d, &g->p, impl->dt)))
             return fail(impl, c, "scratch", 0);
-        run(g, impl, kd.d, which, r);
-        if (!kern_close(&kd)) return fail(impl, c, "wrote past its scratch", 0);
+        run(g, impl, &kd, which, r);
+        if (!kern_close(&kd)) return fail(impl, c, "wrote past its buffers, or failed", 0);
         if (!result_same(r, threads == 1)) return fail(impl, c, "differs, threads", threads);
     }
     double gap = result_gap(r, k, which < 2 && rounds_weights(impl, c->wdt));

@@ -113,7 +113,7 @@ static int close_enough(const Arg *a, Dtype t, const void *got, const float *wan
  * all is well, else what is wrong. */
 static const char *run(const Case *c, const KernImpl *im, const Data *b, int threads, KernBuf *out)
 {
-    KernDev kd = kern_open(threads, ~0u);
+    KernDev kd = kern_open_for(im, threads);
     const char *bad = NULL;
     void *pi[ARGS] = {0}, *po[ARGS] = {0};
     if (c->scratch) kern_ws(&kd, c->scratch(kd.d, c, im->dt));
@@ -129,8 +129,12 @@ static const char *run(const Case *c, const KernImpl *im, const Data *b, int thr
         memcpy(po[0], pi[c->alias - 1], out[0].bytes);
         pi[c->alias - 1] = po[0];
     }
-    c->call(im->fn, kd.d, c, pi, po);
-    for (int i = 0; i < c->outs; i++)
+    void *on[ARGS] = {0};
+    for (int i = 0; i < c->outs; i++) on[i] = kern_on(&kd, po[i], out[i].bytes);
+    for (int i = 0; i < c->ins; i++) pi[i] = kern_on(&kd, pi[i], b->v[i].bytes);
+    c->call(im->fn, kd.d, c, pi, on);
+    if (!kern_back(&kd)) bad = "guard bytes on the device overwritten, or it failed";
+    for (int i = 0; i < c->outs && !bad; i++)
         if (po[i] && !close_enough(c->out + i, im->dt, po[i], b->want[i].p)) bad = "wrong values";
     return kern_close(&kd) ? bad : "guard bytes of the scratch overwritten";
 }
@@ -226,6 +230,22 @@ TEST(kernels_attention)
     for (size_t i = 0; i < sizeof p / sizeof *p; i++) CHECK(check_attention(p + i, i % 4 != 2, i));
 }
 
+/* One version for f32 on arrays of the host, 64-byte aligned or not. */
+static int attend(const KernImpl *im, const Attention *p, float *o, float *lse, float *q, float *k,
+                  float *v)
+{
+    KernDev kd = kern_open_for(im, 1);
+    size_t row = (size_t)p->heads * (size_t)p->d * 4, nq = (size_t)p->n * (size_t)p->tq;
+    size_t nk = (size_t)p->n * (size_t)p->tk;
+    Ops ops;
+    ops_init(&ops, kd.d);
+    kern_ws(&kd, ops.attention_scratch(kd.d, p, DT_F32));
+    void *l = kern_on(&kd, lse, nq * (size_t)p->heads * 4);
+    ((attention_fn *)im->fn)(kd.d, p, kern_on(&kd, o, nq * row), l, kern_on(&kd, q, nq * row),
+                             kern_on(&kd, k, nk * row), kern_on(&kd, v, nk * row));
+    return kern_close(&kd);
+}
+
 /* Rows whose scores are far apart, and far from 0: the softmax must not overflow
  * and picks the largest score's v. */
 TEST(kernels_attention_large_scores)
@@ -237,12 +257,9 @@ TEST(kernels_attention_large_scores)
     for (int i = 0; i < TQ; i++) q[i * D] = 100;
     for (int j = 0; j < TK; j++) k[j * D] = (float)(j == 31 ? 90 : j % 7) - 45;
     for (int j = 0; j < TK * D; j++) v[j] = (float)(j / D);
-    Ops ops;
-    ops_init(&ops, kd.d);
-    kern_ws(&kd, ops.attention_scratch(kd.d, &p, DT_F32));
     for (const KernImpl *im = NULL; (im = kern_next("attention", im, kd.d));) {
         if (im->dt != DT_F32) continue;
-        ((attention_fn *)im->fn)(kd.d, &p, o, lse, q, k, v);
+        CHECK(attend(im, &p, o, lse, q, k, v));
         for (int i = 0; i < TQ * D; i++) CHECK_NEAR(o[i], 31, 1e-5);
         for (int i = 0; i < TQ; i++) CHECK_NEAR(lse[i], 4500, 1e-3);
     }
@@ -259,12 +276,9 @@ TEST(kernels_attention_exponential)
     Attention p = {1, TQ, 2, 1, 1, 0, 1.0f};
     float q[TQ], k[2] = {0, 1}, v[2] = {0, 1}, o[TQ];
     for (int i = 0; i < TQ; i++) q[i] = (float)i * -0.0531f;
-    Ops ops;
-    ops_init(&ops, kd.d);
-    kern_ws(&kd, ops.attention_scratch(kd.d, &p, DT_F32));
     for (const KernImpl *im = NULL; (im = kern_next("attention", im, kd.d));) {
         if (im->dt != DT_F32) continue;
-        ((attention_fn *)im->fn)(kd.d, &p, o, NULL, q, k, v);
+        CHECK(attend(im, &p, o, NULL, q, k, v));
         for (int i = 0; i < TQ; i++) {
             double want = 1 / (1 + exp(-(double)q[i]));
             CHECK_NEAR(o[i], want, want * (4e-7 + 1.2e-7 * fabs((double)q[i])));
@@ -390,7 +404,7 @@ TEST(kernels_act)
 /* Far out, where exponentials under- and overflow, and at what is no number. */
 TEST(kernels_act_extremes)
 {
-    static const float x[] = {0.0f, -0.0f, 1e-30f, -1e-30f, 10, -10, 50, -50, 95, -95, 1e4f, -1e4f,
+    static float x[] = {0.0f, -0.0f, 1e-30f, -1e-30f, 10, -10, 50, -50, 95, -95, 1e4f, -1e4f,
                               3e38f, -3e38f, INFINITY, NAN};
     enum { N = sizeof x / sizeof *x };
     KernDev kd = kern_open(1, ~0u);
@@ -402,14 +416,19 @@ TEST(kernels_act_extremes)
         act_bwd_f32_ref(kd.d, &p, slope, ones, x, 0);
         for (const KernImpl *im = NULL; (im = kern_next("act", im, kd.d));) {
             if (im->dt != DT_F32) continue;
-            ((act_fn *)im->fn)(kd.d, &p, y, x);
+            KernDev on = kern_open_for(im, 1);
+            ((act_fn *)im->fn)(on.d, &p, kern_on(&on, y, sizeof y), kern_on(&on, x, sizeof x));
+            CHECK(kern_close(&on));
             /* Rounding 1.702 x moves a tail by up to 170 2^-24; gelu's by x^2 2^-24. */
             CHECK(kern_gap(DT_F32, y, want, N, 1e-37, 2e-5) <= 1 || kind == ACT_GELU);
             CHECK(kern_gap(DT_F32, y, want, N, 1e-6, 3e-7) <= 1);
         }
         for (const KernImpl *im = NULL; (im = kern_next("act_bwd", im, kd.d));) {
             if (im->dt != DT_F32) continue;
-            ((act_bwd_fn *)im->fn)(kd.d, &p, dx, ones, x, 0);
+            KernDev on = kern_open_for(im, 1);
+            ((act_bwd_fn *)im->fn)(on.d, &p, kern_on(&on, dx, sizeof dx),
+                                   kern_on(&on, ones, sizeof ones), kern_on(&on, x, sizeof x), 0);
+            CHECK(kern_close(&on));
             CHECK(kern_gap(DT_F32, dx, slope, N - 4, 1e-6, 3e-7) <= 1);
         }
     }
@@ -501,7 +520,9 @@ TEST(kernels_cast)
             Dtype to = (Dtype)(i % 3);
             KernBuf x = kern_tensor(&r, im->dt, n, KERN_NORMAL), y = kern_buf(n * dtype_bytes(to));
             KernBuf want = kern_as(to, im->dt, x.p, n);
-            ((cast_fn *)im->fn)(kd.d, n, y.p, x.p);
+            KernDev on = kern_open_for(im, 2);
+            ((cast_fn *)im->fn)(on.d, n, kern_on(&on, y.p, y.bytes), kern_on(&on, x.p, x.bytes));
+            CHECK(kern_close(&on));
             int same = !memcmp(y.p, want.p, y.bytes);
             CHECK(kern_free(&x) & kern_free(&y) & kern_free(&want));
             CHECK(same);
