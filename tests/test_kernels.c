@@ -1,179 +1,8 @@
-/* test_kernels.c - every version of every op but the products (test_gemm.c,
- * test_conv.c) against the f32 reference.
- *
- * A Case lists what an op reads and writes. check() runs every version that
- * impl.def names and this machine can run, at 1, 2 and 3 threads, which must
- * give the same bits, on inputs rounded to its dtype, between guard bytes; the
- * f32 reference on the same inputs (widened, so exactly the same) says what is
- * right.
- *
- * Bound, for an output whose terms are about `size`:
- *   |got - want| <= ulps 2^-24 (size + max|want|) + half 2^-8 size [bf16]
- *                   + half an ulp, at most 2^-24, 2^-8 or 2^-11 |want| (storing).
- * `ulps` counts the f32 roundings on the way to an element: an exponential or
- * erf 4, a quotient or square root 1, a sum of m terms 6 sqrt(m) (independent
- * roundings, six deviations), and 12 for the rest. `half` counts roundings of
- * probabilities to bf16, which vdpbf16ps wants. A dropped term, a swapped
- * operand or an off-by-one is of size / sqrt(m) or more.
- */
-#include <stdlib.h>
-
+/* test_kernels.c - every version of attention, norms, elementwise ops, moves and
+ * casts against the reference (tests/cases.h). Products: test_gemm.c, test_conv.c;
+ * embeddings and losses: test_kernels_small.c. */
 #include "kernels/half.h"
-#include "kernels/impl.h"
-#include "tests/kern.h"
-#include "tests/test.h"
-
-enum { ARGS = 9, T = DT_N };                /* T: the dtype of the version */
-
-typedef struct {
-    int dt;                                 /* a Dtype, or T */
-    size_t n;                               /* 0: NULL */
-    KernKind kind;
-    int acc;                                /* output: added to */
-    double ulps, size, half;                /* output: bound */
-} Arg;
-
-typedef struct Case {
-    const char *op;
-    const void *p;
-    void (*call)(void (*fn)(void), Dev *d, const struct Case *c, void **in, void **out);
-    void (*prepare)(Dev *d, const struct Case *c, void **in);   /* inputs made of others; f32 */
-    size_t (*scratch)(const Dev *d, const struct Case *c, Dtype dt);
-    Arg in[ARGS], out[ARGS];
-    int ins, outs, alias;                   /* output 0 is input alias - 1 */
-} Case;
-
-static void reads(Case *c, int dt, size_t n, KernKind kind)
-{
-    c->in[c->ins++] = (Arg){.dt = dt, .n = n, .kind = kind};
-}
-
-static void writes(Case *c, int dt, size_t n, int acc, double ulps, double size, double half)
-{
-    Arg a = {.dt = dt, .n = n, .acc = acc, .ulps = ulps, .size = size, .half = half};
-    c->out[c->outs++] = a;
-}
-
-static Dtype real(int dt, Dtype t) { return dt == T ? t : (Dtype)dt; }
-static double sum_ulps(double terms) { return 6 * sqrt(terms) + 12; }
-
-/* Inputs as f32 and in their dtype, outputs before, and what is right (f32). */
-typedef struct { KernBuf f[ARGS], v[ARGS], old[ARGS], want[ARGS]; } Data;
-
-static void make(const Case *c, Dtype t, Data *b, KernRng *r, Dev *d)
-{
-    void *in[ARGS] = {0}, *out[ARGS] = {0};
-    *b = (Data){0};
-    for (int i = 0; i < c->ins; i++) {
-        if (!c->in[i].n) continue;
-        KernBuf x = kern_tensor(r, real(c->in[i].dt, t), c->in[i].n, c->in[i].kind);
-        b->f[i] = kern_as(DT_F32, real(c->in[i].dt, t), x.p, c->in[i].n);
-        in[i] = b->f[i].p;
-        kern_free(&x);
-    }
-    if (c->prepare) c->prepare(d, c, in);
-    for (int i = 0; i < c->ins; i++) {
-        if (!c->in[i].n) continue;
-        Dtype dt = real(c->in[i].dt, t);
-        b->v[i] = kern_as(dt, DT_F32, in[i], c->in[i].n);
-        kern_free(&b->f[i]);
-        b->f[i] = kern_as(DT_F32, dt, b->v[i].p, c->in[i].n);
-        in[i] = b->f[i].p;
-    }
-    for (int i = 0; i < c->outs; i++) {
-        if (!c->out[i].n) continue;
-        b->old[i] = kern_tensor(r, real(c->out[i].dt, t), c->out[i].n, KERN_NORMAL);
-        b->want[i] = kern_as(DT_F32, real(c->out[i].dt, t), b->old[i].p, c->out[i].n);
-        out[i] = b->want[i].p;
-    }
-    c->call(kern_ref(c->op, DT_F32)->fn, d, c, in, out);
-}
-
-static int drop(KernBuf *b, int n)
-{
-    int ok = 1;
-    for (int i = 0; i < n; i++) ok &= kern_free(&b[i]);
-    return ok;
-}
-
-static int close_enough(const Arg *a, Dtype t, const void *got, const float *want)
-{
-    static const double store[] = {[DT_F32] = 0x1p-24, [DT_BF16] = 0x1p-8, [DT_F16] = 0x1p-11};
-    Dtype dt = real(a->dt, t);
-    double max = 0;
-    for (size_t k = 0; k < a->n; k++) max = fmax(max, fabs((double)want[k]));
-    double abs = a->ulps * 0x1p-24 * (a->size + max) + (t == DT_BF16) * a->half * 0x1p-8 * a->size;
-    double tiny = dt == DT_F16 ? 0x1p-25 : 1e-37;          /* half a subnormal of f16 */
-    double gap = kern_gap(dt, got, want, a->n, abs + tiny, store[dt] * 1.01);
-    if (getenv("KERN_GAPS")) printf("  %.3f of the bound\n", gap);
-    return gap <= 1;
-}
-
-/* One version with this many threads; its outputs are left in out. NULL when
- * all is well, else what is wrong. */
-static const char *run(const Case *c, const KernImpl *im, const Data *b, int threads, KernBuf *out)
-{
-    KernDev kd = kern_open_for(im, threads);
-    const char *bad = NULL;
-    void *pi[ARGS] = {0}, *po[ARGS] = {0};
-    if (c->scratch) kern_ws(&kd, c->scratch(kd.d, c, im->dt));
-    for (int i = 0; i < c->ins; i++) pi[i] = b->v[i].p;
-    for (int i = 0; i < c->outs; i++) {
-        const Arg *a = c->out + i;
-        Dtype dt = real(a->dt, im->dt);
-        if (!a->n) continue;
-        out[i] = a->acc ? kern_as(dt, dt, b->old[i].p, a->n) : kern_buf(a->n * dtype_bytes(dt));
-        po[i] = out[i].p;
-    }
-    if (c->alias) {
-        memcpy(po[0], pi[c->alias - 1], out[0].bytes);
-        pi[c->alias - 1] = po[0];
-    }
-    void *on[ARGS] = {0};
-    for (int i = 0; i < c->outs; i++) on[i] = kern_on(&kd, po[i], out[i].bytes);
-    for (int i = 0; i < c->ins; i++) pi[i] = kern_on(&kd, pi[i], b->v[i].bytes);
-    c->call(im->fn, kd.d, c, pi, on);
-    if (!kern_back(&kd)) bad = "guard bytes on the device overwritten, or it failed";
-    for (int i = 0; i < c->outs && !bad; i++)
-        if (po[i] && !close_enough(c->out + i, im->dt, po[i], b->want[i].p)) bad = "wrong values";
-    return kern_close(&kd) ? bad : "guard bytes of the scratch overwritten";
-}
-
-static int check(Case *c, uint64_t seed)
-{
-    KernRng r = {seed};
-    KernDev all = kern_open(1, ~0u);
-    int ok = 1;
-    for (const KernImpl *im = NULL; ok && (im = kern_next(c->op, im, all.d));) {
-        Data b;
-        make(c, im->dt, &b, &r, all.d);
-        KernBuf first[ARGS] = {{0}};
-        const char *bad = run(c, im, &b, 1, first);
-        for (int threads = 2; threads <= 3 && !bad && im->isa != DEV_REF; threads++) {
-            KernBuf out[ARGS] = {{0}};
-            bad = run(c, im, &b, threads, out);
-            for (int i = 0; i < c->outs && !bad; i++)
-                if (out[i].p && memcmp(out[i].p, first[i].p, out[i].bytes)) bad = "threads differ";
-            if (!drop(out, ARGS)) bad = "guard bytes overwritten";
-        }
-        if (!drop(first, ARGS)) bad = "guard bytes overwritten";
-        if (!(drop(b.f, ARGS) & drop(b.v, ARGS) & drop(b.old, ARGS) & drop(b.want, ARGS)))
-            bad = "guard bytes of an input overwritten";
-        if (bad) test_fail(__FILE__, __LINE__, "%s %s %s, case %lu: %s", im->op, kern_dtype(im->dt),
-                           im->impl, (unsigned long)seed, bad);
-        ok = !bad;
-    }
-    kern_close(&all);
-    return ok;
-}
-
-#define CALL(op_, ...) ((op_##_fn *)fn)(d, c->p, __VA_ARGS__)
-#define CALLER(name, ...)                                                                \
-    static void call_##name(void (*fn)(void), Dev *d, const Case *c, void **in, void **out) \
-    {                                                                                    \
-        (void)in, (void)out;                                                             \
-        __VA_ARGS__;                                                                     \
-    }
+#include "tests/cases.h"
 
 /* ---- attention ----------------------------------------------------------- */
 
@@ -214,7 +43,7 @@ static int check_attention(const Attention *p, int with_lse, uint64_t seed)
     writes(&b, T, seed % 3 == 1 ? 0 : q, 0, ulps, size * 4, 1);
     size_t kv = seed % 3 == 2 ? 0 : k;
     writes(&b, T, kv, 0, ulps, size * many, 1), writes(&b, T, kv, 0, ulps, size * many, 1);
-    return check(&f, seed) && check(&b, seed + 1000);
+    return case_check(&f, seed) && case_check(&b, seed + 1000);
 }
 
 TEST(kernels_attention)
@@ -323,7 +152,7 @@ static int check_groupnorm(const GroupNorm *p, KernKind kind, uint64_t seed)
     double sum = sum_ulps((double)p->n * p->hw) * sqrt((double)p->n * p->hw);
     writes(&b, DT_F32, seed % 4 == 3 ? 0 : ch, 1, sum, 36, 0);
     writes(&b, DT_F32, seed % 5 == 4 ? 0 : ch, 1, sum, 36, 0);
-    return check(&f, seed) && check(&b, seed + 1000);
+    return case_check(&f, seed) && case_check(&b, seed + 1000);
 }
 
 TEST(kernels_groupnorm)
@@ -366,7 +195,7 @@ static int check_layernorm(const LayerNorm *p, KernKind kind, uint64_t seed)
     double sum = sum_ulps(p->rows) * sqrt(p->rows);
     writes(&b, DT_F32, seed % 4 == 3 ? 0 : ch, 1, sum, 36, 0);
     writes(&b, DT_F32, seed % 5 == 4 ? 0 : ch, 1, sum, 36, 0);
-    return check(&f, seed) && check(&b, seed + 1000);
+    return case_check(&f, seed) && case_check(&b, seed + 1000);
 }
 
 TEST(kernels_layernorm)
@@ -397,7 +226,7 @@ TEST(kernels_act)
         Case b = {.op = "act_bwd", .p = &p, .call = call_act_bwd};
         reads(&b, T, p.count, KERN_NORMAL), reads(&b, T, p.count, KERN_NORMAL);
         writes(&b, T, p.count, i % 2, 20, 6, 0);
-        CHECK(check(&f, i) && check(&b, i));
+        CHECK(case_check(&f, i) && case_check(&b, i));
     }
 }
 
@@ -450,7 +279,7 @@ TEST(kernels_geglu_add)
         Case a = {.op = "add", .p = &n, .call = call_add, .alias = (int)(i % 3)};
         reads(&a, T, n, KERN_NORMAL), reads(&a, T, n, KERN_MEAN);
         writes(&a, T, n, 0, 1, 1, 0);
-        CHECK(check(&f, i) && check(&b, i) && check(&a, i));
+        CHECK(case_check(&f, i) && case_check(&b, i) && case_check(&a, i));
     }
 }
 
@@ -465,7 +294,8 @@ CALLER(rowsum, CALL(rowsum, out[0], in[0], c->out[0].acc))
 TEST(kernels_upsample)
 {
     static const Upsample sizes[] = {{1, 1, 1, 1, 0, 0}, {2, 3, 5, 7, 0, 0}, {1, 4, 4, 16, 0, 0},
-        {2, 16, 16, 33, 0, 0}, {1, 1, 1, 5, 1, 1}, {2, 3, 4, 9, 1, 0}, {3, 5, 2, 40, 0, 1}, {2, 7, 7, 64, 1, 1}};
+        {2, 16, 16, 33, 0, 0}, {1, 1, 1, 5, 1, 1}, {2, 3, 4, 9, 1, 0}, {3, 5, 2, 40, 0, 1},
+        {2, 7, 7, 64, 1, 1}};
     for (uint64_t i = 0; i < 2 * sizeof sizes / sizeof *sizes; i++) {
         Upsample p = sizes[i / 2];
         size_t n = (size_t)p.n * p.h * p.w * p.c;
@@ -474,7 +304,7 @@ TEST(kernels_upsample)
         reads(&f, T, n, KERN_NORMAL), writes(&f, T, big, 0, 0, 0, 0);
         Case b = {.op = "upsample2x_bwd", .p = &p, .call = call_upsample2x_bwd};
         reads(&b, T, big, KERN_NORMAL), writes(&b, T, n, i % 2, 4, 6, 0);
-        CHECK(check(&f, i) && check(&b, i));
+        CHECK(case_check(&f, i) && case_check(&b, i));
     }
 }
 
@@ -491,7 +321,7 @@ TEST(kernels_concat)
         reads(&g, T, a + b, KERN_NORMAL);
         writes(&g, T, i % 4 == 2 ? 0 : a, i % 2, 1, 1, 0);
         writes(&g, T, i % 4 == 3 ? 0 : b, i % 4 == 1 || i % 4 == 2, 1, 1, 0);
-        CHECK(check(&f, i) && check(&g, i));
+        CHECK(case_check(&f, i) && case_check(&g, i));
     }
 }
 
@@ -503,7 +333,7 @@ TEST(kernels_rowsum)
         Case f = {.op = "rowsum", .p = &p, .call = call_rowsum};
         reads(&f, T, (size_t)p.n * p.hw * p.c, KERN_NORMAL);
         writes(&f, T, (size_t)p.n * p.c, i % 2, sum_ulps(p.hw) * sqrt(p.hw), 1, 0);
-        CHECK(check(&f, i));
+        CHECK(case_check(&f, i));
     }
 }
 
