@@ -156,11 +156,19 @@ static Dev *gpu(void)
     exit(1);
 }
 
+static KernDev open_gpu(int threads)
+{
+    return (KernDev){.d = gpu(), .tail = threads % 2 ? 0 : GUARD};
+}
+
 KernDev kern_open_for(const KernImpl *im, int threads)
 {
-    if (im->isa == DEV_CUDA)
-        return (KernDev){.d = gpu(), .tail = threads % 2 ? 0 : GUARD};
-    return kern_open(threads, im->isa | DEV_REF);
+    return im->isa == DEV_CUDA ? open_gpu(threads) : kern_open(threads, im->isa | DEV_REF);
+}
+
+KernDev kern_open_tested(int threads)
+{
+    return on_gpu() ? open_gpu(threads) : kern_open(threads, ~0u);
 }
 
 /* ---- blocks of a GPU ----------------------------------------------------- */

@@ -72,6 +72,7 @@ KernDev kern_open(int threads, unsigned isa);
  * every step past it, with an even one guard bytes follow; runs must give the
  * same bits anyway. */
 KernDev kern_open_for(const KernImpl *im, int threads);
+KernDev kern_open_tested(int threads);             /* kern_device() */
 int kern_ws(KernDev *k, size_t bytes);
 int kern_close(KernDev *k);
 

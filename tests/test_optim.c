@@ -6,6 +6,7 @@
 #include "engine/mem.h"
 #include "engine/optim.h"
 #include "tests/fail.h"
+#include "tests/kern.h"
 #include "tests/test.h"
 
 enum { TENSORS = 4, STEPS = 12 };
@@ -36,14 +37,15 @@ static void fill_grad(float *g, size_t t, int step)
                                value((uint32_t)(1000 * t) + 999, i));
 }
 
-/* An optimizer over the four tensors; param and grad are one block each. */
+/* An optimizer over the four tensors; param and grad are one block, here and on
+ * the device. isa ~0u: on the device that is tested (kern_device). */
 typedef struct {
     Dev *dev;
     Ops ops;
     OptimConfig cfg;
     Optim *o;
     float *block, *p[TENSORS], *g[TENSORS];
-    void *state;
+    void *state, *on_device;
     size_t block_bytes, state_bytes;
 } Rig;
 
@@ -54,12 +56,13 @@ static int rig_open(Rig *r, const char *name, const char *args, double lr0, doub
     size_t at = 0, total = 0;
     *r = (Rig){0};
     TRY(optim_parse(&r->cfg, name, args, e));
-    if (dev_open(&r->dev, "cpu", threads, isa)) return err_set(e, ERR_FAIL, "no device");
+    if (dev_open(&r->dev, isa == ~0u ? kern_device() : "cpu", threads, isa))
+        return err_set(e, ERR_FAIL, "no device");
     optim_ops_init(&r->ops.optim, r->dev);
     for (int t = 0; t < TENSORS; t++) total += (sizes[t] + 15) / 16 * 16;
     r->block_bytes = total * 8;
-    if (dev_alloc(r->dev, (void **)&r->block, r->block_bytes)) return err_set(e, 5, "memory");
-    memset(r->block, 0, r->block_bytes);
+    if (dev_alloc(r->dev, &r->on_device, r->block_bytes)) return err_set(e, 5, "memory");
+    r->block = calloc(1, r->block_bytes);
     if (!(r->o = optim_new(&r->cfg, r->dev, &r->ops, lr, 2, e))) return e->code;
     for (int t = 0; t < TENSORS; t++) {
         char key[8];
@@ -69,20 +72,37 @@ static int rig_open(Rig *r, const char *name, const char *args, double lr0, doub
         at += (sizes[t] + 15) / 16 * 16;
         for (uint32_t i = 0; i < sizes[t]; i++)
             r->p[t][i] = start((size_t)t, i);
-        TRY(optim_add(r->o, key, t > 0, sizes[t], r->p[t], r->g[t], e));
+        float *on = r->on_device, *param = on + (r->p[t] - r->block);
+        TRY(optim_add(r->o, key, t > 0, sizes[t], param, on + (r->g[t] - r->block), e));
     }
     r->state_bytes = optim_bytes(r->o);
     if (dev_alloc(r->dev, &r->state, r->state_bytes)) return err_set(e, 5, "memory");
-    memset(r->state, 0xAB, r->state_bytes);
+    unsigned char *junk = malloc(r->state_bytes);
+    memset(junk, 0xAB, r->state_bytes);
+    dev_upload(r->dev, r->state, junk, r->state_bytes);
+    free(junk);
     return optim_place(r->o, r->state, e);
 }
 
 static void rig_close(Rig *r)
 {
     optim_free(r->o);
-    if (r->block) dev_free(r->dev, r->block, r->block_bytes);
+    if (r->dev) dev_free(r->dev, r->on_device, r->block_bytes);
+    free(r->block);
     if (r->state) dev_free(r->dev, r->state, r->state_bytes);
     dev_close(r->dev);
+}
+
+/* Moves parameters and gradients to the device, or back. */
+static void rig_push(Rig *r) { dev_upload(r->dev, r->on_device, r->block, r->block_bytes); }
+static void rig_pull(Rig *r) { dev_download(r->dev, r->block, r->on_device, r->block_bytes); }
+
+static int rig_step(Rig *r, OptimStep *s, Err *e)
+{
+    rig_push(r);
+    int rc = optim_step(r->o, s, e);
+    rig_pull(r);
+    return rc;
 }
 
 static int rig_steps(Rig *r, int from, int to, const double *factor, double clip, Err *e)
@@ -90,7 +110,7 @@ static int rig_steps(Rig *r, int from, int to, const double *factor, double clip
     for (int step = from; step < to; step++) {
         OptimStep s = {.lr_factor = factor[step], .max_grad_norm = clip};
         for (size_t t = 0; t < TENSORS; t++) fill_grad(r->g[t], t, step);
-        TRY(optim_step(r->o, &s, e));
+        TRY(rig_step(r, &s, e));
     }
     return 0;
 }
@@ -243,13 +263,14 @@ TEST(optim_rounds_every_value_alike)
     optim_dynamic_map(map + 256, 0);
     for (uint32_t i = 0; i < N; i++) g[i] = hard_value(i, map + (i & 1024 ? 256 : 0));
     for (int k = 0; k < 3; k++) {
-        Dev *d;
         OptimOps ops;
-        Moments8 s = {mq[k], vq[k], mabs, vabs};
-        CHECK(!dev_open(&d, "cpu", 2, isa[k]));
-        optim_ops_init(&ops, d);
-        ops.adamw8(d, &h, N, p, &s, map, g);
-        dev_close(d);
+        KernDev d = isa[k] == ~0u ? kern_open_tested(2) : kern_open(2, isa[k]);
+        Moments8 s = {kern_on(&d, mq[k], N), kern_on(&d, vq[k], N), kern_on(&d, mabs, sizeof mabs),
+                      kern_on(&d, vabs, sizeof vabs)};
+        optim_ops_init(&ops, d.d);
+        ops.adamw8(d.d, &h, N, kern_on(&d, p, sizeof p), &s, kern_on(&d, map, sizeof map),
+                   kern_on(&d, g, sizeof g));
+        CHECK(kern_close(&d));
     }
     for (int i = 0; i < N; i++)
         for (int q = 0; q < 256; q++)
@@ -328,12 +349,13 @@ TEST(optim_refuses_broken_gradients_before_any_change)
         for (size_t t = 0; t < TENSORS; t++) fill_grad(r.g[t], t, 2);
         r.g[2][777] = bad[i];
         memcpy(before, r.block, r.block_bytes);
-        CHECK_INT(optim_step(r.o, &s, &e2), ERR_FAIL);
+        CHECK_INT(rig_step(&r, &s, &e2), ERR_FAIL);
         CHECK_INT(s.bad, 2);
         CHECK(strstr(e2.msg, "gradient of t2"));
         CHECK(!memcmp(before, r.block, r.block_bytes));
         e2 = (Err){0};
         CHECK_INT(optim_update(r.o, 2, 1, &e2), ERR_FAIL);
+        rig_pull(&r);
         CHECK(!memcmp(before, r.block, r.block_bytes));
     }
     free(before);
@@ -353,7 +375,7 @@ TEST(optim_clips_and_leaves_tensors_alone)
     r.g[2][0] = 4;
     float p0 = r.p[0][0], p1 = r.p[1][0], p3 = r.p[3][0];
     r.o->list[2].grad = NULL;                        /* the loss does not depend on t3 */
-    CHECK_OK(optim_step(r.o, &s, &e), &e);
+    CHECK_OK(rig_step(&r, &s, &e), &e);
     CHECK_NEAR(s.grad_norm, 5, 1e-12);
     CHECK_NEAR(r.p[1][0], p1 - 3 * 0.5 / (5 + 1e-6), 1e-7);
     CHECK(r.p[0][0] == p0 && r.p[3][0] == p3);
@@ -364,7 +386,9 @@ TEST(optim_clips_and_leaves_tensors_alone)
     CHECK_OK(rig_steps(&r, 0, 1, flat, 0, &e), &e);
     for (size_t t = 0; t < TENSORS; t++) {
         fill_grad(u.g[t], t, 0);
+        rig_push(&u);
         CHECK_OK(optim_update(u.o, t, 1, &e), &e);
+        rig_pull(&u);
     }
     CHECK(!memcmp(r.block, u.block, r.block_bytes));
     rig_close(&r);
