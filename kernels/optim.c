@@ -13,7 +13,11 @@ void optim_ops_init(OptimOps *ops, const Dev *d)
 #define X(op) if (d->isa & DEV_AVX512) ops->op = op##_avx512;
     OPTIM_LIST_X86(X)
 #undef X
-#else
-    (void)d;
 #endif
+#ifdef SDC_CUDA
+#define X(op) if (d->isa & DEV_CUDA) ops->op = op##_cuda;
+    OPTIM_LIST(X)
+#undef X
+#endif
+    (void)d;
 }

@@ -84,8 +84,8 @@ typedef struct { double lr, decay, eps; } AdaptStep;
 typedef void adapt_step_fn(Dev *d, const AdaptStep *h, size_t count, float *p, const float *m,
                            const float *v);
 
-/* Every op: X(name), its plain version is <name>_ref; the four that have fast
- * ones, <name>_avx2 and <name>_avx512. */
+/* Every op: X(name), its plain version is <name>_ref, that for a GPU <name>_cuda;
+ * the four that have fast ones for x86, <name>_avx2 and <name>_avx512. */
 #define OPTIM_LIST(X)                                                                     \
     X(sumsq) X(scale) X(adamw) X(adamw8) X(lion) X(sgd) X(dadapt_stats) X(prodigy_stats)  \
     X(adapt_step)
@@ -103,6 +103,11 @@ OPTIM_LIST(X)
 #define X(op) op##_fn op##_avx2, op##_avx512;
 OPTIM_LIST_X86(X)
 #undef X
+#ifdef SDC_CUDA
+#define X(op) op##_fn op##_cuda;
+OPTIM_LIST(X)
+#undef X
+#endif
 
 /* The bounds of part i of count elements: a pure function of count; parts start
  * at multiples of `unit` elements. */
