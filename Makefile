@@ -10,12 +10,14 @@ ARCH    := $(shell $(CC) -dumpmachine | cut -d- -f1)
 B       := build/$(CONFIG)$(if $(filter generic,$(ARCH)),-generic)
 PKGS    := jansson libutf8proc zlib libcrypto
 WEBP    := $(shell pkg-config --exists libwebp && echo libwebp)
+HTTP    := $(shell pkg-config --exists libmicrohttpd && echo libmicrohttpd)
 
-CPPFLAGS += -I. -D_GNU_SOURCE $(if $(WEBP),-DSDC_WEBP) $(shell pkg-config --cflags $(PKGS) $(WEBP))
+CPPFLAGS += -I. -D_GNU_SOURCE $(if $(WEBP),-DSDC_WEBP) $(if $(HTTP),-DSDC_MICROHTTPD) \
+            $(shell pkg-config --cflags $(PKGS) $(WEBP) $(HTTP))
 WARN    := -Wall -Wextra -Wshadow -Wvla -Wstrict-prototypes -Wmissing-prototypes -Werror
 CFLAGS  ?= -O2 -g
 ALLFLAGS = -std=c11 -fopenmp -ffp-contract=off $(WARN) $(CFLAGS) $(SAN)
-LDLIBS  := $(shell pkg-config --libs $(PKGS) $(WEBP)) -lm
+LDLIBS  := $(shell pkg-config --libs $(PKGS) $(WEBP) $(HTTP)) -lm
 
 SAN_asan  := -fsanitize=address -fno-omit-frame-pointer
 SAN_ubsan := -fsanitize=undefined -fno-sanitize-recover=all
@@ -57,6 +59,8 @@ sdc: $(B)/sdc
 $(B)/sdc: $(TOOL_OBJ) $(LIB_OBJ)
 	@echo "  LD $@"
 	$Q$(CC) $(ALLFLAGS) $(LDFLAGS) -o $@ $^ $(LDLIBS)
+
+$(B)/tools/tags_serve.o: tools/tags_page.html
 
 # Tests reach functions of engine/mem.c and engine/io.c through --wrap to make them fail.
 WRAP := mem_alloc mem_calloc mem_realloc io_write_all io_sync

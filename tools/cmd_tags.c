@@ -2,7 +2,7 @@
  *
  *     sdc tags DIR list                      sdc tags DIR add TAG...
  *     sdc tags DIR remove TAG...             sdc tags DIR replace OLD NEW
- *     sdc tags DIR first TAG...              sdc tags DIR dedupe | sort | undo
+ *     sdc tags DIR first TAG...              sdc tags DIR dedupe | sort | undo | serve
  */
 #include <stdio.h>
 #include <string.h>
@@ -11,10 +11,11 @@
 #include "engine/tags.h"
 #include "tools/cmd.h"
 #include "tools/options.h"
+#include "tools/tags_serve.h"
 
 typedef struct {
-    char *extension, *having, *lacking;
-    int recursive, dry_run, at_start, by_count, keep;
+    char *extension, *having, *lacking, *tag_list;
+    int recursive, dry_run, at_start, by_count, keep, port;
     OptionList rest;
 } Fields;
 
@@ -33,6 +34,10 @@ static const Option table[] = {
      "sort: the folder's commonest tags first, not by alphabet", NULL},
     {"keep_tokens", 0, OPT_INT, offsetof(Fields, keep), 0, 1000, "N",
      "sort: the first N tags of each picture stay", NULL},
+    {"port", 0, OPT_INT, offsetof(Fields, port), 0, 65535, "N",
+     "serve: where the page is found (default 7801; 0: any free port)", NULL},
+    {"tag_list", 0, OPT_TEXT, offsetof(Fields, tag_list), 0, 0, "FILE",
+     "serve: tags to offer while typing, as a tagger's selected_tags.csv", NULL},
     {"caption_extension", 0, OPT_TEXT, offsetof(Fields, extension), 0, 0, ".txt",
      "of the caption files", NULL},
 };
@@ -117,11 +122,11 @@ static int undo(const char *dir, Err *e)
 
 static int unknown(const char *action, Err *e)
 {
-    const char *names[EDITS + 2] = {"list", "undo"};
-    for (int i = 0; i < EDITS; i++) names[i + 2] = edits[i].name;
-    const char *near = options_nearest(action, names, EDITS + 2);
-    return err_set(e, ERR_USAGE, "\"%s\": expected list, add, remove, replace, first, dedupe, sort "
-                   "or undo%s%s%s", action, near ? "; did you mean " : "", near ? near : "",
+    const char *names[EDITS + 3] = {"list", "undo", "serve"};
+    for (int i = 0; i < EDITS; i++) names[i + 3] = edits[i].name;
+    const char *near = options_nearest(action, names, EDITS + 3);
+    return err_set(e, ERR_USAGE, "\"%s\": expected list, add, remove, replace, first, dedupe, sort, "
+                   "undo or serve%s%s%s", action, near ? "; did you mean " : "", near ? near : "",
                    near ? "?" : "");
 }
 
@@ -134,7 +139,8 @@ static int run(const Fields *f, Err *e)
                        "sdc tags --help");
     const char *dir = f->rest.item[0], *action = f->rest.item[1];
     size_t words = f->rest.count - 2;
-    int at = 0, other = !strcmp(action, "list") || !strcmp(action, "undo");
+    int at = 0, serve = !strcmp(action, "serve");
+    int other = serve || !strcmp(action, "list") || !strcmp(action, "undo");
     while (at < EDITS && strcmp(action, edits[at].name)) at++;
     if (at == EDITS && !other) return unknown(action, e);
     if (other ? words > 0 : words < edits[at].least || words > edits[at].most)
@@ -144,16 +150,17 @@ static int run(const Fields *f, Err *e)
     if (!strcmp(action, "undo")) return undo(dir, e);
     TRY(tags_open(&t, dir, f->extension, f->recursive, e));
     if (!other) d.kind = edits[at].kind;
-    int rc = other ? list(&t, e) : edit(&t, f, &d, e);
+    TagsServe page = {.port = f->port, .tag_list = f->tag_list};
+    int rc = serve ? tags_serve(&t, &page, e) : other ? list(&t, e) : edit(&t, f, &d, e);
     tags_close(&t);
     return rc;
 }
 
 int cmd_tags(int argc, char **argv, Err *e)
 {
-    Fields f = {0};
+    Fields f = {.port = 7801};
     Options o = {.table = table, .count = sizeof table / sizeof *table, .fields = &f,
-                 .command = "sdc tags DIR list|add|remove|replace|first|dedupe|sort|undo [TAG...]",
+                 .command = "sdc tags DIR list|add|remove|replace|first|dedupe|sort|undo|serve [TAG...]",
                  .summary = "the tags of a folder of pictures, many captions at once",
                  .rest = &f.rest};
     int help = 0;

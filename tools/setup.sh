@@ -18,13 +18,15 @@ lib zlib zlib1g-dev
 lib libcrypto libssl-dev
 lib stb libstb-dev
 lib libwebp libwebp-dev
+lib libmicrohttpd libmicrohttpd-dev
 [ -n "$packages" ] || exit 0
 
 if ! command -v apt-get >/dev/null; then
     echo "setup.sh: missing:$packages" >&2
     echo "setup.sh: these are Debian's names; install the like with this system's package manager:" >&2
     echo "setup.sh: a C compiler with OpenMP, make, pkg-config, and the development files of" >&2
-    echo "setup.sh: jansson, utf8proc, zlib, OpenSSL, stb and (for WebP pictures) libwebp" >&2
+    echo "setup.sh: jansson, utf8proc, zlib, OpenSSL, stb, (for WebP pictures) libwebp and (for the page" >&2
+    echo "setup.sh: that edits tags) libmicrohttpd" >&2
     exit 1
 fi
 sudo=
