@@ -1,11 +1,13 @@
 /* exec.c - see exec.h. One switch turns nodes into calls of the op table. */
 #include "engine/exec.h"
 
+#include <stdint.h>
 #include <string.h>
 #include <time.h>
 
 #include "engine/mem.h"
 #include "engine/convert.h"
+#include "engine/recompute.h"
 
 /* ---- memory -------------------------------------------------------------- */
 
@@ -40,9 +42,17 @@ int exec_init(Exec *x, Graph *g, Slab *slab, Dev *dev, const Ops *ops, Err *e)
 {
     *x = (Exec){.g = g, .ops = ops, .slab = slab};
     if (!g) return err_nomem(e, sizeof *g, "the graph");
-    TRY(plan_make(&x->plan, g, dev, ops, e));
+    TRY(recompute_fit(&x->plan, g, SIZE_MAX, dev, ops, e));
     slab->dev = dev;
     slab_want(slab, &x->plan);
+    return 0;
+}
+
+int exec_fit(Exec *x, size_t slab_bytes, Err *e)
+{
+    if (x->plan.slab_bytes > slab_bytes)
+        TRY(recompute_fit(&x->plan, x->g, slab_bytes, x->slab->dev, x->ops, e));
+    slab_want(x->slab, &x->plan);
     return 0;
 }
 

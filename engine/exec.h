@@ -37,6 +37,10 @@ typedef struct {
 /* Plans g and adds its wish to slab (which may not be allocated yet). The Exec
  * owns g from now on, also on failure. */
 int exec_init(Exec *x, Graph *g, Slab *slab, Dev *dev, const Ops *ops, Err *e);
+/* Plans again, within slab_bytes of activations if that can be (recompute.h; look at
+ * x->plan), and adds the wish to the slab once more: for a slab whose wishes were
+ * cleared. SIZE_MAX keeps the plan. */
+int exec_fit(Exec *x, size_t slab_bytes, Err *e);
 void exec_free(Exec *x);                               /* zeroed x ok */
 
 /* Runs all nodes. Allocates nothing. */

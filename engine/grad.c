@@ -223,8 +223,8 @@ static int is_loss(OpKind op) { return op == OP_loss || op == OP_recon || op == 
 
 void graph_grad(Graph *g, Tensor *const *loss, Tensor *const *scale, int count)
 {
-    int forward = g->node_count;
-    for (int i = forward - 1; i >= 0 && !g->err.code; i--) {
+    g->forward = g->node_count;
+    for (int i = g->forward - 1; i >= 0 && !g->err.code; i--) {
         Node *n = g->nodes[i];
         Tensor *y = n->out[0];
         if (!y || !y->needs_grad || (!y->grad && !is_loss(n->op))) continue;

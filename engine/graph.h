@@ -75,12 +75,16 @@ struct Node {
     Tensor *prev[NODE_MAX_OUT];        /* earlier partial gradient that out[i] is added to */
     Param *dw, *db;                    /* parameter gradients that a *_dw or *_bwd node adds to */
     char name[96];
+    /* recompute.c: */
+    Node *again;                       /* computes the same once more, in the backward part */
+    int clone, mark;                   /* is such a one; scratch of searches */
 };
 
 typedef struct Graph {
     Dtype act;                         /* dtype of activations */
     Node **nodes;
     int node_count;
+    int forward;                       /* nodes before the backward pass; 0: there is none */
     Tensor **tensors;
     int tensor_count;
     size_t node_cap, tensor_cap;

@@ -43,7 +43,8 @@ static Tensor *inplace_input(const Node *n)
     case OP_linear: return n->in[3];
     case OP_conv2d: return n->in[4];
     case OP_groupnorm: case OP_layernorm: case OP_act: case OP_add: return n->in[0];
-    case OP_groupnorm_bwd: return n->prev[0] ? NULL : n->in[0];
+    case OP_groupnorm_bwd: case OP_act_bwd: return n->prev[0] ? NULL : n->in[0];
+    case OP_geglu_bwd: return n->prev[0] ? NULL : n->in[1];
     default: return NULL;
     }
 }
@@ -76,6 +77,12 @@ static void share_buffers(Graph *g)
             else if (n->op == OP_add && !twice) try_share(n->out[0], n->in[1], i);
         }
     }
+}
+
+void plan_lifetimes(Graph *g)
+{
+    lifetimes(g);
+    share_buffers(g);
 }
 
 /* ---- offsets ------------------------------------------------------------- */
@@ -137,19 +144,38 @@ static int place(Plan *plan, Graph *g, Err *e)
     return 0;
 }
 
-static void find_peak(Plan *plan, const Graph *g)
+int plan_live(const Graph *g, size_t *live)
 {
-    for (int i = 0; i < g->node_count; i++) {
-        size_t live = 0;
-        for (int k = 0; k < g->tensor_count; k++) {
-            const Tensor *t = g->tensors[k];
-            if (!t->param && t->buffer == t && t->first <= i && t->last >= i) live += align_up(tensor_bytes(t));
-        }
-        if (live > plan->peak_bytes) {
-            plan->peak_bytes = live;
-            plan->peak = g->nodes[i];
-        }
+    int last = g->node_count, peak = 0;
+    memset(live, 0, ((size_t)last + 1) * sizeof *live);
+    /* what comes and goes at each node, then the running sum; a size_t wraps and wraps back */
+    for (int i = 0; i < g->tensor_count; i++) {
+        const Tensor *t = g->tensors[i];
+        if (t->param || t->buffer != t || t->last < 0 || t->first > last) continue;
+        live[t->first < 0 ? 0 : t->first] += align_up(tensor_bytes(t));
+        if (t->last < last) live[t->last + 1] -= align_up(tensor_bytes(t));
     }
+    for (int i = 1; i < last; i++) {
+        live[i] += live[i - 1];
+        if (live[i] > live[peak]) peak = i;
+    }
+    return peak;
+}
+
+static int find_peak(Plan *plan, const Graph *g, Err *e)
+{
+    size_t bytes = ((size_t)g->node_count + 1) * sizeof(size_t);
+    size_t *live = mem_alloc(bytes);
+    if (!live) return err_nomem(e, bytes, "the memory plan");
+    int peak = plan_live(g, live);
+    if (g->node_count) plan->peak = g->nodes[peak];
+    plan->peak_bytes = live[peak];
+    mem_free(live);
+    for (int i = 0; i < g->node_count; i++)
+        for (int k = 0; g->nodes[i]->clone && k < NODE_MAX_OUT; k++)
+            if (g->nodes[i]->out[k]) plan->again_bytes += tensor_bytes(g->nodes[i]->out[k]);
+    for (int i = 0; i < g->node_count; i++) plan->again_nodes += g->nodes[i]->clone;
+    return 0;
 }
 
 /* ---- what the device can do ---------------------------------------------- */
@@ -190,9 +216,7 @@ int plan_make(Plan *plan, Graph *g, const Dev *dev, const Ops *ops, Err *e)
         size_t s = scratch_of(n, dev, ops);
         if (s > plan->scratch_bytes) plan->scratch_bytes = s;
     }
-    lifetimes(g);
-    share_buffers(g);
+    plan_lifetimes(g);
     TRY(place(plan, g, e));
-    find_peak(plan, g);
-    return 0;
+    return find_peak(plan, g, e);
 }

@@ -16,10 +16,19 @@ typedef struct {
     size_t scratch_bytes;    /* the most that one op needs besides */
     const Node *peak;        /* the node at which most of the slab is live */
     size_t peak_bytes;       /* live there; slab_bytes - peak_bytes is lost to fragmentation */
+    size_t least_bytes;      /* recompute.h: about what the smallest plan would need */
+    size_t again_bytes;      /* results that are computed a second time instead of kept */
+    int again_nodes;
 } Plan;
 
 /* Fills *plan and the plan fields of g's tensors. ERR_FAIL naming the node when
  * an op has no version for its dtype on this device. */
 int plan_make(Plan *plan, Graph *g, const Dev *dev, const Ops *ops, Err *e);
+
+/* The steps of it that recompute.c needs. Sets first, last and buffer of g's tensors. */
+void plan_lifetimes(Graph *g);
+/* After that: the bytes live at each node, live (node_count + 1); returns the index of
+ * the first node with the most. */
+int plan_live(const Graph *g, size_t *live);
 
 #endif

@@ -114,9 +114,11 @@ typedef void layernorm_bwd_fn(Dev *d, const LayerNorm *p, void *dx, float *dw, f
 typedef enum { ACT_SILU, ACT_GELU, ACT_QUICK_GELU } ActKind;
 typedef struct { size_t count; ActKind kind; } Act;
 typedef void act_fn(Dev *d, const Act *p, void *y, const void *x);            /* in place ok */
+/* dx may be dy when acc is 0. */
 typedef void act_bwd_fn(Dev *d, const Act *p, void *dx, const void *dy, const void *x, int acc);
 
-/* GEGLU, Shazeer, arXiv:2002.05202: x (ROWS,2C) T -> y (ROWS,C) T = x[:C] * gelu(x[C:]). */
+/* GEGLU, Shazeer, arXiv:2002.05202: x (ROWS,2C) T -> y (ROWS,C) T = x[:C] * gelu(x[C:]).
+ * dx may be x when acc is 0. */
 typedef struct { int rows, c; } Geglu;
 typedef void geglu_fn(Dev *d, const Geglu *p, void *y, const void *x);
 typedef void geglu_bwd_fn(Dev *d, const Geglu *p, void *dx, const void *dy, const void *x, int acc);
