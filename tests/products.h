@@ -7,7 +7,8 @@
  * so their total stays below 6 sqrt(K) u mag with a chance of one in 1e9 (a
  * wrong tap or a lost block is of size mag / K or more). A product of bf16
  * pairs rounds twice for each pair: the same K. Where an AVX-512 version with
- * bf16 activations rounds f32 or f16 weights to bf16, each term is off by up to 2^-8.
+ * bf16 activations rounds f32 or f16 weights to bf16 (CUDA: 16-bit activations,
+ * any other weights), each term is off by up to 2^-8.
  * The result is rounded to its dtype, half an ulp.
  */
 #ifndef SDC_TESTS_PRODUCTS_H
@@ -94,6 +95,7 @@ static inline int result_same(Result *r, int keep)
 
 static inline int rounds_weights(const KernImpl *impl, Dtype wdt)
 {
+    if (!strcmp(impl->impl, "cuda")) return impl->dt != DT_F32 && wdt != impl->dt;
     return !strcmp(impl->impl, "avx512") && impl->dt == DT_BF16 && wdt != DT_BF16;
 }
 
