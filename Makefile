@@ -2,10 +2,12 @@
 #
 #   make CONFIG=clang CC=clang     another folder of objects, below build/
 #   make ARCH=generic              no vector instructions: plain C only
+#   make CUDA=1                    with nvcc: GPUs too, build/release-cuda/sdc
+#   make EMU=1                     the same kernels on an emulated GPU (tests/emu)
 #   make V=1                       show the commands
 CC      ?= cc
 PREFIX  ?= /usr/local
-CONFIG  ?= release
+CONFIG  ?= $(if $(CUDA),release-cuda,$(if $(EMU),emu,release))
 ARCH    := $(shell $(CC) -dumpmachine | cut -d- -f1)
 B       := build/$(CONFIG)$(if $(filter generic,$(ARCH)),-generic)
 PKGS    := jansson libutf8proc zlib libcrypto
@@ -22,6 +24,7 @@ LDLIBS  := $(shell pkg-config --libs $(PKGS) $(WEBP) $(HTTP)) -lm
 SAN_asan  := -fsanitize=address -fno-omit-frame-pointer
 SAN_ubsan := -fsanitize=undefined -fno-sanitize-recover=all
 SAN_sanitize := -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer
+SAN_emu-sanitize := $(SAN_sanitize)
 SAN_tsan  := -fsanitize=thread -Wno-pass-failed
 SAN_fuzz  := -fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=all -Wno-pass-failed
 SAN := $(SAN_$(CONFIG))
@@ -47,8 +50,42 @@ AVX2   := -DSDC_AVX2 -mavx2 -mfma -mf16c
 AVX512 := -DSDC_AVX512 -mavx2 -mfma -mf16c -mavx512f -mavx512bw -mavx512dq -mavx512vl \
           -mavx512bf16 -mavx512vnni -mprefer-vector-width=512
 
+# kernels/cuda: files with OP(...) are compiled once for each dtype. With nvcc, or for the
+# host against tests/emu/include and with the runtime in tests/emu.
+ifneq ($(CUDA)$(EMU),)
+CU_TYPED := $(shell grep -lw OP $(wildcard kernels/cuda/*.cu))
+CU_ONCE  := $(filter-out $(CU_TYPED),$(wildcard kernels/cuda/*.cu)) kernels/dev_cuda.cu
+CU_OBJ   := $(CU_ONCE:%.cu=$(B)/%.cu.o) \
+            $(foreach t,f32 bf16 f16,$(CU_TYPED:%.cu=$(B)/%.$(t).cu.o))
+LIB_OBJ  += $(CU_OBJ)
+CPPFLAGS += -DSDC_CUDA
+LDLIBS   += -lstdc++
+endif
+ifneq ($(CUDA),)
+CUDA_HOME  ?= /usr/local/cuda
+CUDA_ARCHS ?= 75 80 86 89 90
+NVCC       ?= $(CUDA_HOME)/bin/nvcc
+CUDNN      := $(if $(wildcard $(CUDA_HOME)/include/cudnn.h /usr/include/cudnn.h),1)
+CUDA_LIB   := $(firstword $(wildcard $(CUDA_HOME)/lib64 $(CUDA_HOME)/lib))
+GENCODE    := $(foreach a,$(CUDA_ARCHS),-gencode arch=compute_$(a),code=sm_$(a)) \
+              -gencode arch=compute_$(lastword $(CUDA_ARCHS)),code=compute_$(lastword $(CUDA_ARCHS))
+CUFLAGS     = -O3 -lineinfo -I. -D_GNU_SOURCE -DSDC_CUDA $(if $(CUDNN),-DSDC_CUDNN) \
+              -Xcompiler -Wall,-Wextra -Werror all-warnings
+CU_COMPILE  = $(NVCC) $(CUFLAGS) $(GENCODE)
+LDLIBS     += -L$(CUDA_LIB) -Wl,-rpath,$(CUDA_LIB) -lcublasLt $(if $(CUDNN),-lcudnn) \
+              -lcudart_static -ldl -lrt -lpthread
+else ifneq ($(EMU),)
+EMU_SRC    := $(wildcard tests/emu/*.cc)
+LIB_OBJ    += $(EMU_SRC:%=$(B)/%.o)
+EMU_TEST   := $(patsubst %,$(B)/%.o,$(wildcard tests/emu/test_*.cu))
+CXXFLAGS   ?= -O2 -g
+CU_COMPILE  = $(CXX) -x c++ -std=c++17 -fopenmp -ffp-contract=off -Wall -Wextra -Werror \
+              -Wno-unknown-pragmas $(CXXFLAGS) $(SAN) -I. -Itests/emu/include -D_GNU_SOURCE \
+              -DSDC_CUDA -DSDC_CUDNN -DEMU_UNIT=$(subst .,_,$(basename $(basename $(notdir $@))))
+endif
+
 TOOL_OBJ := $(TOOL_SRC:%.c=$(B)/%.o)
-TEST_OBJ := $(TEST_SRC:%.c=$(B)/%.o)
+TEST_OBJ := $(TEST_SRC:%.c=$(B)/%.o) $(EMU_TEST)
 EMOJI_OBJ := $(EMOJI_SRC:%.c=$(B)/%.o)
 
 all: sdc                        ## build ./sdc
@@ -92,6 +129,23 @@ $(B)/%.avx512.o: %.c
 	@mkdir -p $(@D)
 	@echo "  CC $<"
 	$Q$(CC) $(CPPFLAGS) $(ALLFLAGS) $(AVX512) -MMD -MP -c -o $@ $<
+$(B)/%.cu.o: %.cu
+	@mkdir -p $(@D)
+	@echo "  CU $<"
+	$Q$(CU_COMPILE) -MMD -MP -c -o $@ $<
+define cu_typed
+$(B)/%.$(1).cu.o: %.cu
+	@mkdir -p $$(@D)
+	@echo "  CU $$< $(1)"
+	$$Q$$(CU_COMPILE) -DSDC_$(2) -MMD -MP -c -o $$@ $$<
+endef
+$(eval $(call cu_typed,f32,F32))
+$(eval $(call cu_typed,bf16,BF16))
+$(eval $(call cu_typed,f16,F16))
+$(B)/%.cc.o: %.cc
+	@mkdir -p $(@D)
+	@echo "  CXX $<"
+	$Q$(CU_COMPILE) -O3 -Wshadow -MMD -MP -c -o $@ $<
 $(B)/%.o: %.c
 	@mkdir -p $(@D)
 	@echo "  CC $<"
@@ -108,6 +162,19 @@ demo: sdc                       ## train a LoRA on cat faces: demo/before_after.
 asan ubsan sanitize:            ## the tests under sanitizers (sanitize: both)
 	$(MAKE) CONFIG=$@ build/$@/sdc build/$@/test
 	$(RUN) SDC_BIN=build/$@/sdc build/$@/test $(TESTS)
+
+# Every op, gradient and golden on the emulated GPU, with two orders of threads. One core
+# each: make -j2 emu.
+EMU_CONFIG ?= emu
+EMU_TESTS ?= emu_ kernels_ small_shapes gemm conv gradients_ golden dev_
+emu: emu_seed_1 emu_seed_2      ## CUDA on a CPU: build/emu/sdc, and every kernel's checks
+emu_build:
+	$(MAKE) EMU=1 CONFIG=$(EMU_CONFIG) build/$(EMU_CONFIG)/sdc build/$(EMU_CONFIG)/test
+emu_seed_%: emu_build
+	$Q$(RUN) OMP_NUM_THREADS=1 SDC_TEST_DEVICE=cuda SDC_EMU_SEED=$* \
+	    SDC_BIN=build/$(EMU_CONFIG)/sdc build/$(EMU_CONFIG)/test $(EMU_TESTS)
+emu-mutants: emu_build          ## break the kernels one line at a time; make emu must notice
+	sh tests/emu/mutants.sh
 
 # clang's OpenMP tells the sanitizer about its barriers, gcc's does not.
 tsan:                           ## the kernels' tests under the thread sanitizer (clang, libomp)
@@ -150,7 +217,8 @@ clean:                          ## remove build/, demo/ and ./sdc
 help:                           ## this list
 	@grep -E '^[a-z][a-z ]*:.*## ' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 28
 
-.PHONY: all test demo asan ubsan sanitize tsan fuzz mutants bench emoji install clean help
+.PHONY: all test demo asan ubsan sanitize tsan emu emu_build emu-mutants fuzz mutants bench \
+        emoji install clean help
 .SECONDARY:
 -include $(LIB_OBJ:.o=.d) $(TOOL_OBJ:.o=.d) $(TEST_OBJ:.o=.d) $(EMOJI_OBJ:.o=.d)
 -include $(B)/tests/bench_ops.d $(FUZZ:%=$(B)/tests/fuzz/%.d)

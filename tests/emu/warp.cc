@@ -1,0 +1,202 @@
+/* warp.cc - where the lanes of a warp meet: shuffles, votes, mma, ldmatrix. */
+#include "warp.h"
+
+#include <stdio.h>
+
+#include "emu.h"
+#include "kernels/half.h"
+
+/* Lanes that have arrived for one mask. Masks of groups that wait at the same
+ * time do not overlap, so 32 are enough. */
+typedef struct {
+    const char *what;
+    unsigned mask, arrived;
+    void *arg[32];
+} Group;
+enum { WARPS = 32 };
+static Group group[WARPS][32];
+static int used[WARPS];                        /* groups that may wait, from the first */
+
+void warp_reset(void)
+{
+    memset(used, 0, sizeof used);
+}
+
+const char *warp_waits_at(int t)
+{
+    static char text[120];
+    for (int g = 0; g < used[t / 32]; g++) {
+        Group *p = &group[t / 32][g];
+        if (!p->mask || !(p->arrived >> t % 32 & 1)) continue;
+        snprintf(text, sizeof text, "%s(mask %08x), lanes %08x missing", p->what, p->mask,
+                 p->mask & ~p->arrived);
+        return text;
+    }
+    return "nothing";
+}
+
+/* The group for mask, new when no lane of it has arrived. */
+static Group *find(const char *what, int warp, unsigned mask)
+{
+    Group *unused = NULL;
+    for (int g = 0; g < used[warp]; g++) {
+        Group *p = &group[warp][g];
+        if (!p->mask) unused = p;
+        else if (p->mask == mask && p->what == what) return p;
+        else if (p->mask & mask)
+            emu_die("%s with mask %08x, but lanes %08x of its warp wait at %s with mask %08x",
+                    what, mask, p->arrived, p->what, p->mask);
+    }
+    if (!unused) unused = &group[warp][used[warp]++];
+    unused->what = what, unused->mask = mask, unused->arrived = 0;
+    return unused;
+}
+
+static void check(const char *what, int t, unsigned mask)
+{
+    int first = t & ~31, n = block_threads() - first;
+    if (!(mask >> (t & 31) & 1)) emu_die("%s: the lane that calls is not in its mask %08x", what, mask);
+    if (n < 32 && mask >> n) emu_die("%s: mask %08x, but the warp has %d lanes", what, mask, n);
+    for (int l = 0; l < 32; l++)
+        if (mask >> l & 1 && block_ended(first + l))
+            emu_die("%s: mask %08x, but lane %d has ended", what, mask, l);
+}
+
+void emu_rendezvous(const char *what, unsigned mask, void *arg,
+                    void (*complete)(void **arg, unsigned mask))
+{
+    int t = emu_thread(), lane = t & 31;
+    Group *g = find(what, t >> 5, mask);
+    if (!g->arrived) check(what, t, mask);
+    else if (!(mask >> lane & 1)) emu_die("%s: the lane that calls is not in its mask %08x", what, mask);
+    g->arrived |= 1u << lane;
+    g->arg[lane] = arg;
+    if (g->arrived != mask) {
+        block_wait();
+        return;
+    }
+    complete(g->arg, mask);
+    g->mask = 0;
+    for (int l = 0; l < 32; l++)
+        if (mask >> l & 1 && l != lane) block_resume((t & ~31) + l);
+    block_step_aside();
+}
+
+/* ---- votes and shuffles -------------------------------------------------- */
+
+static void nothing(void **arg, unsigned mask) { (void)arg, (void)mask; }
+void emu_syncwarp(unsigned mask) { emu_rendezvous("__syncwarp", mask, NULL, nothing); }
+
+static void vote(void **arg, unsigned mask)
+{
+    unsigned r = 0;
+    for (int l = 0; l < 32; l++)
+        if (mask >> l & 1 && *(unsigned *)arg[l]) r |= 1u << l;
+    for (int l = 0; l < 32; l++)
+        if (mask >> l & 1) *(unsigned *)arg[l] = r;
+}
+
+unsigned emu_ballot(const char *what, unsigned mask, int value)
+{
+    unsigned v = value != 0;
+    emu_rendezvous(what, mask, &v, vote);
+    return v;
+}
+
+typedef struct { uint64_t value, result; int source; } Shuffle;
+
+/* A lane outside of the mask has no defined value: NaN. */
+static void shuffle(void **arg, unsigned mask)
+{
+    for (int l = 0; l < 32; l++) {
+        if (!(mask >> l & 1)) continue;
+        Shuffle *s = (Shuffle *)arg[l];
+        s->result = mask >> s->source & 1 ? ((Shuffle *)arg[s->source])->value : ~(uint64_t)0;
+    }
+}
+
+uint64_t emu_shuffle(EmuShuffle kind, unsigned mask, uint64_t value, int by, int width)
+{
+    static const char *const names[] = {"__shfl_sync", "__shfl_up_sync", "__shfl_down_sync",
+                                        "__shfl_xor_sync"};
+    if (width < 1 || width > 32 || width & (width - 1)) emu_die("%s: width %d", names[kind], width);
+    int lane = emu_thread() & 31, first = lane & ~(width - 1), last = first + width - 1;
+    int source = kind == EMU_IDX ? first | (by & (width - 1)) : kind == EMU_UP ? lane - by
+               : kind == EMU_DOWN ? lane + by : lane ^ by;
+    if (source > last || (kind == EMU_UP && source < first)) source = lane;
+    Shuffle s = {value, 0, source & 31};
+    emu_rendezvous(names[kind], mask, &s, shuffle);
+    return s.result;
+}
+
+/* ---- matrices ------------------------------------------------------------ */
+
+typedef struct { float *d; const uint32_t *a, *b; } Mma;
+
+static float low(uint32_t v, int bf16)
+{
+    return bf16 ? bf16_to_f32((uint16_t)v) : f16_to_f32((uint16_t)v);
+}
+static float high(uint32_t v, int bf16) { return low(v >> 16, bf16); }
+
+static void mma(void **arg, int bf16)
+{
+    float a[16][16], b[16][8], d[16][8];
+    for (int l = 0; l < 32; l++) {
+        const Mma *m = (const Mma *)arg[l];
+        int g = l / 4, c = l % 4 * 2;
+        for (int i = 0; i < 4; i++) {
+            int row = g + (i & 1) * 8, column = c + (i >> 1) * 8;
+            a[row][column] = low(m->a[i], bf16);
+            a[row][column + 1] = high(m->a[i], bf16);
+            d[g + (i >> 1) * 8][c + (i & 1)] = m->d[i];
+        }
+        for (int i = 0; i < 2; i++) {
+            b[c + i * 8][g] = low(m->b[i], bf16);
+            b[c + i * 8 + 1][g] = high(m->b[i], bf16);
+        }
+    }
+    for (int i = 0; i < 16; i++)
+        for (int k = 0; k < 16; k++)
+            for (int j = 0; j < 8; j++) d[i][j] += a[i][k] * b[k][j];
+    for (int l = 0; l < 32; l++)
+        for (int i = 0; i < 4; i++)
+            ((const Mma *)arg[l])->d[i] = d[l / 4 + (i >> 1) * 8][l % 4 * 2 + (i & 1)];
+}
+
+static void mma_of_f16(void **arg, unsigned mask) { (void)mask, mma(arg, 0); }
+static void mma_of_bf16(void **arg, unsigned mask) { (void)mask, mma(arg, 1); }
+
+void emu_mma(int bf16, float *d, const uint32_t *a, const uint32_t *b)
+{
+    if (emu_sm() < 80) return;
+    Mma m = {d, a, b};
+    emu_rendezvous(bf16 ? "mma_bf16" : "mma_f16", ~0u, &m, bf16 ? mma_of_bf16 : mma_of_f16);
+}
+
+typedef struct { uint32_t *r; const unsigned char *row; } Ldmatrix;
+
+static void ldmatrix(void **arg, int transposed)
+{
+    for (int l = 0; l < 32; l++)
+        for (int i = 0; i < 4; i++) {
+            uint16_t e[2];
+            for (int k = 0; k < 2; k++) {
+                int row = transposed ? l % 4 * 2 + k : l / 4, column = transposed ? l / 4 : l % 4 * 2 + k;
+                memcpy(&e[k], ((Ldmatrix *)arg[8 * i + row])->row + 2 * column, 2);
+            }
+            ((Ldmatrix *)arg[l])->r[i] = e[0] | (uint32_t)e[1] << 16;
+        }
+}
+
+static void ldmatrix_plain(void **arg, unsigned mask) { (void)mask, ldmatrix(arg, 0); }
+static void ldmatrix_trans(void **arg, unsigned mask) { (void)mask, ldmatrix(arg, 1); }
+
+void emu_ldmatrix4(uint32_t *r, const void *row, int transposed)
+{
+    const char *what = transposed ? "ldmatrix4_trans" : "ldmatrix4";
+    if ((uintptr_t)row % 16) emu_die("%s: row address %p is not a multiple of 16", what, row);
+    if (!emu_in_shared(row, 16)) emu_die("%s: row address %p is not in shared memory", what, row);
+    Ldmatrix m = {r, (const unsigned char *)row};
+    emu_rendezvous(what, ~0u, &m, transposed ? ldmatrix_trans : ldmatrix_plain);
+}
