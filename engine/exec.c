@@ -58,6 +58,7 @@ int exec_fit(Exec *x, size_t slab_bytes, Err *e)
 
 void exec_free(Exec *x)
 {
+    if (x->record) dev_record_free(x->slab->dev, x->record);
     graph_free(x->g);
     *x = (Exec){0};
 }
@@ -68,7 +69,24 @@ void *exec_address(const Exec *x, const Tensor *t)
     return t->param ? t->param->data : (char *)x->slab->base + t->offset;
 }
 
+/* ERR_FAIL when the device has failed; where: "at", or "at or before". */
+static int check_device(const Exec *x, const char *where, const Node *n, Err *e)
+{
+    const char *why = dev_failure(x->slab->dev);
+    if (!why[0]) return 0;
+    return err_set(e, ERR_FAIL, "%s failed %s layer %s (%s): %s", dev_name(x->slab->dev), where,
+                   n->name, op_name(n->op), why);
+}
+
+static int check_all(const Exec *x, Err *e)
+{
+    const Graph *g = x->g;
+    return g->node_count ? check_device(x, "at or before", g->nodes[g->node_count - 1], e) : 0;
+}
+
 /* ---- inputs and outputs -------------------------------------------------- */
+
+enum { PART = 8192 };                  /* values that are converted at a time */
 
 static int lookup(const Exec *x, const char *name, size_t count, Tensor **t, Err *e)
 {
@@ -90,9 +108,9 @@ int exec_set(Exec *x, const char *name, const void *host, size_t count, Err *e)
         dev_upload(d, dst, host, count * 4);
         return 0;
     }
-    uint16_t part[1024];
-    for (size_t i = 0; i < count; i += 1024) {
-        size_t n = count - i < 1024 ? count - i : 1024;
+    uint16_t part[PART];
+    for (size_t i = 0; i < count; i += PART) {
+        size_t n = count - i < PART ? count - i : PART;
         half_from_f32(t->dt, part, (const float *)host + i, n);
         dev_upload(d, dst + 2 * i, part, 2 * n);
     }
@@ -105,20 +123,17 @@ int exec_get(Exec *x, const char *name, float *host, size_t count, Err *e)
     TRY(lookup(x, name, count, &t, e));
     Dev *d = x->slab->dev;
     const char *src = exec_address(x, t);
-    dev_sync(d);
     if (t->dt == DT_F32) {
         dev_download(d, host, src, count * 4);
-        dev_sync(d);
-        return 0;
+        return check_all(x, e);
     }
-    uint16_t part[1024];
-    for (size_t i = 0; i < count; i += 1024) {
-        size_t n = count - i < 1024 ? count - i : 1024;
+    uint16_t part[PART];
+    for (size_t i = 0; i < count; i += PART) {
+        size_t n = count - i < PART ? count - i : PART;
         dev_download(d, part, src + 2 * i, 2 * n);
-        dev_sync(d);
         half_to_f32(t->dt, host + i, part, n);
     }
-    return 0;
+    return check_all(x, e);
 }
 
 /* ---- running ------------------------------------------------------------- */
@@ -233,22 +248,47 @@ static void trace_node(Exec *x, const Node *n, double ms)
     fprintf(x->trace, " %s\n", n->name);
 }
 
+static int ask(Exec *x, int node, Err *e)
+{
+    int rc = x->tick ? x->tick(x->ctx, node, x->g->node_count) : 0;
+    return rc ? err_set(e, rc, "stopped") : 0;
+}
+
+/* Node after node; quiet: nobody is asked, nothing is printed. */
+static int walk(Exec *x, int quiet, Err *e)
+{
+    Dev *d = x->slab->dev;
+    for (int i = 0; i < x->g->node_count; i++) {
+        const Node *n = x->g->nodes[i];
+        if (!quiet) TRY(ask(x, i, e));
+        double start = x->trace ? now_ms() : 0;
+        run_node(x, n);
+        if (x->trace && !quiet) {
+            dev_sync(d);
+            trace_node(x, n, now_ms() - start);
+        }
+        TRY(check_device(x, "at", n, e));
+    }
+    return 0;
+}
+
+/* Records all nodes where the device can; else nodes are walked as before. */
+static void record(Exec *x)
+{
+    Dev *d = x->slab->dev;
+    if (dev_record_begin(d) != DEV_OK) return;
+    walk(x, 1, NULL);
+    dev_record_end(d, &x->record);
+}
+
 int exec_run(Exec *x, Err *e)
 {
     Dev *d = x->slab->dev;
     d->ws = x->slab->scratch;
     d->ws_bytes = x->slab->scratch_bytes;
-    for (int i = 0; i < x->g->node_count; i++) {
-        if (x->tick) {
-            int rc = x->tick(x->ctx, i, x->g->node_count);
-            if (rc) return err_set(e, rc, "stopped");
-        }
-        double start = x->trace ? now_ms() : 0;
-        run_node(x, x->g->nodes[i]);
-        if (x->trace) {
-            dev_sync(d);
-            trace_node(x, x->g->nodes[i], now_ms() - start);
-        }
-    }
-    return 0;
+    if (x->runs < 2 && !x->trace && ++x->runs == 2) record(x);
+    if (!x->record || x->trace) return walk(x, 0, e);
+    TRY(ask(x, 0, e));
+    dev_replay(d, x->record);
+    return check_all(x, e);
 }

@@ -27,11 +27,13 @@ typedef struct {
     Plan plan;
     const Ops *ops;
     Slab *slab;
-    /* Asked before each node; not 0 stops the run with that ErrCode (progress,
-     * cancellation). NULL ok. */
+    /* Asked before each node (once, at node 0, where the device runs all nodes as
+     * one); not 0 stops the run with that ErrCode (progress, cancellation). NULL ok. */
     int (*tick)(void *ctx, int node, int count);
     void *ctx;
     FILE *trace;           /* per node: name, op, shape, ms, bytes, checksum; NULL: off */
+    int runs;              /* so far, up to 2 */
+    DevRecord *record;     /* all nodes, where the device can; made by the second run */
 } Exec;
 
 /* Plans g and adds its wish to slab (which may not be allocated yet). The Exec
@@ -43,7 +45,10 @@ int exec_init(Exec *x, Graph *g, Slab *slab, Dev *dev, const Ops *ops, Err *e);
 int exec_fit(Exec *x, size_t slab_bytes, Err *e);
 void exec_free(Exec *x);                               /* zeroed x ok */
 
-/* Runs all nodes. Allocates nothing. */
+/* Runs all nodes; allocates nothing. What changes from run to run must be in
+ * tensors: a device may record the nodes with their parameters and addresses. A
+ * failure of the device is ERR_FAIL and names the node; one that shows later, in
+ * exec_run or exec_get, names the last node that it can come from. */
 int exec_run(Exec *x, Err *e);
 
 /* Copies to an input and from an output, by name, with the tensor's own dtype

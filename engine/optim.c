@@ -226,7 +226,6 @@ static void adaptive_stats(Optim *o, double dlr, double clip, double sum[2])
             o->dev, &h, t->count, o->sums + 2 * i, t->param, &s, t->grad);
     }
     dev_download(o->dev, o->host, o->sums, o->count * 2 * sizeof(double));
-    dev_sync(o->dev);
     sum[0] = sum[1] = 0;
     for (size_t i = 0; i < o->count; i++) {
         if (!o->list[i].grad) continue;
@@ -282,6 +281,14 @@ static int bad_gradient(const Optim *o, size_t i, Err *e)
                    o->list[i].name);
 }
 
+static int check_device(const Optim *o, Err *e)
+{
+    const char *why = dev_failure(o->dev);
+    if (!why[0]) return 0;
+    return err_set(e, ERR_FAIL, "%s failed in the optimizer's step or before: %s",
+                   dev_name(o->dev), why);
+}
+
 /* Sets the norm of all gradients, or s->bad. */
 static int gradient_norm(Optim *o, OptimStep *s, Err *e)
 {
@@ -292,7 +299,7 @@ static int gradient_norm(Optim *o, OptimStep *s, Err *e)
         if (t->grad) o->ops->optim.sumsq(o->dev, t->count, o->sums + 2 * i, t->grad);
     }
     dev_download(o->dev, o->host, o->sums, o->count * 2 * sizeof(double));
-    dev_sync(o->dev);
+    TRY(check_device(o, e));
     for (size_t i = 0; i < o->count; i++) {
         if (!o->list[i].grad) continue;
         if (!isfinite(o->host[2 * i])) {
@@ -319,7 +326,7 @@ int optim_step(Optim *o, OptimStep *s, Err *e)
             if (o->list[i].grad) update(o, &o->list[i], s->lr_factor, clip);
     }
     dev_sync(o->dev);
-    return 0;
+    return check_device(o, e);
 }
 
 int optim_streams(const OptimConfig *c) { return !is_adaptive(c); }
@@ -331,7 +338,7 @@ int optim_update(Optim *o, size_t index, double lr_factor, Err *e)
     if (!t->grad) return 0;
     o->ops->optim.sumsq(o->dev, t->count, o->sums + 2 * index, t->grad);
     dev_download(o->dev, o->host + 2 * index, o->sums + 2 * index, sizeof(double));
-    dev_sync(o->dev);
+    TRY(check_device(o, e));
     if (!isfinite(o->host[2 * index])) return bad_gradient(o, index, e);
     update(o, t, lr_factor, 1);
     return 0;
@@ -377,12 +384,11 @@ static int transfer_part(const Optim *o, const Transfer *t, const OptimTensor *o
     int rc;
     if (t->save) {
         dev_download(o->dev, t->buf, of->state[k], part->bytes);
-        dev_sync(o->dev);
-        rc = t->save(t->ctx, name, t->buf, part->bytes, e);
+        rc = check_device(o, e);
+        if (!rc) rc = t->save(t->ctx, name, t->buf, part->bytes, e);
     } else {
         rc = t->load(t->ctx, name, t->buf, part->bytes, e);
         if (!rc) dev_upload(o->dev, of->state[k], t->buf, part->bytes);
-        dev_sync(o->dev);
     }
     mem_free(name);
     return rc;

@@ -12,6 +12,12 @@ enum { ALIGN = 64 };
 
 static size_t align_up(size_t n) { return (n + ALIGN - 1) & ~(size_t)(ALIGN - 1); }
 
+static int check_device(const Params *ps, const char *what, Err *e)
+{
+    const char *why = dev_failure(ps->dev);
+    return why[0] ? err_set(e, ERR_FAIL, "%s failed %s: %s", dev_name(ps->dev), what, why) : 0;
+}
+
 /* What params_get returns after an error, so that builders need no checks. */
 static Param *dummy(Params *ps)
 {
@@ -269,7 +275,7 @@ static int fill_all(Params *ps, const ParamSource *source, Staging *s, Err *e)
         p->filled = 1;
     }
     dev_sync(ps->dev);
-    return 0;
+    return check_device(ps, "while weights were loaded", e);
 }
 
 int params_fill(Params *ps, const ParamSource *source, Err *e)
@@ -295,9 +301,8 @@ int params_set(Params *ps, Param *p, const float *file_layout, Err *e)
     memcpy(s.file, file_layout, p->count * sizeof(float));
     store(ps, p, 0, (size_t)p->dim[0], s.file, s.mem);
     p->filled = 1;
-    dev_sync(ps->dev);
     staging_free(&s);
-    return 0;
+    return check_device(ps, "while a weight was set", e);
 }
 
 static int read_back(const Params *ps, const Param *p, const void *src, Dtype dt, float *out, Err *e)
@@ -305,7 +310,7 @@ static int read_back(const Params *ps, const Param *p, const void *src, Dtype dt
     Staging s;
     TRY(staging_new(&s, p->count, e));
     dev_download(ps->dev, s.file, src, p->count * dtype_bytes(dt));
-    dev_sync(ps->dev);
+    int rc = check_device(ps, "before a weight was read", e);
     const float *f = s.file;
     if (dt != DT_F32) {
         half_to_f32(dt, s.mem, s.file, p->count);
@@ -314,7 +319,7 @@ static int read_back(const Params *ps, const Param *p, const void *src, Dtype dt
     if (p->ndim == 4) permute(p, out, f, (size_t)p->dim[0], 1);
     else memcpy(out, f, p->count * sizeof(float));
     staging_free(&s);
-    return 0;
+    return rc;
 }
 
 int params_read(const Params *ps, const Param *p, float *file_layout, Err *e)
