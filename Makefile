@@ -194,6 +194,12 @@ run_fuzz_%:
 	    -verbosity=0 -artifact_prefix=build/corpus/ build/corpus/$* $(SEED_fuzz_$*)
 	@echo "fuzz_$*: $(FUZZ_SECONDS) s clean"
 
+$(B)/tags_page: $(B)/tests/browser/tags_page.o $(B)/tests/serve.o
+	@echo "  LD $@"
+	$Q$(CC) $(ALLFLAGS) $(LDFLAGS) -o $@ $^ $(LDLIBS)
+browser: sdc $(B)/tags_page      ## the page of `sdc tags DIR serve` in a real browser (chromium)
+	$Q$(B)/tags_page
+
 mutants:                        ## break the sources one line at a time; the tests must notice
 	sh tests/mutants.sh
 
@@ -217,7 +223,7 @@ clean:                          ## remove build/, demo/ and ./sdc
 help:                           ## this list
 	@grep -E '^[a-z][a-z ]*:.*## ' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 28
 
-.PHONY: all test demo asan ubsan sanitize tsan emu emu_build emu-mutants fuzz mutants bench \
+.PHONY: all test demo asan ubsan sanitize tsan emu emu_build emu-mutants fuzz mutants browser bench \
         emoji install clean help
 .SECONDARY:
 -include $(LIB_OBJ:.o=.d) $(TOOL_OBJ:.o=.d) $(TEST_OBJ:.o=.d) $(EMOJI_OBJ:.o=.d)
