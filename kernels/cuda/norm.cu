@@ -11,69 +11,57 @@
 enum { SMALL_BYTES = 64 << 10, SMALL_THREADS = 512, WARP = 32, LAYER_THREADS = 128,
        MAP_BLOCKS = 4096 };
 
-/* f'(z) for f = silu or identity. */
-static __device__ __forceinline__ float slope(int silu, float z)
-{
-    float s = 1.0f / (1.0f + expf(-z));
-    return silu ? s * (1.0f + z * (1.0f - s)) : 1.0f;
-}
+/* What is the same for all pixels of the m channels from c on: y = f((x - mean) a + b). */
+typedef struct { float mean[VEC], a[VEC], b[VEC]; } Affine;
 
-/* What is the same for all pixels of the m channels from c on: y = (x - mean) a + b. */
-typedef struct { float mean[VEC], rstd[VEC], w[VEC], b[VEC]; } Affine;
+static __device__ __forceinline__ int group_of(const GroupNorm p, int c)
+{
+    return (unsigned)c / (unsigned)(p.c / p.groups);
+}
 
 static __device__ __forceinline__ Affine affine_at(const GroupNorm p, int c, int m,
                                                    const float *stats, const float *w,
                                                    const float *b)
 {
-    Affine a;
-    int cg = p.c / p.groups;
-    f32_get(a.w, w + c, m);
-    f32_get(a.b, b + c, m);
+    Affine f;
+    f32_get(f.a, w + c, m);
+    f32_get(f.b, b + c, m);
 #pragma unroll
     for (int i = 0; i < VEC; i++) {
-        const float *s = stats + (i < m ? (c + i) / cg : c / cg) * 2;
-        a.mean[i] = s[0], a.rstd[i] = s[1];
+        const float *s = stats + group_of(p, i < m ? c + i : c) * 2;
+        f.mean[i] = s[0], f.a[i] *= s[1];
     }
-    return a;
+    return f;
 }
 
 /* y of m elements at x. */
-static __device__ __forceinline__ void affine_put(const Affine *a, int silu, int m, Elem *y,
+static __device__ __forceinline__ void affine_put(const Affine *f, int silu, int m, Elem *y,
                                                   const Elem *x)
 {
     float v[VEC];
     vec_get(v, x, m);
 #pragma unroll
     for (int i = 0; i < VEC; i++) {
-        float z = (v[i] - a->mean[i]) * a->rstd[i] * a->w[i] + a->b[i];
+        float z = (v[i] - f->mean[i]) * f->a[i] + f->b[i];
         v[i] = silu ? z / (1.0f + expf(-z)) : z;
     }
     vec_put(y, v, m);
 }
 
-/* xhat and dz = dy f'(z) of m elements. */
-static __device__ __forceinline__ void affine_back(const Affine *a, int silu, int m,
+/* u = x - mean and dz = dy f'(z) of m elements. */
+static __device__ __forceinline__ void affine_back(const Affine *f, int silu, int m,
                                                    const Elem *dy, const Elem *x, float dz[VEC],
-                                                   float xhat[VEC])
+                                                   float u[VEC])
 {
-    vec_get(xhat, x, m);
+    vec_get(u, x, m);
     vec_get(dz, dy, m);
 #pragma unroll
     for (int i = 0; i < VEC; i++) {
-        xhat[i] = (xhat[i] - a->mean[i]) * a->rstd[i];
-        if (silu) dz[i] *= slope(1, xhat[i] * a->w[i] + a->b[i]);
+        u[i] -= f->mean[i];
+        if (!silu) continue;
+        float z = u[i] * f->a[i] + f->b[i], s = 1.0f / (1.0f + expf(-z));
+        dz[i] *= s * (1.0f + z * (1.0f - s));
     }
-}
-
-/* dx = rstd (g - g1 - xhat g2), g = dz w. */
-static __device__ __forceinline__ void affine_dx(const Affine *a, int m, Elem *dx, float dz[VEC],
-                                                 const float xhat[VEC], const float g1[VEC],
-                                                 const float g2[VEC], int acc)
-{
-#pragma unroll
-    for (int i = 0; i < VEC; i++)
-        dz[i] = a->rstd[i] * (dz[i] * a->w[i] - g1[i] - xhat[i] * g2[i]);
-    vec_acc(dx, dz, m, acc);
 }
 
 /* ---- group norm, large maps: forward ------------------------------------- */
@@ -120,7 +108,7 @@ group_stats(Columns g, GroupNorm p, float *stats, const float *part, const Elem 
 {
     __shared__ float shared[32];
     int cg = p.c / p.groups, c0 = (int)blockIdx.x * cg, all = g.parts * cg;
-    float m = (float)g.rows * (float)cg, total[2] = {0, 0};
+    float m = (float)g.rows * (float)cg, mean = 0, var = 0;
     x += blockIdx.y * g.rows * g.c + c0;
     part += (size_t)blockIdx.y * g.parts * 2 * g.c + c0;
     float base = elem_get(x[0]);
@@ -131,15 +119,17 @@ group_stats(Columns g, GroupNorm p, float *stats, const float *part, const Elem 
             size_t row = k * g.step;
             float count = (float)(g.rows - row < g.step ? g.rows - row : g.step);
             float s = part[(size_t)k * 2 * g.c + c], q = part[((size_t)k * 2 + 1) * g.c + c];
-            float mean = elem_get(x[row * g.c + c]) - base + s / count, e = mean - total[0];
-            sum += square ? q - s * s / count + count * e * e : count * mean;
+            float e = elem_get(x[row * g.c + c]) - base + s / count - mean;
+            sum += square ? q - s * s / count + count * e * e : count * e;
         }
-        total[square] = block_sum(sum, shared) / m;
+        sum = block_sum(sum, shared) / m;
+        if (square) var = sum;
+        else mean = sum;
     }
     if (threadIdx.x) return;
     stats += (blockIdx.y * p.groups + blockIdx.x) * 2;
-    stats[0] = base + total[0];
-    stats[1] = 1.0f / sqrtf(fmaxf(total[1], 0.0f) + p.eps);
+    stats[0] = base + mean;
+    stats[1] = 1.0f / sqrtf(fmaxf(var, 0.0f) + p.eps);
 }
 
 static __device__ __forceinline__ void group_rows(const Columns g, const ColumnsAt a,
@@ -193,7 +183,7 @@ static int is_small(const GroupNorm *p)
 static __global__ void __launch_bounds__(SMALL_THREADS)
 group_small(GroupNorm p, Elem *y, float *stats, const Elem *x, const float *w, const float *b)
 {
-    __shared__ float shared[32], moments[2];
+    __shared__ float shared[32];
     Small at = small_at(p);
     float m = (float)p.hw * (float)(p.c / p.groups), s = 0, q = 0, v[VEC];
     size_t n = blockIdx.y * (size_t)p.hw * p.c;
@@ -210,18 +200,16 @@ group_small(GroupNorm p, Elem *y, float *stats, const Elem *x, const float *w, c
         for (int i = 0; i < VEC; i++) q += (v[i] - mean) * (v[i] - mean);
     }
     float rstd = 1.0f / sqrtf(block_sum(q, shared) / m + p.eps);
-    if (!threadIdx.x) {
-        moments[0] = mean, moments[1] = rstd;
-        if (stats) stats[(blockIdx.y * p.groups + blockIdx.x) * 2] = mean;
-        if (stats) stats[(blockIdx.y * p.groups + blockIdx.x) * 2 + 1] = rstd;
+    if (stats && !threadIdx.x) {
+        stats += (blockIdx.y * p.groups + blockIdx.x) * 2;
+        stats[0] = mean, stats[1] = rstd;
     }
-    __syncthreads();
     if (!at.live) return;
     Affine f;
-    f32_get(f.w, w + at.c, VEC);
+    f32_get(f.a, w + at.c, VEC);
     f32_get(f.b, b + at.c, VEC);
 #pragma unroll
-    for (int i = 0; i < VEC; i++) f.mean[i] = moments[0], f.rstd[i] = moments[1];
+    for (int i = 0; i < VEC; i++) f.mean[i] = mean, f.a[i] *= rstd;
     for (int r = at.row; r < p.hw; r += at.ty) {
         size_t i = n + (size_t)r * p.c + at.c;
         affine_put(&f, p.silu, VEC, y + i, x + i);
@@ -260,20 +248,20 @@ static __device__ __forceinline__ void back_add(const Columns g, const ColumnsAt
                                                 float q[VEC])
 {
     Affine f = affine_at(p, a.c, m, stats, w, b);
-#pragma unroll 2
+#pragma unroll 1
     for (size_t r = a.row; r < a.end; r += g.ty) {
-        float dz[VEC], xhat[VEC];
-        affine_back(&f, silu, m, dy + r * g.c, x + r * g.c, dz, xhat);
+        float dz[VEC], u[VEC];
+        affine_back(&f, silu, m, dy + r * g.c, x + r * g.c, dz, u);
 #pragma unroll
         for (int i = 0; i < VEC; i++) {
             s[i] += dz[i];
-            q[i] += dz[i] * xhat[i];
+            q[i] += dz[i] * u[i];
         }
     }
 }
 
-/* Sums of dz and of dz xhat of every channel over a part of the rows. */
-static __global__ void __launch_bounds__(COLUMN_THREADS)
+/* Sums of dz and of dz (x - mean) of every channel over a part of the rows. */
+static __global__ void __launch_bounds__(COLUMN_THREADS, 3)
 group_back_parts(Columns g, GroupNorm p, float *part, const Elem *dy, const Elem *x,
                  const float *stats, const float *w, const float *b)
 {
@@ -290,11 +278,11 @@ group_back_parts(Columns g, GroupNorm p, float *part, const Elem *dy, const Elem
     columns_sum(g, q, a.m, part + g.c, shared);
 }
 
-/* Block (group, n): adds the parts into sums (N,2,C), and the means of g and of
- * g xhat into mean (N,groups,2). */
+/* Block (group, n): adds the parts into sums (N,2,C), of dz and dz xhat, and the
+ * means of g and of g xhat into mean (N,groups,2). */
 static __global__ void __launch_bounds__(COLUMN_THREADS)
 group_back_means(Columns g, GroupNorm p, float *sums, float *mean, const float *part,
-                 const float *w)
+                 const float *stats, const float *w)
 {
     __shared__ float shared[COLUMN_THREADS];
     int cg = p.c / p.groups, lane = threadIdx.x & 31;
@@ -304,6 +292,7 @@ group_back_means(Columns g, GroupNorm p, float *sums, float *mean, const float *
         int c0 = (int)blockIdx.x * cg + i0, live = i0 + lane < cg;
         for (int k = 0; k < 2; k++) {
             float s = columns_total(part + k * g.c + c0, (size_t)2 * g.c, g.parts, live, shared);
+            if (k) s *= stats[(blockIdx.y * p.groups + blockIdx.x) * 2 + 1];
             if (live) total[k] += s * w[c0 + lane];
             if (live && threadIdx.x < 32) sums[(blockIdx.y * 2 + k) * (size_t)g.c + c0 + lane] = s;
         }
@@ -314,6 +303,7 @@ group_back_means(Columns g, GroupNorm p, float *sums, float *mean, const float *
     }
 }
 
+/* dx = rstd (dz w - g1 - xhat g2), where xhat = rstd (x - mean). */
 static __device__ __forceinline__ void back_rows(const Columns g, const ColumnsAt a,
                                                  const GroupNorm p, const int silu, const int m,
                                                  Elem *dx, const Elem *dy, const Elem *x,
@@ -321,21 +311,24 @@ static __device__ __forceinline__ void back_rows(const Columns g, const ColumnsA
                                                  const float *w, const float *b, int acc)
 {
     Affine f = affine_at(p, a.c, m, stats, w, b);
-    float g1[VEC], g2[VEC];
-    int cg = p.c / p.groups;
+    float h1[VEC], h2[VEC];
 #pragma unroll
     for (int i = 0; i < VEC; i++) {
-        const float *k = mean + (i < m ? (a.c + i) / cg : a.c / cg) * 2;
-        g1[i] = k[0], g2[i] = k[1];
+        int k = group_of(p, i < m ? a.c + i : a.c) * 2;
+        float rstd = stats[k + 1];
+        h1[i] = rstd * mean[k], h2[i] = rstd * rstd * mean[k + 1];
     }
+#pragma unroll 1
     for (size_t r = a.row; r < a.end; r += g.ty) {
-        float dz[VEC], xhat[VEC];
-        affine_back(&f, silu, m, dy + r * g.c, x + r * g.c, dz, xhat);
-        affine_dx(&f, m, dx + r * g.c, dz, xhat, g1, g2, acc);
+        float dz[VEC], u[VEC];
+        affine_back(&f, silu, m, dy + r * g.c, x + r * g.c, dz, u);
+#pragma unroll
+        for (int i = 0; i < VEC; i++) dz[i] = dz[i] * f.a[i] - h1[i] - u[i] * h2[i];
+        vec_acc(dx + r * g.c, dz, m, acc);
     }
 }
 
-static __global__ void __launch_bounds__(COLUMN_THREADS)
+static __global__ void __launch_bounds__(COLUMN_THREADS, 3)
 group_back_map(Columns g, GroupNorm p, Elem *dx, const Elem *dy, const Elem *x, const float *stats,
                const float *mean, const float *w, const float *b, int acc)
 {
@@ -346,6 +339,38 @@ group_back_map(Columns g, GroupNorm p, Elem *dx, const Elem *dy, const Elem *x, 
     if (a.m == VEC && p.silu) back_rows(g, a, p, 1, VEC, dx, dy, x, stats, mean, w, b, acc);
     else if (a.m == VEC) back_rows(g, a, p, 0, VEC, dx, dy, x, stats, mean, w, b, acc);
     else if (a.m) back_rows(g, a, p, p.silu, 1, dx, dy, x, stats, mean, w, b, acc);
+}
+
+/* dx of a small group, where its parameters are not trained. */
+static __global__ void __launch_bounds__(SMALL_THREADS)
+group_back_small(GroupNorm p, Elem *dx, const Elem *dy, const Elem *x, const float *stats,
+                 const float *w, const float *b, int acc)
+{
+    __shared__ float shared[32];
+    Small at = small_at(p);
+    size_t n = blockIdx.y * (size_t)p.hw * p.c + at.c;
+    float m = (float)p.hw * (float)(p.c / p.groups), g1 = 0, g2 = 0, dz[VEC], u[VEC];
+    stats += blockIdx.y * p.groups * 2;
+    float rstd = stats[blockIdx.x * 2 + 1];
+    Affine f = affine_at(p, at.c, VEC, stats, w, b);
+    for (int r = at.row; r < p.hw; r += at.ty) {
+        size_t i = n + (size_t)r * p.c;
+        affine_back(&f, p.silu, VEC, dy + i, x + i, dz, u);
+#pragma unroll
+        for (int k = 0; k < VEC; k++) {
+            g1 += dz[k] * f.a[k];
+            g2 += dz[k] * f.a[k] * u[k];
+        }
+    }
+    g1 = block_sum(g1, shared) / m;              /* rstd times the mean of g, */
+    g2 = block_sum(g2, shared) / m * rstd * rstd;   /* rstd squared times that of g xhat */
+    for (int r = at.row; r < p.hw; r += at.ty) {
+        size_t i = n + (size_t)r * p.c;
+        affine_back(&f, p.silu, VEC, dy + i, x + i, dz, u);
+#pragma unroll
+        for (int k = 0; k < VEC; k++) dz[k] = dz[k] * f.a[k] - g1 - u[k] * g2;
+        vec_acc(dx + i, dz, VEC, acc);
+    }
 }
 
 /* dw, db += the sums (N,2,C) of all pictures. */
@@ -366,6 +391,11 @@ void OP(groupnorm_bwd)(Dev *d, const GroupNorm *p, void *dx, float *dw, float *d
                        const void *x, const float *stats, const float *w, const float *b, int acc)
 {
     assert(p->c % p->groups == 0 && !(acc && dx == dy));
+    if (!dw && !db && is_small(p)) {
+        CUDA_LAUNCH(d, group_back_small, dim3(p->groups, p->n), SMALL_THREADS, 0, *p, (Elem *)dx,
+                    (const Elem *)dy, (const Elem *)x, stats, w, b, acc);
+        return;
+    }
     Columns g = columns_plan(p->n, (size_t)p->hw, p->c, COLUMN_BLOCKS, 4);
     Columns map = columns_plan(g.n, (size_t)p->hw, p->c, MAP_BLOCKS, 2);
     float *part = (float *)cuda_dev(d)->reduce, *sums = part + (size_t)g.n * g.parts * 2 * g.c;
@@ -377,7 +407,7 @@ void OP(groupnorm_bwd)(Dev *d, const GroupNorm *p, void *dx, float *dw, float *d
         CUDA_LAUNCH(d, group_back_parts, columns_grid(&g, now), COLUMN_THREADS, 0, g, *p, part,
                     dyn, xn, st, w, b);
         CUDA_LAUNCH(d, group_back_means, dim3(p->groups, now), COLUMN_THREADS, 0, g, *p, sums,
-                    mean, part, w);
+                    mean, part, st, w);
         CUDA_LAUNCH(d, group_back_map, columns_grid(&map, now), COLUMN_THREADS, 0, map, *p,
                     (Elem *)dx + k, dyn, xn, st, mean, w, b, acc);
         if (dw || db)
