@@ -23,10 +23,13 @@ int model_dtype(Dtype *dt, const char *name, Err *e)
 static int open_device(Model *m, const ModelOptions *o, Err *e)
 {
     const char *name = o->device ? o->device : "cpu";
+    char why[300];
     int rc = dev_open(&m->dev, name, o->threads, ~0u);
-    if (rc == DEV_NO_DEVICE)
-        return err_set(e, ERR_USAGE, "option --device: no device \"%s\" here; try cpu", name);
-    if (rc) return err_set(e, ERR_MEMORY, "device %s cannot be opened", name);
+    if (rc == DEV_NO_DEVICE) {
+        dev_why(name, why, sizeof why);
+        return err_set(e, ERR_USAGE, "option --device: %s", why);
+    }
+    if (rc) return err_set(e, ERR_MEMORY, "device %s cannot be opened: too little memory", name);
     ops_init(&m->ops, m->dev);
     return 0;
 }

@@ -1,4 +1,5 @@
 /* test.c - runs the registered tests; see test.h. */
+#include "tests/kern.h"
 #include "tests/test.h"
 
 #include <ftw.h>
@@ -90,6 +91,7 @@ int main(int argc, char **argv)
 {
     int passed = 0, failed = 0;
     setvbuf(stdout, NULL, _IOLBF, 0);
+    setenv("SDC_DEVICE", kern_device(), 1);        /* of the commands that tests run */
     for (TestCase *t = first; t; t = t->next) {
         if (!wanted(t->name, argc, argv)) continue;
         failed_now = 0;

@@ -92,6 +92,7 @@ static const struct {
     {"tokenize --file none.txt", 3, "none.txt: cannot open"},
     {"bench everything", 2, "\"everything\" is not sample, vae or train"},
     {"doctor --device toaster", 2, "--device: no device \"toaster\" here"},
+    {"doctor --device cuda:x", 2, "--device: no device \"cuda:x\" here; expected auto, cpu"},
     {"probe", 2, "one network name is expected"},
 };
 

@@ -35,7 +35,7 @@ static const Option bench_options[] = {
     {"height", 'H', OPT_INT, AT(height), 64, 8192, "N", "of the picture (512)", NULL},
     {"dtype", 0, OPT_TEXT, AT(dtype), 0, 0, "TYPE", "f32, bf16 or f16 (bf16)", NULL},
     {"repeat", 0, OPT_INT, AT(repeat), 1, REPEAT_MAX, "N", "counted runs (3)", NULL},
-    {"device", 0, OPT_TEXT, AT(device), 0, 0, "NAME", "where to run (cpu)", NULL},
+    {"device", 0, OPT_TEXT, AT(device), 0, 0, "NAME", "where to run: " DEV_NAMES, NULL},
     {"threads", 't', OPT_INT, AT(threads), 0, 1024, "N", "0: all cores", NULL},
     {"json", 0, OPT_FLAG, AT(json), 0, 0, NULL, "one JSON object on stdout", NULL},
 };
@@ -52,6 +52,7 @@ typedef struct {
     float *latents, *noise;
     int32_t ids[TOKENS];
     double seconds[REPEAT_MAX];
+    size_t left;               /* of the device's memory, before */
 } Bench;
 
 /* Fills an f32 input with unit gaussians. */
@@ -156,13 +157,21 @@ static size_t peak_bytes(void)
     return getrusage(RUSAGE_SELF, &u) == 0 ? (size_t)u.ru_maxrss * 1024 : 0;
 }
 
+/* What the job took of a device with memory of its own (of the machine's, roughly). */
+static size_t device_bytes(const Bench *b)
+{
+    size_t left = dev_memory_free(b->m.dev);
+    return left < b->left ? b->left - left : 0;
+}
+
 static void report(const Bench *b, const char *name)
 {
     const BenchOptions *o = b->o;
     if (o->json) {
         printf("{\"bench\":\"%s\",\"seconds\":[", name);
         for (int i = 0; i < o->repeat; i++) printf("%s%.6f", i ? "," : "", b->seconds[i]);
-        printf("],\"peak_bytes\":%zu,\"dtype\":\"%s\",\"device\":\"cpu\"}\n", peak_bytes(), model_dtype_name(b->m.dtype));
+        printf("],\"peak_bytes\":%zu,\"device_bytes\":%zu,\"dtype\":\"%s\",\"device\":\"%s\"}\n",
+               peak_bytes(), device_bytes(b), model_dtype_name(b->m.dtype), dev_name(b->m.dev));
         return;
     }
     double best = b->seconds[0];
@@ -187,6 +196,7 @@ static int bench(Bench *b, const char *name, Err *e)
     ModelOptions mo = {.path = o->model, .device = machine_device(device, sizeof device, o->device), .threads = o->threads};
     TRY(model_dtype(&mo.dtype, o->dtype ? o->dtype : "bf16", e));
     TRY(model_open(&b->m, &mo, e));
+    b->left = dev_memory_free(b->m.dev);
     TRY(benches[k].init(b, e));
     TRY(benches[k].run(b, e));                 /* warm-up */
     for (int i = 0; i < o->repeat; i++) {

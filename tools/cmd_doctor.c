@@ -24,7 +24,7 @@ typedef struct {
 
 #define AT(field) offsetof(DoctorOptions, field)
 static const Option table[] = {
-    {"device", 0, OPT_TEXT, AT(device), 0, 0, "NAME", "where to run (cpu)", NULL},
+    {"device", 0, OPT_TEXT, AT(device), 0, 0, "NAME", "where to run: " DEV_NAMES, NULL},
     {"threads", 't', OPT_INT, AT(threads), 0, 1024, "N", "0: all cores (0)", NULL},
 };
 
@@ -122,6 +122,8 @@ static void print_machine(const Dev *d)
 {
     double page = (double)sysconf(_SC_PAGESIZE), all = page * (double)sysconf(_SC_PHYS_PAGES);
     printf("device      %s%s\n", dev_name(d), dev_fast_bf16(d) ? ", fast in bf16" : "");
+    char gpu[400];
+    for (int i = 0; dev_describe(i, gpu, sizeof gpu); i++) printf("gpu         %s\n", gpu);
     printf("cores       %ld\n", sysconf(_SC_NPROCESSORS_ONLN));
     double left = (double)dev_memory_free(d);
     printf("memory      %.1f GB free of %.1f GB\n", gigabytes(left), gigabytes(all));
@@ -144,8 +146,11 @@ static int run(const DoctorOptions *o, Err *e)
     Dev *d;
     TRY(config_from_json(&config, SD15_CONFIG, "SD 1.5", e));
     machine_device(device, sizeof device, o->device);
-    if (dev_open(&d, device, o->threads, ~0u))
-        return err_set(e, ERR_USAGE, "option --device: no device \"%s\" here; try cpu", device);
+    if (dev_open(&d, device, o->threads, ~0u)) {
+        char why[300];
+        dev_why(device, why, sizeof why);
+        return err_set(e, ERR_USAGE, "option --device: %s", why);
+    }
     print_machine(d);
     double free_bytes = (double)dev_memory_free(d);
     ModelOptions mo = {.device = device, .threads = o->threads, .config = &config,

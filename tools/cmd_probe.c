@@ -15,6 +15,7 @@
 #include "models/unet.h"
 #include "models/vae.h"
 #include "tools/cmd.h"
+#include "tools/machine.h"
 #include "tools/probe.h"
 
 #define AT(field) offsetof(ProbeOptions, field)
@@ -24,7 +25,7 @@ static const Option probe_options[] = {
     {"lora", 0, OPT_LIST, AT(lora), 0, 0, "FILE[:W[:TEW]]", "LoRA, its weight for U-Net and text encoder", NULL},
     {"in", 0, OPT_TEXT, AT(in), 0, 0, "FILE", "input tensors (safetensors)", NULL},
     {"out", 0, OPT_TEXT, AT(out), 0, 0, "FILE", "output tensors (safetensors)", NULL},
-    {"device", 0, OPT_TEXT, AT(device), 0, 0, "NAME", "where to run", NULL},
+    {"device", 0, OPT_TEXT, AT(device), 0, 0, "NAME", "where to run: " DEV_NAMES, NULL},
     {"dtype", 0, OPT_TEXT, AT(dtype), 0, 0, "TYPE", "f32, bf16 or f16", NULL},
     {"threads", 0, OPT_INT, AT(threads), 0, 1024, "N", "0: all cores", NULL},
     {"clip_skip", 0, OPT_INT, AT(clip_skip), 0, 64, "N", "1: after the last layer", NULL},
@@ -115,7 +116,9 @@ int probe_write(Probe *p, const ProbeOut *outs, size_t count, Err *e)
 int probe_model(Probe *p, int merge_loras, Err *e)
 {
     const ProbeOptions *o = p->o;
-    ModelOptions mo = {.path = o->model, .device = o->device, .threads = o->threads};
+    char device[64];
+    machine_device(device, sizeof device, o->device);
+    ModelOptions mo = {.path = o->model, .device = device, .threads = o->threads};
     if (!o->model) return err_set(e, ERR_USAGE, "option --model is missing");
     if (merge_loras) mo.lora = o->lora.item, mo.lora_count = o->lora.count;
     TRY(model_dtype(&mo.dtype, o->dtype, e));

@@ -67,7 +67,7 @@ static const Option table[] = {
     {"grid", 0, OPT_TEXT, AT(grid), 0, 0, "FILE", "all of them on one sheet, too", NULL},
     {"dtype", 0, OPT_TEXT, AT(dtype), 0, 0, "TYPE",
      "f32, bf16 or f16 (bf16 where that is faster, else f32)", "type"},
-    {"device", 0, OPT_TEXT, AT(device), 0, 0, "NAME", "where to run (cpu)", NULL},
+    {"device", 0, OPT_TEXT, AT(device), 0, 0, "NAME", "where to run: " DEV_NAMES, NULL},
     {"threads", 't', OPT_INT, AT(threads), 0, 1024, "N", "0: all cores (0)", NULL},
     {"dry_run", 0, OPT_FLAG, AT(dry_run), 0, 0, NULL,
      "print the memory that is planned, and stop", NULL},

@@ -11,10 +11,11 @@
 
 const char *machine_device(char *buf, size_t cap, const char *option)
 {
-    const char *limit = getenv("SDC_CPU");
-    if (option && strcmp(option, "cpu")) snprintf(buf, cap, "%s", option);
-    else if (limit && *limit) snprintf(buf, cap, "cpu:%s", limit);
-    else snprintf(buf, cap, "cpu");
+    const char *limit = getenv("SDC_CPU"), *name = option ? option : getenv("SDC_DEVICE");
+    int limited = limit && *limit;
+    if (!name || !*name) name = limited ? "cpu" : "auto";
+    if (limited && !strcmp(name, "cpu")) snprintf(buf, cap, "cpu:%s", limit);
+    else snprintf(buf, cap, "%s", name);
     return buf;
 }
 

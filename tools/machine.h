@@ -5,9 +5,10 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* The device that the user wants: `option` if given, else "cpu", limited by the
- * environment variable SDC_CPU ("ref" and so on: see kernels/dev.h) if set. Writes to
- * buf and returns it. */
+/* The device that the user wants (kernels/dev.h, dev_open): `option` if given, else
+ * the environment variable SDC_DEVICE, else "cpu" if SDC_CPU is set, else "auto". The
+ * instructions of "cpu" are limited by SDC_CPU ("ref" and so on) if set. Writes to buf
+ * and returns it. */
 const char *machine_device(char *buf, size_t cap, const char *option);
 /* 1 when bf16 is the faster dtype there. */
 int machine_fast_bf16(const char *device, int threads);

@@ -115,7 +115,7 @@ static const Option table[] = {
 
     HEAD("Machine"),
     TEXT("mixed_precision", mixed_precision, "TYPE", "no, bf16 (bf16 where it is fast)"),
-    TEXT("device", device, "NAME", "cpu"),
+    TEXT("device", device, "NAME", DEV_NAMES),
     INT("threads", threads, 0, 1024, "0: all cores"),
     INT("stop_after_steps", stop_after_steps, 1, 1e9, "stop after N steps of this session as on Ctrl-C"),
     FLAG("dry_run", dry_run, "plan, print steps, time and memory, and stop"),
