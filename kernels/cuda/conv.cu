@@ -132,7 +132,8 @@ extern "C" void OP(conv2d_dw)(Dev *d, const Conv2d *p, float *dw, float *db, con
     if (plan) {
         plan_conv2d_run(d, plan, 0, p->alpha, dw, dy, x, 1);
     } else if (dw) {
-        Product q = product_new(PRODUCT_TN, p->cout, p->ks * p->ks * p->cin, pixels_out(p), p->alpha);
+        Product q = product_new(PRODUCT_TN, p->cout, p->ks * p->ks * p->cin, pixels_out(p),
+                                p->alpha);
         q.a = view_matrix(dy, OWN, OWN, q.k, p->cout);
         q.b = view_patches(p, x);
         q.grad = dw;

@@ -183,8 +183,9 @@ static int dnn_describe(DnnPlan *q, const Conv2d *p, int dt)
                                              conv2d_out(p, p->h), conv2d_out(p, p->w));
     if (!rc) rc = cudnnSetFilter4dDescriptor(q->w, t, CUDNN_TENSOR_NHWC, p->cout, p->cin, p->ks,
                                              p->ks);
-    if (!rc) rc = cudnnSetConvolution2dDescriptor(q->conv, p->pad_lo, p->pad_lo, p->stride, p->stride,
-                                                  1, 1, CUDNN_CROSS_CORRELATION, CUDNN_DATA_FLOAT);
+    if (!rc) rc = cudnnSetConvolution2dDescriptor(q->conv, p->pad_lo, p->pad_lo, p->stride,
+                                                  p->stride, 1, 1, CUDNN_CROSS_CORRELATION,
+                                                  CUDNN_DATA_FLOAT);
     if (!rc) rc = cudnnSetConvolutionMathType(q->conv, math);
     return rc;
 }
@@ -208,8 +209,8 @@ static int dnn_choose(CudaDev *c, Plan *p)
     int count = 0, rc;
     if (p->key.op == PLAN_FORWARD) {
         cudnnConvolutionFwdAlgoPerf_t list[TRIES];
-        rc = cudnnGetConvolutionForwardAlgorithm_v7(c->dnn, q->x, q->w, q->conv, q->y, TRIES, &count,
-                                                    list);
+        rc = cudnnGetConvolutionForwardAlgorithm_v7(c->dnn, q->x, q->w, q->conv, q->y, TRIES,
+                                                    &count, list);
         if (!rc) DNN_TAKE(list, count)
     } else if (p->key.op == PLAN_DX) {
         cudnnConvolutionBwdDataAlgoPerf_t list[TRIES];
@@ -257,16 +258,16 @@ void plan_conv2d_run(Dev *d, const Plan *plan, size_t used, float alpha, void *o
     assert(used + plan->bytes <= d->ws_bytes);
     if (plan->key.op == PLAN_FORWARD)
         rc = cudnnConvolutionForward(c->dnn, &alpha, q->x, a, q->w, b, q->conv,
-                                     (cudnnConvolutionFwdAlgo_t)q->algo, ws, plan->bytes, &beta, q->y,
-                                     out);
+                                     (cudnnConvolutionFwdAlgo_t)q->algo, ws, plan->bytes, &beta,
+                                     q->y, out);
     else if (plan->key.op == PLAN_DX)
         rc = cudnnConvolutionBackwardData(c->dnn, &alpha, q->w, b, q->y, a, q->conv,
                                           (cudnnConvolutionBwdDataAlgo_t)q->algo, ws, plan->bytes,
                                           &beta, q->x, out);
     else
         rc = cudnnConvolutionBackwardFilter(c->dnn, &alpha, q->x, b, q->y, a, q->conv,
-                                            (cudnnConvolutionBwdFilterAlgo_t)q->algo, ws, plan->bytes,
-                                            &beta, q->w, out);
+                                            (cudnnConvolutionBwdFilterAlgo_t)q->algo, ws,
+                                            plan->bytes, &beta, q->w, out);
     char why[32];
     snprintf(why, sizeof why, "status %d", rc);
     if (rc) cuda_fail(d, "a convolution of cuDNN", why);

@@ -106,7 +106,8 @@ extern "C" void OP(product_colsum)(Dev *d, float *sum, const void *dy, int rows,
     int parts = product_colsum_parts(cuda_dev(d), rows, cols), per = product_ceil(rows, parts);
     assert(product_colsum_bytes(cuda_dev(d), rows, cols) <= d->ws_bytes);
     dim3 grid((unsigned)product_ceil(cols, LANES), (unsigned)parts);
-    CUDA_LAUNCH(d, colsum_part, grid, THREADS, 0, (float *)d->ws, (const Elem *)dy, rows, cols, per);
+    CUDA_LAUNCH(d, colsum_part, grid, THREADS, 0, (float *)d->ws, (const Elem *)dy, rows,
+                cols, per);
     CUDA_LAUNCH(d, colsum_add, (unsigned)product_ceil(cols, THREADS), THREADS, 0, sum,
                 (const float *)d->ws, parts, cols);
 }

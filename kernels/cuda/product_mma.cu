@@ -20,6 +20,13 @@ extern "C" void OP(product_tiles)(Dev *d, const Product *p) { OP(product_simt)(d
 #define MMA mma_f16
 #endif
 
+/* Of 256 threads on a multiprocessor at a time; sm_75 has shared memory for one. */
+#if defined __CUDA_ARCH__ && __CUDA_ARCH__ < 800
+#define BLOCKS 1
+#else
+#define BLOCKS 2
+#endif
+
 enum { STEP = 32, STAGES = 3, COLS = 32, PITCH = COLS + 8 };
 
 /* Place of chunk c of row r, `chunks` (4, 8 or 16) to a row. */
@@ -37,8 +44,14 @@ typedef struct { int kind, across, width, threads; } Side;
 /* What stays as it is from step to step: rows, or across the column. */
 typedef struct { ViewRow row[4]; ViewCol col; } Kept;
 
-static __device__ __forceinline__ int side_chunks(const Side s) { return (s.across ? s.width : STEP) / 8; }
-static __device__ __forceinline__ int side_step(const Side s) { return s.threads / side_chunks(s); }
+static __device__ __forceinline__ int side_chunks(const Side s)
+{
+    return (s.across ? s.width : STEP) / 8;
+}
+static __device__ __forceinline__ int side_step(const Side s)
+{
+    return s.threads / side_chunks(s);
+}
 static __device__ __forceinline__ int side_reads(const Side s)
 {
     return (s.across ? STEP : s.width) / side_step(s);
@@ -85,20 +98,22 @@ static __device__ __forceinline__ void load(ElemVec *tile, const View *v, const 
 /* ---- from shared memory to fragments (ptx.h) ------------------------------ */
 
 /* A (16,16) from row m on, k from 16 h on. */
-static __device__ __forceinline__ void read_a(uint32_t a[4], const ElemVec *tile, const Side s, int m,
-                                              int h)
+static __device__ __forceinline__ void read_a(uint32_t a[4], const ElemVec *tile, const Side s,
+                                              int m, int h)
 {
     int lane = threadIdx.x & 31, low = lane & 7, mid = lane >> 3 & 1, high = lane >> 4;
-    if (s.across) ldmatrix4_trans(a, tile + place(s.width / 8, h * 16 + low + high * 8, m / 8 + mid));
+    int k = h * 16 + low + high * 8;
+    if (s.across) ldmatrix4_trans(a, tile + place(s.width / 8, k, m / 8 + mid));
     else ldmatrix4(a, tile + place(4, m + low + mid * 8, h * 2 + high));
 }
 
 /* Two of B (16,8) side by side, from column n on. */
-static __device__ __forceinline__ void read_b(uint32_t b[4], const ElemVec *tile, const Side s, int n,
-                                              int h)
+static __device__ __forceinline__ void read_b(uint32_t b[4], const ElemVec *tile, const Side s,
+                                              int n, int h)
 {
     int lane = threadIdx.x & 31, low = lane & 7, mid = lane >> 3 & 1, high = lane >> 4;
-    if (s.across) ldmatrix4_trans(b, tile + place(s.width / 8, h * 16 + low + mid * 8, n / 8 + high));
+    int k = h * 16 + low + mid * 8;
+    if (s.across) ldmatrix4_trans(b, tile + place(s.width / 8, k, n / 8 + high));
     else ldmatrix4(b, tile + place(4, n + low + high * 8, h * 2 + mid));
 }
 
@@ -139,8 +154,8 @@ static __device__ __forceinline__ void write_tile(const Product *p, float acc[4]
         __syncwarp();
 #pragma unroll
         for (int q = 0; q < 2; q++)
-            store_run(p, blockIdx.y, m + i * 16 + g + q * 8, n + t * 8, buf + (g + q * 8) * PITCH + t * 8,
-                      VEC);
+            store_run(p, blockIdx.y, m + i * 16 + g + q * 8, n + t * 8,
+                      buf + (g + q * 8) * PITCH + t * 8, VEC);
         __syncwarp();
     }
 }
@@ -159,6 +174,7 @@ static __device__ __forceinline__ void tile_mma(const Product *p, ElemVec *share
     Kept ka, kb;
     keep(&ka, &p->a, sa, m0);
     keep(&kb, &p->b, sb, n0);
+#pragma unroll 1
     for (int i = 0; i < STAGES - 1 + steps; i++) {
         int done = i - (STAGES - 1);
         if (done >= 0) {
@@ -180,9 +196,11 @@ static __device__ __forceinline__ void tile_mma(const Product *p, ElemVec *share
     write_tile(p, acc, (float *)shared + warp * 16 * PITCH, m0 + m, n0 + n, rows);
 }
 
+/* Two big blocks fit on a multiprocessor if a thread does with 128 registers: big_tn
+ * on sm_80 keeps one word in memory for it. */
 /* One kernel for each way to lie in memory (NT, NN, TN; conv_ gathered) and tile. */
 #define TILE(name, m_, n_, threads_, across_, rows_, a_kind, a_across, b_kind, b_across)   \
-    static __global__ void __launch_bounds__(threads_, threads_ == 256 ? 2 : 4) name(const Product p)               \
+    static __global__ void __launch_bounds__(threads_, BLOCKS * 256 / threads_) name(const Product p) \
     {                                                                                      \
         CUDA_SHARED(ElemVec, shared);                                                      \
         const Side sa = {a_kind, a_across, m_, threads_};                                  \

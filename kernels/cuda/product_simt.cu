@@ -6,7 +6,8 @@
  */
 #include "kernels/cuda/product.h"
 
-enum { SIDE = 64, STEP = 16, THREADS = 128, PITCH = SIDE + 4, CHUNKS = SIDE * STEP / VEC / THREADS };
+enum { SIDE = 64, STEP = 16, THREADS = 128, PITCH = SIDE + 4, 
+       CHUNKS = SIDE * STEP / VEC / THREADS };
 
 /* What a thread reads of one operand: CHUNKS chunks of VEC elements. */
 typedef struct { float f[CHUNKS][VEC]; } Piece;

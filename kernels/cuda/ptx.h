@@ -14,7 +14,7 @@
 #else
 
 /* 9.7.14.5.8, mma.m16n8k16: d (16,8) f32 += a (16,16) b (16,8), tensor cores of
- * sm_80 and later. With g = lane / 4 and t = lane % 4, and two elements to a
+ * sm_80 and later, for f16 also of sm_75. With g = lane / 4 and t = lane % 4, and two elements to a
  * register, the lower column (a) or row (b) in the low half:
  *   a[0] row g,   columns 2t, 2t+1     a[1] row g+8, columns 2t, 2t+1
  *   a[2] row g,   columns 2t+8, 2t+9   a[3] row g+8, columns 2t+8, 2t+9
@@ -37,6 +37,13 @@ static __device__ __forceinline__ void mma_f16(float d[4], const uint32_t a[4], 
                  "{%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
                  : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
                  : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+#elif __CUDA_ARCH__ >= 750     /* m16n8k8, section 9.7.14.5.7, once for each half of k */
+#pragma unroll
+    for (int h = 0; h < 2; h++)
+        asm volatile("mma.sync.aligned.m16n8k8.row.col.f32.f16.f16.f32 "
+                     "{%0,%1,%2,%3}, {%4,%5}, {%6}, {%0,%1,%2,%3};"
+                     : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+                     : "r"(a[2 * h]), "r"(a[2 * h + 1]), "r"(b[h]));
 #endif
 }
 
