@@ -48,7 +48,9 @@ void params_free(Params *ps)
         mem_free(ps->list[i]->name);
         mem_free(ps->list[i]);
     }
-    if (ps->block) dev_free(ps->dev, ps->block, ps->block_bytes);
+    for (size_t i = 0; i < ps->block_count; i++)
+        if (ps->blocks[i].base) dev_free(ps->dev, ps->blocks[i].base, ps->blocks[i].bytes);
+    mem_free(ps->blocks);
     mem_free(ps->list);
     mem_free(ps->index);
     mem_free(ps->spare);
@@ -118,50 +120,103 @@ Param *params_get(Params *ps, const char *name, int ndim, const int *dim)
     return p;
 }
 
-static size_t param_bytes(const Param *p)
+/* ---- memory -------------------------------------------------------------- */
+
+static size_t data_bytes(const Param *p) { return align_up(p->count * dtype_bytes(p->dt)); }
+
+static size_t grad_bytes(const Param *p)
 {
-    return align_up(p->count * dtype_bytes(p->dt)) +
-           (p->trainable ? align_up(p->count * sizeof(float)) : 0);
+    return p->trainable ? align_up(p->count * sizeof(float)) : 0;
+}
+
+static int in_part(const Param *p, const char *prefix)
+{
+    return !prefix || !strncmp(p->name, prefix, strlen(prefix));
+}
+
+ParamBytes params_part(const Params *ps, const char *prefix)
+{
+    ParamBytes b = {0};
+    for (size_t i = 0; i < ps->count; i++) {
+        const Param *p = ps->list[i];
+        if (!in_part(p, prefix)) continue;
+        *(p->trainable ? &b.trained : &b.frozen) += data_bytes(p);
+        b.gradients += grad_bytes(p);
+    }
+    return b;
 }
 
 size_t params_bytes(const Params *ps)
 {
     size_t total = 0;
     for (size_t i = 0; i < ps->count; i++)
-        if (!ps->list[i]->data) total += param_bytes(ps->list[i]);
+        if (!ps->list[i]->data) total += data_bytes(ps->list[i]) + grad_bytes(ps->list[i]);
     return total;
 }
 
-int params_alloc(Params *ps, Err *e)
+/* A new block, NULL when bytes is 0 or there is no memory (then *rc). */
+static char *new_block(Params *ps, size_t bytes, int gradients, int *rc, Err *e)
+{
+    if (!bytes || *rc) return NULL;
+    ParamBlock *list = mem_grow(ps->blocks, ps->block_count, &ps->block_cap, sizeof *list);
+    if (list) ps->blocks = list;
+    void *base = NULL;
+    if (!list || dev_alloc(ps->dev, &base, bytes) != DEV_OK) {
+        *rc = err_nomem(e, bytes, gradients ? "gradients" : "the model's weights");
+        return NULL;
+    }
+    list[ps->block_count++] = (ParamBlock){.base = base, .bytes = bytes, .gradients = gradients};
+    if (gradients) dev_zero(ps->dev, base, bytes);
+    return base;
+}
+
+int params_alloc(Params *ps, const char *prefix, Err *e)
 {
     if (ps->err.code) return err_set(e, ps->err.code, "%s", ps->err.msg);
-    if (ps->block) return err_set(e, ERR_FAIL, "weights are allocated once");
-    size_t bytes = params_bytes(ps);
-    if (dev_alloc(ps->dev, &ps->block, bytes) != DEV_OK)
-        return err_nomem(e, bytes, "the model's weights");
-    ps->block_bytes = bytes;
-    char *at = ps->block;
+    size_t bytes = 0, grads = 0;
     for (size_t i = 0; i < ps->count; i++) {
+        const Param *p = ps->list[i];
+        if (p->data || !in_part(p, prefix)) continue;
+        bytes += data_bytes(p);
+        grads += p->grad ? 0 : grad_bytes(p);
+    }
+    int rc = 0;
+    char *grad = new_block(ps, grads, 1, &rc, e);
+    char *at = new_block(ps, bytes, 0, &rc, e);
+    if (rc) return rc;
+    for (size_t i = 0; i < ps->count && at; i++) {
         Param *p = ps->list[i];
+        if (p->data || !in_part(p, prefix)) continue;
         p->data = at;
-        at += align_up(p->count * dtype_bytes(p->dt));
+        at += data_bytes(p);
+        p->block = (int)ps->block_count - 1;
+        ps->blocks[p->block].users++;
+        if (!p->trainable || p->grad) continue;
+        p->grad = (float *)(void *)grad;
+        grad += grad_bytes(p);
     }
-    /* gradients last and together, so that they are zeroed in one sweep */
-    ps->grads = at;
+    return 0;
+}
+
+void params_release(Params *ps, const char *prefix)
+{
     for (size_t i = 0; i < ps->count; i++) {
         Param *p = ps->list[i];
-        if (!p->trainable) continue;
-        p->grad = (float *)(void *)at;
-        at += align_up(p->count * sizeof(float));
+        if (!p->data || !in_part(p, prefix)) continue;
+        ParamBlock *b = &ps->blocks[p->block];
+        p->data = NULL;
+        p->filled = 0;
+        if (--b->users) continue;
+        dev_sync(ps->dev);
+        dev_free(ps->dev, b->base, b->bytes);
+        b->base = NULL;
     }
-    params_zero_grad(ps);
-    return 0;
 }
 
 void params_zero_grad(Params *ps)
 {
-    size_t bytes = (size_t)((char *)ps->block + ps->block_bytes - (char *)ps->grads);
-    if (bytes) dev_zero(ps->dev, ps->grads, bytes);
+    for (size_t i = 0; i < ps->block_count; i++)
+        if (ps->blocks[i].gradients) dev_zero(ps->dev, ps->blocks[i].base, ps->blocks[i].bytes);
 }
 
 /* (O,I,kh,kw) <-> (O,kh,kw,I) for `rows` values of O; to_file chooses the
@@ -269,7 +324,7 @@ static int fill_all(Params *ps, const ParamSource *source, Staging *s, Err *e)
 {
     for (size_t i = 0; i < ps->count; i++) {
         Param *p = ps->list[i];
-        if (p->filled) continue;
+        if (p->filled || !p->data) continue;
         if (source->whole && source->whole(source->ctx, p)) TRY(fill_whole(ps, p, source, e));
         else TRY(fill_parts(ps, p, source, s, e));
         p->filled = 1;
@@ -283,7 +338,7 @@ int params_fill(Params *ps, const ParamSource *source, Err *e)
     size_t most = 0, threads = (size_t)ps->dev->threads;
     for (size_t i = 0; i < ps->count; i++) {
         size_t n = chunk_rows(ps->list[i]) * row_count(ps->list[i]);
-        if (n > most) most = n;
+        if (ps->list[i]->data && n > most) most = n;
     }
     Staging *s = mem_calloc(threads, sizeof *s);
     int rc = s ? 0 : err_nomem(e, threads * sizeof *s, "loading weights");

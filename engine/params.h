@@ -26,10 +26,19 @@ typedef struct Param {
     Dtype dt;
     int trainable;
     int group;             /* optimizer group of a trainable parameter */
-    void *data;            /* on the device, count elements of dt */
+    void *data;            /* on the device, count elements of dt; NULL: no memory yet, or released */
+    int block;             /* which of Params.blocks holds it */
     float *grad;           /* on the device, count f32; NULL unless trainable */
     int filled;            /* data holds values */
 } Param;
+
+/* One device allocation: weights or gradients of a part of the model. */
+typedef struct {
+    void *base;
+    size_t bytes;
+    size_t users;          /* parameters in it that were not released */
+    int gradients;
+} ParamBlock;
 
 typedef struct Params {
     Dev *dev;
@@ -40,9 +49,8 @@ typedef struct Params {
     Param **index;         /* the same, sorted by name */
     int (*group)(void *ctx, const char *name);
     void *group_ctx;
-    void *block;           /* the one device allocation */
-    size_t block_bytes;
-    void *grads;           /* its tail: all gradients */
+    ParamBlock *blocks;
+    size_t block_count, block_cap;
     Param *spare;          /* what params_get returns when there is no memory */
     Err err;               /* sticky, as in Graph */
 } Params;
@@ -60,9 +68,18 @@ void params_set_trainable(Params *ps, params_group_fn *group, void *ctx);
 Param *params_get(Params *ps, const char *name, int ndim, const int *dim);
 Param *params_find(const Params *ps, const char *name);      /* NULL when absent */
 
-/* Bytes that params_alloc will take, weights and gradients. */
+/* Bytes of the parameters whose names begin with prefix (NULL: all), with memory or
+ * without. */
+typedef struct { size_t frozen, trained, gradients; } ParamBytes;
+ParamBytes params_part(const Params *ps, const char *prefix);
+/* All bytes that params_alloc has still to take, weights and gradients. */
 size_t params_bytes(const Params *ps);
-int params_alloc(Params *ps, Err *e);
+/* Memory for the parameters whose names begin with prefix (NULL: all) and that have
+ * none yet; gradients are zero. */
+int params_alloc(Params *ps, const char *prefix, Err *e);
+/* Gives back the values of those parameters. The memory is free when everything that
+ * was allocated with them is released. They can be allocated and filled again. */
+void params_release(Params *ps, const char *prefix);
 
 /* Where values come from. read writes elements [first, first+count) of p in
  * file layout, whole rows of the first axis; it is called from several threads
@@ -73,7 +90,7 @@ typedef struct {
     void *ctx;
 } ParamSource;
 
-/* Loads every parameter whose data was not filled yet. */
+/* Loads every parameter that has memory and was not filled yet. */
 int params_fill(Params *ps, const ParamSource *source, Err *e);
 int params_set(Params *ps, Param *p, const float *file_layout, Err *e);
 /* Reads values (or the gradient) back, in file layout. */

@@ -224,10 +224,14 @@ static int values_of(void *ctx, const Param *p, size_t first, size_t count, floa
     return 0;
 }
 
-int model_load(Model *m, Err *e)
+int model_load_part(Model *m, const char *prefix, Err *e)
 {
     ParamSource source = {values_of, made_whole, m};
-    TRY(params_alloc(m->ps, e));
-    TRY(slab_alloc(&m->slab, m->dev, e));
+    TRY(params_alloc(m->ps, prefix, e));
+    if (!m->slab.base) TRY(slab_alloc(&m->slab, m->dev, e));
     return params_fill(m->ps, &source, e);
 }
+
+int model_load(Model *m, Err *e) { return model_load_part(m, NULL, e); }
+
+void model_release(Model *m, const char *prefix) { params_release(m->ps, prefix); }

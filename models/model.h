@@ -71,6 +71,11 @@ size_t model_bytes(const Model *m);
 /* Allocates weights, gradients and the slab, and loads the weights: from the
  * checkpoint plus LoRA deltas, or random ones. */
 int model_load(Model *m, Err *e);
+/* The same for the weights whose names begin with prefix ("text_encoder."): a part
+ * loaded alone can be released when it has done its work. model_load loads what is
+ * left. */
+int model_load_part(Model *m, const char *prefix, Err *e);
+void model_release(Model *m, const char *prefix);
 
 /* The values that en has before training: from the checkpoint, or the random
  * ones of a model without a source. en->count f32 in PyTorch's layout. */

@@ -157,6 +157,12 @@ static size_t peak_bytes(void)
     return getrusage(RUSAGE_SELF, &u) == 0 ? (size_t)u.ru_maxrss * 1024 : 0;
 }
 
+static size_t planned(const Bench *b)
+{
+    ParamBytes w = params_part(b->m.ps, NULL);
+    return w.frozen + w.trained + w.gradients + b->m.slab.bytes + b->m.slab.scratch_bytes + b->t.state_bytes;
+}
+
 /* What the job took of a device with memory of its own (of the machine's, roughly). */
 static size_t device_bytes(const Bench *b)
 {
@@ -179,8 +185,7 @@ static void report(const Bench *b, const char *name)
         if (b->seconds[i] < best) best = b->seconds[i];
     printf("%s %dx%d %s on %s: best of %d %.3f s, peak memory %.0f MB (planned %.0f MB)\n", name, o->width,
            o->height, model_dtype_name(b->m.dtype), dev_name(b->m.dev), o->repeat, best,
-           (double)peak_bytes() / (1 << 20), (double)(b->m.ps->block_bytes + b->m.slab.bytes +
-           b->m.slab.scratch_bytes + b->t.state_bytes) / (1 << 20));
+           (double)peak_bytes() / (1 << 20), (double)planned(b) / (1 << 20));
 }
 
 static int bench(Bench *b, const char *name, Err *e)
