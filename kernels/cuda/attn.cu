@@ -1,7 +1,7 @@
 /* attn.cu - softmax attention, forward, and the choice of the kernel.
  *
- * The kernels of this file run everywhere; bf16 and f16 on sm_80 and later go to
- * attn_mma.cu where the head size allows.
+ * The kernels of this file run everywhere; bf16 and f16 go to attn_mma.cu
+ * where device and head size allow.
  */
 #include "kernels/cuda/attn_simt.h"
 
@@ -114,7 +114,7 @@ void OP(attention)(Dev *d, const Attention *p, void *o, float *lse, const void *
     assert((!p->causal || p->tq == p->tk) && p->scale > 0);
     AttnForward a = {*p, (const Elem *)q, (const Elem *)k, (const Elem *)v, (Elem *)o, lse};
 #ifndef SDC_F32
-    if (cuda_dev(d)->sm >= 80 && OP(attn_mma)(d, &a)) return;
+    if (cuda_dev(d)->sm >= ATTN_MMA_SM && OP(attn_mma)(d, &a)) return;
 #endif
     launch(d, &a);
 }

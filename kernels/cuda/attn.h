@@ -3,7 +3,7 @@
  *   attn.cu          forward for any device, dtype and head size; the op
  *   attn_bwd.cu      backward for any device, dtype and head size; the op
  *   attn_simt.h      the tiles of these two
- *   attn_mma.cu      forward on tensor cores: bf16, f16, sm_80 and later
+ *   attn_mma.cu      forward on tensor cores: bf16 and f16
  *   attn_mma_bwd.cu  backward on tensor cores
  *   attn_mma.h       the tiles of these two
  *
@@ -62,7 +62,15 @@ static __device__ __forceinline__ size_t attn_at(const Attention *p, int rows, i
 }
 
 #ifndef SDC_F32
-/* 1 when they did it: head sizes that are multiples of 8 up to 512 (backward: 160). */
+/* Tensor cores multiply f16 from sm_75 on, bf16 from sm_80 on. */
+#ifdef SDC_F16
+enum { ATTN_MMA_SM = 75 };
+#else
+enum { ATTN_MMA_SM = 80 };
+#endif
+
+/* 1 when they did it: head sizes that are multiples of 8 up to 512 (backward: 160),
+ * where the device has the shared memory. */
 #ifdef __cplusplus
 extern "C" {
 #endif

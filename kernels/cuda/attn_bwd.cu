@@ -1,7 +1,7 @@
 /* attn_bwd.cu - softmax attention, backward, and the choice of the kernel.
  *
- * The kernels of this file run everywhere; bf16 and f16 on sm_80 and later go to
- * attn_mma_bwd.cu where the head size allows.
+ * The kernels of this file run everywhere; bf16 and f16 go to attn_mma_bwd.cu
+ * where device and head size allow.
  */
 #include "kernels/cuda/attn_simt.h"
 
@@ -144,7 +144,7 @@ static void launch(Dev *d, const AttnBackward *a)
 static void one_side(Dev *d, const AttnBackward *a)
 {
 #ifndef SDC_F32
-    if (cuda_dev(d)->sm >= 80 && OP(attn_mma_bwd)(d, a)) return;
+    if (cuda_dev(d)->sm >= ATTN_MMA_SM && OP(attn_mma_bwd)(d, a)) return;
 #endif
     launch(d, a);
 }

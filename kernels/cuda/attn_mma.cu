@@ -321,7 +321,7 @@ int OP(attn_mma)(Dev *d, const AttnForward *a)
     }
     SIZES(LAUNCH)
 #undef LAUNCH
-    if (p->d > W_D) return 0;
+    if (p->d > W_D || W_BYTES > cuda_dev(d)->shared_max) return 0;
     dim3 grid((unsigned)(p->tq + W_QUERIES - 1) / W_QUERIES, (unsigned)p->heads, (unsigned)p->n);
     CUDA_SHARED_MAX(d, attn_mma_512, W_BYTES);
     CUDA_LAUNCH(d, attn_mma_512, grid, 32 * W_WARPS, W_BYTES, *a);

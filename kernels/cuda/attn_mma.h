@@ -1,4 +1,4 @@
-/* attn_mma.h - attention's tiles on tensor cores: bf16 and f16, sm_80 and later.
+/* attn_mma.h - attention's tiles on tensor cores: bf16 and f16 (attn.h: ATTN_MMA_SM).
  *
  * A block is a few warps; each has 16 rows, or 32, of one side (x) and multiplies them
  * by tiles of the other side (y), which pass through shared memory in two stages:

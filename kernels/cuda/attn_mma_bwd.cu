@@ -169,6 +169,7 @@ int OP(attn_mma_bwd)(Dev *d, const AttnBackward *a)
 #define LAUNCH(D, BLOCKS, SPLIT)                                                         \
     if (p->d <= D) {                                                                     \
         enum { BYTES = 2 * (2 * X * MMA_STRIDE(D) + 2 * STAGE(D)) };                     \
+        if (BYTES > cuda_dev(d)->shared_max) return 0;                                   \
         dim3 grid(a->out1 ? tiles << SPLIT : tiles, (unsigned)p->heads, (unsigned)p->n); \
         if (a->out1) RUN(attn_mma_dkv_##D, BYTES);                                       \
         else RUN(attn_mma_dq_##D, BYTES);                                                \
