@@ -272,13 +272,38 @@ static int walk(Exec *x, int quiet, Err *e)
     return 0;
 }
 
-/* Records all nodes where the device can; else nodes are walked as before. */
+/* FNV-1a over all addresses that nodes are given: a record is good as long as
+ * it stays the same. */
+static uint64_t addresses(const Exec *x)
+{
+    uint64_t h = 1469598103934665603u ^ (uintptr_t)x->slab->scratch;
+    for (int i = 0; i < x->g->node_count; i++) {
+        const Node *n = x->g->nodes[i];
+        for (int k = 0; k < NODE_MAX_IN; k++)
+            h = (h ^ (uintptr_t)exec_address(x, n->in[k])) * 1099511628211u;
+        for (int k = 0; k < NODE_MAX_OUT; k++)
+            h = (h ^ (uintptr_t)exec_address(x, n->out[k])) * 1099511628211u;
+        h = (h ^ (uintptr_t)grad_of(n->dw) ^ (uintptr_t)grad_of(n->db) << 1) * 1099511628211u;
+    }
+    return h;
+}
+
+/* Makes the record of all nodes from the second run on, where the device can;
+ * else nodes are walked as before. Weights may have moved since it was made. */
 static void record(Exec *x)
 {
     Dev *d = x->slab->dev;
-    if (dev_record_begin(d) != DEV_OK) return;
-    walk(x, 1, NULL);
-    dev_record_end(d, &x->record);
+    uint64_t now = x->runs ? addresses(x) : 0;
+    if (x->runs && now != x->recorded) {
+        dev_record_free(d, x->record);
+        x->record = NULL;
+        if (dev_record_begin(d) == DEV_OK) {
+            walk(x, 1, NULL);
+            dev_record_end(d, &x->record);
+        }
+        x->recorded = now;
+    }
+    x->runs = 1;
 }
 
 int exec_run(Exec *x, Err *e)
@@ -286,7 +311,7 @@ int exec_run(Exec *x, Err *e)
     Dev *d = x->slab->dev;
     d->ws = x->slab->scratch;
     d->ws_bytes = x->slab->scratch_bytes;
-    if (x->runs < 2 && !x->trace && ++x->runs == 2) record(x);
+    if (!x->trace) record(x);
     if (!x->record || x->trace) return walk(x, 0, e);
     TRY(ask(x, 0, e));
     dev_replay(d, x->record);

@@ -6,6 +6,7 @@
 #ifndef SDC_ENGINE_EXEC_H
 #define SDC_ENGINE_EXEC_H
 
+#include <stdint.h>
 #include <stdio.h>
 
 #include "engine/plan.h"
@@ -32,8 +33,9 @@ typedef struct {
     int (*tick)(void *ctx, int node, int count);
     void *ctx;
     FILE *trace;           /* per node: name, op, shape, ms, bytes, checksum; NULL: off */
-    int runs;              /* so far, up to 2 */
     DevRecord *record;     /* all nodes, where the device can; made by the second run */
+    uint64_t recorded;     /* the addresses that it was tried with */
+    int runs;              /* 1 after the first, in which a device prepares itself */
 } Exec;
 
 /* Plans g and adds its wish to slab (which may not be allocated yet). The Exec

@@ -14,7 +14,7 @@
 static const struct {
     const char *dir, *may_include;
 } layers[] = {
-    {"kernels", " kernels/ "},
+    {"kernels", " kernels/ ptx_emu.h "},        /* tests/emu stands in for CUDA's headers */
     {"engine", " kernels/ engine/ "},
     {"tokenizer", " tokenizer/ engine/error.h engine/mem.h "},
     {"models", " kernels/ engine/ tokenizer/ models/ "},
@@ -55,6 +55,7 @@ static void strip(char *s)
 static int is_source(const char *name)
 {
     size_t n = strlen(name);
+    if (n > 3 && !strcmp(name + n - 3, ".cu")) return 1;
     return n > 2 && name[n - 2] == '.' && (name[n - 1] == 'c' || name[n - 1] == 'h');
 }
 
@@ -193,7 +194,8 @@ static void list_header(const char *layer, const char *path, const char *text, c
 {
     (void)layer, (void)text, (void)code;
     size_t n = strlen(headers);
-    if (path[strlen(path) - 1] != 'h' || !strncmp(path, "kernels/x86/", 12)) return;
+    if (path[strlen(path) - 1] != 'h' || !strncmp(path, "kernels/x86/", 12) ||
+        !strncmp(path, "kernels/cuda/", 13)) return;
     snprintf(headers + n, sizeof headers - n, " %s", path);
 }
 

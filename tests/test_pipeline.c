@@ -4,6 +4,7 @@
 #include "models/pipeline.h"
 #include "tests/fail.h"
 #include "tests/fixture.h"
+#include "tests/kern.h"
 #include "tests/test.h"
 
 static const PipelineConfig small = {
@@ -20,7 +21,7 @@ TEST(pipeline_survives_no_memory)
         Model m;
         Pipeline p = {0};
         Err e2 = {0};
-        ModelOptions o = {.path = fixture_model(), .threads = 1};
+        ModelOptions o = {.path = fixture_model(), .threads = 1, .device = kern_device()};
         CHECK_OK(model_open(&m, &o, &e), &e);
         fail_mem(n);
         int rc = pipeline_init(&p, &m, tok, &small, &e2);
@@ -57,7 +58,7 @@ TEST(pipelines_share_a_model)
     Model m;
     Image im[3] = {{0}};
     Err e = {0};
-    ModelOptions o = {.path = fixture_model(), .threads = 1};
+    ModelOptions o = {.path = fixture_model(), .threads = 1, .device = kern_device()};
     CHECK_OK(bpe_open(&tok, &e), &e);
     CHECK_OK(model_open(&m, &o, &e), &e);
     int rc = two(&m, tok, p, im, &e);
@@ -93,8 +94,8 @@ static int picture(Image *im, int how, const char *lora, const Tokenizer *tok, E
     Lora lo = {0};
     char spec[300];
     snprintf(spec, sizeof spec, "%s", lora);
-    ModelOptions o = {.path = fixture_model(), .threads = 1, .lora = (char *[]){spec},
-                      .lora_count = how == 1};
+    ModelOptions o = {.path = fixture_model(), .threads = 1, .device = kern_device(),
+                      .lora = (char *[]){spec}, .lora_count = how == 1};
     TRY(model_open(&m, &o, e));
     int rc = make_lora(&lo, &m, e);
     if (!rc && how == 0) rc = lora_save(lora, lo.list, lo.count, FD_F32, NULL, 0, e);

@@ -11,6 +11,7 @@
 #include "engine/tensorfile.h"
 #include "models/pipeline.h"
 #include "tests/fixture.h"
+#include "tests/kern.h"
 #include "tests/test.h"
 
 static char out[8192], err[8192], args[4096];
@@ -95,7 +96,7 @@ static int write_lora(const char *name, int unet, uint64_t seed)
     Model m;
     Lora lo;
     Err e = {0};
-    ModelOptions o = {.path = fixture_model(), .threads = 1};
+    ModelOptions o = {.path = fixture_model(), .threads = 1, .device = kern_device()};
     LoraNew c = {.dim = 2, .unet = unet, .text = 1, .seed = seed};
     if (model_open(&m, &o, &e)) return -1;
     int rc = lora_new(&lo, &c, m.targets, m.target_count, &e);
