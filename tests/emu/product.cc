@@ -5,7 +5,7 @@
 
 #include "kernels/half.h"
 
-enum { ROWS = 4, COLS = 256 };
+static const size_t ROWS = 4, COLS = 256;
 
 /* Rows j..j+rows-1, columns i..i+cols-1. Reads only what the caller packed, so
  * the sanitizer need not look at every access. */
