@@ -1,4 +1,5 @@
-/* cmd_doctor.c - `sdc doctor`: what this machine has, and which jobs fit.
+/* cmd_doctor.c - `sdc doctor`: what this machine has, and which jobs fit; `sdc doctor
+ * DIR`: what is wrong with a folder of training pictures (doctor_data.c).
  *
  * What a job needs is not guessed: its graphs are built and planned as the job itself
  * would, for a model of the size of SD 1.5, without weights.
@@ -13,19 +14,25 @@
 #include "models/pipeline.h"
 #include "models/vae.h"
 #include "tools/cmd.h"
+#include "tools/doctor.h"
 #include "tools/machine.h"
 #include "tools/options.h"
 #include "tools/sd15.h"
 
 typedef struct {
-    char *device;
-    int threads;
+    char *device, *sheet;
+    int threads, resolution;
+    OptionList rest;
 } DoctorOptions;
 
 #define AT(field) offsetof(DoctorOptions, field)
 static const Option table[] = {
     {"device", 0, OPT_TEXT, AT(device), 0, 0, "NAME", "where to run: " DEV_NAMES, NULL},
     {"threads", 't', OPT_INT, AT(threads), 0, 1024, "N", "0: all cores (0)", NULL},
+    {"resolution", 0, OPT_INT, AT(resolution), 64, 4096, "N",
+     "DIR: of the training (512); a multiple of 64", NULL},
+    {"sheet", 0, OPT_TEXT, AT(sheet), 0, 0, "FILE.png",
+     "DIR: all pictures as they will be cropped", NULL},
 };
 
 enum { SIDE = 512, RANK = 32 };
@@ -168,12 +175,19 @@ static int run(const DoctorOptions *o, Err *e)
 
 int cmd_doctor(int argc, char **argv, Err *e)
 {
-    DoctorOptions o = {0};
+    DoctorOptions o = {.resolution = 512};
     Options opt = {.table = table, .count = sizeof table / sizeof *table, .fields = &o,
-                   .command = "sdc doctor", .summary = "what this machine has, and which jobs fit"};
+                   .command = "sdc doctor [DIR]", .rest = &o.rest,
+                   .summary = "what this machine has, and which jobs fit; or, of a folder of "
+                              "training pictures, what is wrong with it"};
     int help = 0, rc = options_parse(&opt, argc, argv, &help, e);
     if (!rc && help) options_help(&opt, stdout);
-    else if (!rc) rc = run(&o, e);
+    else if (!rc && o.rest.count > 1)
+        rc = err_set(e, ERR_USAGE, "%s: one folder at a time", o.rest.item[1]);
+    else if (!rc && o.rest.count) {
+        DoctorData d = {.dir = o.rest.item[0], .resolution = o.resolution, .sheet = o.sheet};
+        rc = doctor_data(&d, e);
+    } else if (!rc) rc = run(&o, e);
     options_free(&opt);
     return rc;
 }
