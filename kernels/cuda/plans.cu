@@ -37,7 +37,16 @@ struct Plan {
 
 struct CudaPlans { Plan *list; int count, room; };
 
-size_t plan_bytes(const Plan *plan) { return plan ? plan->bytes : 0; }
+enum { ALIGN = 256 };           /* of workspaces; scratch has less */
+
+size_t plan_bytes(const Plan *plan) { return plan && plan->bytes ? plan->bytes + ALIGN : 0; }
+
+static void *workspace(const Dev *d, const Plan *plan, size_t used)
+{
+    assert(used + plan_bytes(plan) <= d->ws_bytes);
+    if (!plan->bytes) return NULL;
+    return (void *)(((uintptr_t)d->ws + used + ALIGN - 1) & ~(uintptr_t)(ALIGN - 1));
+}
 
 /* A new last plan with this key, or NULL: no memory. */
 static Plan *plan_add(CudaDev *c, const Key *key)
@@ -153,13 +162,13 @@ void plan_linear_run(Dev *d, const Plan *plan, size_t used, float alpha, void *o
     const BlasPlan *q = &plan->blas;
     float beta = add ? 1.0f : 0.0f;
     /* cuBLASLt's A is the weight, or x. */
-    assert(used + plan->bytes <= d->ws_bytes && !bias == !plan->key.bias);
+    assert(!bias == !plan->key.bias);
     int rc = 0;
     if (bias) rc = cublasLtMatmulDescSetAttribute(q->desc, CUBLASLT_MATMUL_DESC_BIAS_POINTER, &bias,
                                                   sizeof bias);
     if (!rc) rc = cublasLtMatmul(c->blas, q->desc, &alpha, b, q->a, a, q->b, &beta,
                                  add ? add : out, q->c, out, q->c, &q->algo,
-                                 plan->bytes ? (char *)d->ws + used : NULL, plan->bytes, c->stream);
+                                 workspace(d, plan, used), plan->bytes, c->stream);
     char why[32];
     snprintf(why, sizeof why, "status %d", rc);
     if (rc) cuda_fail(d, "cublasLtMatmul", why);
@@ -253,9 +262,8 @@ void plan_conv2d_run(Dev *d, const Plan *plan, size_t used, float alpha, void *o
     CudaDev *c = cuda_dev(d);
     const DnnPlan *q = &plan->dnn;
     float beta = acc ? 1.0f : 0.0f;
-    void *ws = plan->bytes ? (char *)d->ws + used : NULL;
+    void *ws = workspace(d, plan, used);
     int rc;
-    assert(used + plan->bytes <= d->ws_bytes);
     if (plan->key.op == PLAN_FORWARD)
         rc = cudnnConvolutionForward(c->dnn, &alpha, q->x, a, q->w, b, q->conv,
                                      (cudnnConvolutionFwdAlgo_t)q->algo, ws, plan->bytes, &beta,
