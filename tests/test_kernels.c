@@ -152,8 +152,9 @@ static int check_groupnorm(const GroupNorm *p, KernKind kind, uint64_t seed)
     reads(&b, DT_F32, ch, KERN_NORMAL), reads(&b, DT_F32, ch, KERN_NORMAL);
     writes(&b, T, x, seed % 3 != 1, ulps, 36, 0);
     double sum = sum_ulps((double)p->n * p->hw) * sqrt((double)p->n * p->hw);
-    writes(&b, DT_F32, seed % 4 == 3 ? 0 : ch, 1, sum, 36, 0);
-    writes(&b, DT_F32, seed % 5 == 4 ? 0 : ch, 1, sum, 36, 0);
+    int frozen = seed % 27 == 18;
+    writes(&b, DT_F32, seed % 4 == 3 || frozen ? 0 : ch, 1, sum, 36, 0);
+    writes(&b, DT_F32, seed % 5 == 4 || frozen ? 0 : ch, 1, sum, 36, 0);
     return case_check(&f, seed) && case_check(&b, seed + 1000);
 }
 
@@ -164,6 +165,7 @@ TEST(kernels_groupnorm)
         {1, 16, 320, 32, 1, 1e-5f}, {2, 257, 96, 32, 0, 1e-6f},  {1, 1030, 40, 4, 1, 1e-5f},
         {1, 64, 1280, 32, 1, 1e-5f}, {1, 20, 17, 1, 1, 1e-5f},   {1, 33, 300, 300, 0, 1e-5f},
         {1, 5, 4112, 257, 1, 1e-5f}, {1, 4099, 32, 32, 1, 1e-6f}, {3, 130, 130, 10, 0, 1e-5f},
+        {300, 3, 12, 4, 1, 1e-5f},
     };
     for (size_t i = 0; i < sizeof p / sizeof *p; i++)
         for (int kind = 0; kind < KERN_KINDS; kind++)
@@ -329,7 +331,8 @@ TEST(kernels_concat)
 
 TEST(kernels_rowsum)
 {
-    static const Rowsum sizes[] = {{1, 1, 1}, {2, 5, 17}, {3, 129, 64}, {2, 300, 70}, {1, 1000, 5}};
+    static const Rowsum sizes[] = {{1, 1, 1}, {2, 5, 17}, {3, 129, 64}, {2, 300, 70}, {1, 1000, 5},
+                                   {300, 3, 5}};
     for (uint64_t i = 0; i < 2 * sizeof sizes / sizeof *sizes; i++) {
         Rowsum p = sizes[i / 2];
         Case f = {.op = "rowsum", .p = &p, .call = call_rowsum};
