@@ -1,6 +1,6 @@
 /* ptx_emu.h - kernels/cuda/ptx.h for the host: the same functions, the same fragments.
  *
- * Below sm_80 (SDC_EMU_SM) the products do nothing, as there, and copies are
+ * Below sm_80 (SDC_EMU_SM) products of bf16 do nothing, as there, and copies are
  * plain. From sm_80 on the bytes of a copy are NaN from the moment it is issued
  * until the wait that covers it.
  */
