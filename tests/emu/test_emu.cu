@@ -61,7 +61,7 @@ TEST(emu_barrier)
     char before[32];
     snprintf(before, sizeof before, "%s", kept ? kept : "1");
     for (int seed = 1; seed <= 5; seed++) {
-        char text[8];
+        char text[16];
         snprintf(text, sizeof text, "%d", seed);
         setenv("SDC_EMU_SEED", text, 1);
         CHECK_INT(reversed(1), 1024);
