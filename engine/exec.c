@@ -31,10 +31,16 @@ int slab_alloc(Slab *s, Dev *dev, Err *e)
     return 0;
 }
 
-void slab_free(Slab *s)
+void slab_release(Slab *s)
 {
     if (s->base) dev_free(s->dev, s->base, s->bytes + 64);
     if (s->scratch) dev_free(s->dev, s->scratch, s->scratch_bytes + 64);
+    s->base = s->scratch = NULL;
+}
+
+void slab_free(Slab *s)
+{
+    slab_release(s);
     *s = (Slab){0};
 }
 

@@ -21,6 +21,8 @@ typedef struct {
 /* Grows the wish for a plan; call for every plan before slab_alloc. */
 void slab_want(Slab *s, const Plan *plan);
 int slab_alloc(Slab *s, Dev *dev, Err *e);
+/* Gives the memory back and keeps the wishes: slab_alloc may follow. */
+void slab_release(Slab *s);
 void slab_free(Slab *s);
 
 typedef struct {

@@ -77,6 +77,17 @@ int io_read_text(char **text, size_t *size, const char *path, size_t limit, Err 
     return rc;
 }
 
+void io_read_small(char *text, size_t cap, const char *path)
+{
+    size_t n = 0;
+    FILE *f = fopen(path, "re");
+    if (f) {
+        n = fread(text, 1, cap - 1, f);
+        fclose(f);
+    }
+    text[n] = 0;
+}
+
 int io_create(IoFile *f, const char *path, Err *e)
 {
     *f = (IoFile){.fd = -1};

@@ -29,6 +29,9 @@ void io_map_drop(const IoMap *m, const uint8_t *p, size_t size);
 /* Reads a small text file into a NUL-terminated buffer (mem_free), at most
  * `limit` bytes; ERR_INPUT when it is longer. size may be NULL. */
 int io_read_text(char **text, size_t *size, const char *path, size_t limit, Err *e);
+/* The first cap - 1 bytes of a file that has no size (below /proc), and a zero; "" when
+ * it cannot be read. */
+void io_read_small(char *text, size_t cap, const char *path);
 
 typedef struct {
     int fd;

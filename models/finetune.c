@@ -51,10 +51,25 @@ static int add_encoder(Finetune *f, int h, int w, Err *e)
     if (!b.g) return err_nomem(e, sizeof *b.g, "graphs");
     Tensor *x = graph_input(b.g, "image", DT_F32, 4, (int[]){1, h, w, 3});
     graph_output(b.g, vae_encode_build(&b, &f->m->ck->config, x), "moments");
-    int rc = model_plan(f->m, &a[f->encoder_count], &b, e);
+    int rc = model_plan_on(f->m, &f->slab, &a[f->encoder_count], &b, e);
     if (rc) exec_free(&a[f->encoder_count]);
     else f->encoder_count++;
     return rc;
+}
+
+/* How many of the `left` pictures of a batch run next. */
+static int piece(const Finetune *f, int left)
+{
+    return f->c.micro && f->c.micro < left ? f->c.micro : left;
+}
+
+static int add_batch(Finetune *f, int count, int h, int w, Err *e)
+{
+    for (int n; count; count -= n) {
+        n = piece(f, count);
+        TRY(add_graph(f, n, h, w, e));
+    }
+    return 0;
 }
 
 /* Each bucket is cut into full batches and perhaps a short one. */
@@ -65,18 +80,17 @@ static int plan_graphs(Finetune *f, Err *e)
         const DataBucket *b = &f->ds->buckets[i];
         int h = b->h / 8, w = b->w / 8, rest = (int)(b->count % (uint32_t)batch);
         TRY(add_encoder(f, b->h, b->w, e));
-        if (b->count >= (uint32_t)batch) TRY(add_graph(f, batch, h, w, e));
-        if (rest) TRY(add_graph(f, rest, h, w, e));
+        if (b->count >= (uint32_t)batch) TRY(add_batch(f, batch, h, w, e));
+        TRY(add_batch(f, rest, h, w, e));
     }
     return 0;
 }
 
 static int alloc_batch(Finetune *f, Err *e)
 {
-    size_t n = 0, k = 0;
+    size_t n = (size_t)f->ds->cfg.batch_size, k = 0;
     for (size_t i = 0; i < f->graph_count; i++) {
-        size_t gn = (size_t)f->graphs[i].n, gk = gn * (size_t)f->graphs[i].h * (size_t)f->graphs[i].w * SD_LATENT;
-        if (gn > n) n = gn;
+        size_t gk = n * (size_t)f->graphs[i].h * (size_t)f->graphs[i].w * SD_LATENT;
         if (gk > k) k = gk;
     }
     f->latents = mem_alloc(k * sizeof(float));
@@ -107,11 +121,36 @@ void finetune_free(Finetune *f)
     for (size_t i = 0; i < f->graph_count; i++) denoise_free(&f->graphs[i]);
     for (size_t i = 0; i < f->encoder_count; i++) exec_free(&f->encoders[i]);
     for (size_t i = 0; f->moments && i < 2 * f->ds->item_count; i++) mem_free(f->moments[i]);
+    slab_free(&f->slab);
     dataset_epoch_free(&f->epoch);
     latent_cache_close(&f->cache);
     void *owned[] = {f->graphs, f->encoders, f->moments, f->latents, f->noise, f->weight, f->timestep, f->ids};
     for (size_t i = 0; i < sizeof owned / sizeof *owned; i++) mem_free(owned[i]);
     *f = (Finetune){0};
+}
+
+int finetune_fit(Finetune *f, size_t slab_bytes, Err *e)
+{
+    for (size_t i = 0; i < f->graph_count; i++) TRY(exec_fit(&f->graphs[i].exec, slab_bytes, e));
+    return 0;
+}
+
+size_t finetune_bytes(const Finetune *f)
+{
+    size_t batch = 0, latents = 0, kinds = f->ds->cfg.flip_aug ? 2 : 1;
+    for (size_t i = 0; i < f->graph_count; i++) {
+        const Denoise *d = &f->graphs[i];
+        size_t each = (size_t)d->h * (size_t)d->w * SD_LATENT, all = (size_t)f->ds->cfg.batch_size * each;
+        batch += 2 * (size_t)d->n * each;      /* of each graph; and two of the largest batch */
+        if (all > latents) latents = all;
+    }
+    batch += 2 * latents;
+    latents = 0;
+    for (size_t i = 0; i < f->ds->item_count; i++) {
+        const DataItem *item = &f->ds->items[i];
+        if (item->repeats) latents += (size_t)item->fit.bucket.w * (size_t)item->fit.bucket.h / 64 * 2 * SD_LATENT;
+    }
+    return (batch + kinds * latents) * sizeof(float);
 }
 
 /* ---- latents ------------------------------------------------------------- */
@@ -150,10 +189,9 @@ static int encode(Finetune *f, const DataItem *item, int flip, float **moments, 
     return f->cache.dir ? latent_cache_put(&f->cache, item, flip, *moments, count, e) : 0;
 }
 
-int finetune_cache(Finetune *f, int (*tick)(void *ctx, size_t done, size_t total), void *ctx, Err *e)
+static int encode_all(Finetune *f, int (*tick)(void *ctx, size_t done, size_t total), void *ctx, Err *e)
 {
     int kinds = f->ds->cfg.flip_aug ? 2 : 1;
-    if (f->c.cache_dir) TRY(latent_cache_open(&f->cache, f->c.cache_dir, f->m, e));
     size_t total = f->ds->item_count * (size_t)kinds, done = 0;
     for (size_t i = 0; i < f->ds->item_count; i++)
         for (int flip = 0; flip < kinds; flip++) {
@@ -162,6 +200,20 @@ int finetune_cache(Finetune *f, int (*tick)(void *ctx, size_t done, size_t total
             if (f->ds->items[i].repeats) TRY(encode(f, &f->ds->items[i], flip, &f->moments[2 * i + (size_t)flip], e));
         }
     return 0;
+}
+
+int finetune_cache(Finetune *f, int (*tick)(void *ctx, size_t done, size_t total), void *ctx, Err *e)
+{
+    static const char *const parts[] = {"vae.encoder.", "vae.quant_conv."};
+    const Param *first = params_find(f->m->ps, "vae.encoder.conv_in.weight");
+    int absent = first && !first->data;
+    if (f->c.cache_dir) TRY(latent_cache_open(&f->cache, f->c.cache_dir, f->m, e));
+    TRY(slab_alloc(&f->slab, f->m->dev, e));
+    for (int i = 0; absent && i < 2; i++) TRY(model_load_part(f->m, parts[i], e));
+    int rc = encode_all(f, tick, ctx, e);
+    for (int i = 0; absent && i < 2; i++) model_release(f->m, parts[i]);
+    slab_release(&f->slab);
+    return rc;
 }
 
 /* ---- a batch ------------------------------------------------------------- */
@@ -227,6 +279,25 @@ int finetune_micros(const Finetune *f, uint32_t step)
     return left < (size_t)f->c.accumulation ? (int)left : f->c.accumulation;
 }
 
+/* The batch that was filled, in pieces; each counts by its share of the pictures. */
+static int run_batch(Finetune *f, const DataBatch *b, float grad_scale, float *loss, Err *e)
+{
+    size_t each = (size_t)(b->w / 8) * (size_t)(b->h / 8) * SD_LATENT, ids = (size_t)f->c.chunks * SD_POSITIONS;
+    double sum = 0;
+    for (int at = 0, n; at < b->count; at += n) {
+        n = piece(f, b->count - at);
+        size_t i = (size_t)at;
+        Denoise *d = graph_for(f, n, b->h / 8, b->w / 8);
+        DenoiseBatch in = {f->latents + i * each, f->noise + i * each, f->timestep + i, f->ids + i * ids,
+                           f->weight + i, NULL};
+        float l, share = (float)n / (float)b->count;
+        TRY(denoise_run(d, &in, grad_scale * share, &l, NULL, e));
+        sum += (double)l * share;
+    }
+    *loss = (float)sum;
+    return 0;
+}
+
 int finetune_run(Finetune *f, uint32_t step, int micro, float *loss, Err *e)
 {
     uint32_t epoch = (uint32_t)(step / f->steps);
@@ -236,9 +307,7 @@ int finetune_run(Finetune *f, uint32_t step, int micro, float *loss, Err *e)
         uint32_t sample = (uint32_t)(micro * f->ds->cfg.batch_size + i);
         TRY(fill_sample(f, b, i, (RngKey){f->c.seed, step, sample, 0}, epoch, e));
     }
-    Denoise *d = graph_for(f, b->count, b->h / 8, b->w / 8);
-    DenoiseBatch in = {f->latents, f->noise, f->timestep, f->ids, f->weight, NULL};
-    return denoise_run(d, &in, 1.0f / (float)finetune_micros(f, step), loss, NULL, e);
+    return run_batch(f, b, 1.0f / (float)finetune_micros(f, step), loss, e);
 }
 
 int finetune_loss(Finetune *f, int passes, double *loss, Err *e)

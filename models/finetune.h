@@ -16,6 +16,8 @@
 typedef struct {
     DenoiseConfig denoise;
     int accumulation;              /* micro-batches per optimizer step, >= 1 */
+    int micro;                     /* pictures that run at a time: a batch is run in pieces of so
+                                      many, and their gradients are summed; 0: whole batches */
     int chunks;                    /* caption length: 75 tokens each, 1..3 */
     float noise_offset;            /* 0: off */
     int min_timestep, max_timestep;   /* t in [min, max), 0..1000 */
@@ -34,6 +36,7 @@ typedef struct {
     size_t graph_count, graph_cap;
     Exec *encoders;                /* one per distinct (h,w) of one picture */
     size_t encoder_count, encoder_cap;
+    Slab slab;                     /* of the encoders: there while pictures are encoded */
     LatentCache cache;
     float **moments;               /* per item and flip: (h,w,8) mean, log variance; owned */
     size_t batches, steps;         /* per epoch: micro-batches, optimizer steps */
@@ -50,8 +53,15 @@ int finetune_init(Finetune *f, Model *m, const Dataset *ds, const Tokenizer *tok
                   const FinetuneConfig *c, Err *e);
 void finetune_free(Finetune *f);                          /* zeroed f ok */
 
-/* After model_load: encodes every picture. tick(ctx, done, total) may stop it
- * with an ErrCode; NULL ok. ERR_FAIL naming the picture whose latents are not
+/* Plans the training graphs again within slab_bytes, as far as that can be
+ * (recompute.h), and adds their wishes to the model's slab once more. */
+int finetune_fit(Finetune *f, size_t slab_bytes, Err *e);
+/* Bytes on the host: latents and one batch. */
+size_t finetune_bytes(const Finetune *f);
+
+/* Encodes every picture. Weights of the encoder that are not there are loaded, and
+ * released when it is done; so are its activations. tick(ctx, done, total)
+ * may stop it with an ErrCode; NULL ok. ERR_FAIL naming the picture whose latents are not
  * finite. */
 int finetune_cache(Finetune *f, int (*tick)(void *ctx, size_t done, size_t total), void *ctx, Err *e);
 

@@ -126,11 +126,13 @@ Build model_graph(Model *m)
     return (Build){graph_new(m->dtype), m->ps, m->train.lora ? lora_of : NULL, m};
 }
 
-int model_plan(Model *m, Exec *x, Build *b, Err *e)
+int model_plan(Model *m, Exec *x, Build *b, Err *e) { return model_plan_on(m, &m->slab, x, b, e); }
+
+int model_plan_on(Model *m, Slab *slab, Exec *x, Build *b, Err *e)
 {
     /* a weight that could not be declared makes shapes that do not fit: report the cause */
     int rc = m->ps->err.code ? err_set(e, m->ps->err.code, "%s", m->ps->err.msg) : 0;
-    int rx = exec_init(x, b->g, &m->slab, m->dev, &m->ops, e);
+    int rx = exec_init(x, b->g, slab, m->dev, &m->ops, e);
     return rc ? rc : rx;
 }
 
@@ -228,10 +230,13 @@ int model_load_part(Model *m, const char *prefix, Err *e)
 {
     ParamSource source = {values_of, made_whole, m};
     TRY(params_alloc(m->ps, prefix, e));
-    if (!m->slab.base) TRY(slab_alloc(&m->slab, m->dev, e));
     return params_fill(m->ps, &source, e);
 }
 
-int model_load(Model *m, Err *e) { return model_load_part(m, NULL, e); }
+int model_load(Model *m, Err *e)
+{
+    if (!m->slab.base) TRY(slab_alloc(&m->slab, m->dev, e));
+    return model_load_part(m, NULL, e);
+}
 
 void model_release(Model *m, const char *prefix) { params_release(m->ps, prefix); }

@@ -66,12 +66,14 @@ void model_train(Model *m, const ModelTraining *t);
  * which model_plan reports. */
 Build model_graph(Model *m);
 int model_plan(Model *m, Exec *x, Build *b, Err *e);
+/* The same on a slab of the caller's, who allocates it, too. */
+int model_plan_on(Model *m, Slab *slab, Exec *x, Build *b, Err *e);
 /* Bytes that model_load and the slab will take. */
 size_t model_bytes(const Model *m);
 /* Allocates weights, gradients and the slab, and loads the weights: from the
  * checkpoint plus LoRA deltas, or random ones. */
 int model_load(Model *m, Err *e);
-/* The same for the weights whose names begin with prefix ("text_encoder."): a part
+/* Only the weights whose names begin with prefix ("text_encoder."), and no slab: a part
  * loaded alone can be released when it has done its work. model_load loads what is
  * left. */
 int model_load_part(Model *m, const char *prefix, Err *e);

@@ -60,9 +60,9 @@ static int tick(void *ctx, int node, int count)
     return p->c.poll ? p->c.poll(p->c.ctx, p->done, p->sampler.steps) : 0;
 }
 
-static int plan(Pipeline *p, Exec *x, Build *b, Err *e)
+static int plan(Pipeline *p, Slab *slab, Exec *x, Build *b, Err *e)
 {
-    TRY(model_plan(p->m, x, b, e));
+    TRY(model_plan_on(p->m, slab, x, b, e));
     x->tick = tick;
     x->ctx = p;
     x->trace = p->c.trace;
@@ -77,7 +77,7 @@ static int plan_text(Pipeline *p, Err *e)
         Tensor *ids = graph_input_ids(b.g, "ids", n, CHUNK_IDS);
         graph_output(b.g, clip_build(&b, &p->m->ck->config, ids, p->c.clip_skip), "context");
     }
-    return plan(p, &p->text, &b, e);
+    return plan(p, &p->m->slab, &p->text, &b, e);
 }
 
 /* For n pictures of the same prompt length. */
@@ -92,7 +92,7 @@ static int plan_unet(Pipeline *p, Exec *x, int n, size_t chunks, Err *e)
                                   (int[]){n, (int)chunks * CHUNK_IDS, c->text_width});
         graph_output(b.g, unet_build(&b, c, in, t, ctx), "y");
     }
-    return plan(p, x, &b, e);
+    return plan(p, &p->m->slab, x, &b, e);
 }
 
 static int plan_vae(Pipeline *p, Err *e)
@@ -102,7 +102,7 @@ static int plan_vae(Pipeline *p, Err *e)
         Tensor *in = graph_input(b.g, "latents", DT_F32, 4, (int[]){1, p->h, p->w, SD_LATENT});
         graph_output(b.g, vae_decode_build(&b, &p->m->ck->config, in), "picture");
     }
-    return plan(p, &p->vae, &b, e);
+    return plan(p, p->c.swap ? &p->slab : &p->m->slab, &p->vae, &b, e);
 }
 
 static int plan_all(Pipeline *p, Err *e)
@@ -115,6 +115,14 @@ static int plan_all(Pipeline *p, Err *e)
         if (guided(p)) TRY(plan_unet(p, &p->unet[1], 1, p->chunks[1].count, e));
     }
     return plan_vae(p, e);
+}
+
+int pipeline_want(Pipeline *p, Err *e)
+{
+    Exec *all[] = {&p->text, &p->unet[0], &p->unet[1], &p->vae};
+    for (int i = 0; i < 4; i++)
+        if (all[i]->g) TRY(exec_fit(all[i], SIZE_MAX, e));
+    return 0;
 }
 
 /* ---- set-up -------------------------------------------------------------- */
@@ -186,6 +194,7 @@ void pipeline_free(Pipeline *p)
     exec_free(&p->unet[0]);
     exec_free(&p->unet[1]);
     exec_free(&p->vae);
+    slab_free(&p->slab);
     chunk_list_free(&p->chunks[0]);
     chunk_list_free(&p->chunks[1]);
     sampler_free(&p->sampler);
@@ -196,6 +205,50 @@ void pipeline_free(Pipeline *p)
     mem_free(p->pair[1]);
     mem_free(p->picture);
     *p = (Pipeline){0};
+}
+
+/* ---- weights ------------------------------------------------------------- */
+
+static const char *const TEXT = "text_encoder.", *const UNET = "unet.", *const VAE = "vae.";
+
+static size_t weights_of(const Pipeline *p, const char *part) { return params_part(p->m->ps, part).frozen; }
+
+static size_t most(size_t a, size_t b) { return a > b ? a : b; }
+
+size_t pipeline_weights(const Pipeline *p)
+{
+    size_t unet = weights_of(p, UNET), vae = weights_of(p, VAE);
+    return most(weights_of(p, TEXT), p->c.swap ? most(unet, vae) : unet + vae);
+}
+
+static size_t slab_size(const Slab *s) { return s->bytes + s->scratch_bytes; }
+
+size_t pipeline_device_bytes(const Pipeline *p)
+{
+    size_t first = most(weights_of(p, TEXT), weights_of(p, UNET)) + slab_size(&p->m->slab);
+    if (!p->c.swap) return pipeline_weights(p) + slab_size(&p->m->slab);
+    return most(first, weights_of(p, VAE) + slab_size(&p->slab));
+}
+
+int pipeline_load(Pipeline *p, Err *e)
+{
+    if (!p->m->slab.base) TRY(slab_alloc(&p->m->slab, p->m->dev, e));
+    TRY(model_load_part(p->m, TEXT, e));
+    TRY(pipeline_encode(p, e));
+    model_release(p->m, TEXT);
+    if (p->c.swap) return 0;
+    TRY(model_load_part(p->m, UNET, e));
+    return model_load_part(p->m, VAE, e);
+}
+
+/* With swap: one of the two makes room for the other. */
+static int swap(Pipeline *p, const char *out, Slab *from, const char *in, Slab *to, Err *e)
+{
+    if (!p->c.swap) return 0;
+    model_release(p->m, out);
+    slab_release(from);
+    if (!to->base) TRY(slab_alloc(to, p->m->dev, e));
+    return model_load_part(p->m, in, e);
 }
 
 /* ---- running ------------------------------------------------------------- */
@@ -299,6 +352,8 @@ int pipeline_run(Pipeline *p, uint64_t seed, Image *im, Err *e)
     rng_torch_init(&p->rng, p->c.rng, seed);
     TRY(noise(p, p->x, e));
     SamplerCallbacks cb = {predict, noise, step, p};
+    TRY(swap(p, VAE, &p->slab, UNET, &p->m->slab, e));
     TRY(sampler_run(&p->sampler, p->x, &cb, e));
+    TRY(swap(p, UNET, &p->m->slab, VAE, &p->slab, e));
     return decode(p, im, e);
 }

@@ -2,7 +2,7 @@
  *
  *     Pipeline *p = mem_alloc(sizeof *p);         (some 50 KB; must not move once initialised)
  *     TRY(pipeline_init(p, &model, tok, &config, e));     plans; memory is known
- *     TRY(model_load(&model, e));
+ *     TRY(pipeline_load(p, e));            (or model_load, when all weights are to stay)
  *     TRY(image_new(&im, config.width, config.height, 3, e));
  *     for (i = 0; i < n; i++) TRY(pipeline_run(p, seed + i, &im, e));
  *     pipeline_free(p);
@@ -44,6 +44,8 @@ typedef struct {
     int v_pred;                      /* the U-Net predicts v: config.v_prediction, or as told */
     RngSource rng;
     int pad_conds;                   /* A1111's "Pad prompt/negative prompt to be same length" */
+    int swap;                        /* U-Net and decoder are in memory only while they work: they
+                                        are loaded anew for each picture (see pipeline_load) */
     FILE *trace;                     /* Exec.trace; NULL: off */
     /* Asked between operations, and after each step, with the steps done: not 0
      * ends the run with that ErrCode. NULL ok. */
@@ -60,6 +62,7 @@ typedef struct {
     int h, w;                        /* of the latents */
     ChunkList chunks[2];             /* prompt; negative prompt (empty at guidance 1) */
     Exec text, unet[2], vae;         /* unet[1]: only where the two prompts differ in length */
+    Slab slab;                       /* of the decoder, with swap */
     Schedule schedule;
     Sampler sampler;
     RngTorch rng;
@@ -79,6 +82,17 @@ void pipeline_free(Pipeline *p);                         /* zeroed p ok */
 
 /* Bytes on the host besides the model's (model_bytes). */
 size_t pipeline_bytes(const Pipeline *p);
+
+/* Adds the wishes of the graphs to their slabs once more, after these were cleared. */
+int pipeline_want(Pipeline *p, Err *e);
+
+/* Loads what pictures need: the text encoder, which runs and is released, then U-Net
+ * and decoder (with swap, pipeline_run loads these). */
+int pipeline_load(Pipeline *p, Err *e);
+/* The most bytes of weights, and of weights with activations and scratch, that are
+ * there at a time then. */
+size_t pipeline_weights(const Pipeline *p);
+size_t pipeline_device_bytes(const Pipeline *p);
 
 /* Runs the text encoder with the weights of the moment. The first run does it
  * by itself; call it again when weights have changed. */

@@ -523,13 +523,33 @@ TEST(sample_finds_out_early_that_it_cannot_write)
 
 TEST(sample_dry_run_prints_the_memory)
 {
-    unsigned long long n[5];
+    unsigned long long n[6];
     SAMPLE_OK("a.png", "-p x --dry-run");
-    CHECK_INT(sscanf(out, "weights %llu bytes activations %llu bytes scratch %llu bytes "
-                     "pictures %llu bytes total %llu", &n[0], &n[1], &n[2], &n[3], &n[4]), 5);
+    CHECK_INT(sscanf(out, "weights %llu bytes (%*[^)]) activations %llu bytes %*[^)]) scratch %llu bytes "
+                     "pictures %llu bytes process %llu bytes total %llu", &n[0], &n[1], &n[2], &n[3], &n[4], &n[5]), 6);
     CHECK(n[0] > 1000000 && n[1] > 10000);
-    CHECK_INT(n[0] + n[1] + n[2] + n[3], n[4]);
+    CHECK_INT(n[0] + n[1] + n[2] + n[3] + n[4], n[5]);
     CHECK_INT(files_in_folder(), 0);
+}
+
+/* In turn instead of all at once: the same pixels in less memory; too little: code 5. */
+TEST(sample_within_a_budget_gives_the_same_picture)
+{
+    char more[120];
+    double total;
+    SAMPLE_OK("a.png", "-p x --steps 2 -b 2");
+    SAMPLE_OK("a.png", "-p x --dry-run");
+    CHECK_INT(sscanf(strstr(out, "total"), "total %lf", &total), 1);
+    snprintf(more, sizeof more, "-p x --steps 2 -b 2 --ram %.6fM", (total - 100000) / (1 << 20));
+    SAMPLE_OK("b.png", more);
+    CHECK_INT(distance("a.png", "b.png"), 0);
+    CHECK_INT(distance("a-1.png", "b-1.png"), 0);
+    CHECK_INT(sample("c.png", "-p x --ram 1M"), 5);
+    CHECK(strstr(err, "needs"));
+    snprintf(more, sizeof more, "-p x --dry-run --vram 1M,%.6fM", total / (1 << 20) + 8);
+    SAMPLE_OK("c.png", more);
+    CHECK(strstr(out, "does not fit") && strstr(out, "all at once"));
+    CHECK_INT(io_exists(at("c.png")), 0);
 }
 
 /* A signal between pictures: those that are done stay, nothing else does. */

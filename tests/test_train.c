@@ -205,6 +205,85 @@ TEST(train_dry_run_writes_nothing)
     CHECK_INT(io_exists(in_dir("none")), 0);
 }
 
+/* The bytes in front of " bytes" in the line that begins with name. */
+static double bytes_of(const char *name)
+{
+    char start[40];
+    snprintf(start, sizeof start, "\n%s ", name);
+    const char *at = strstr(out, start);
+    return at ? strtod(at + strlen(start), NULL) : 0;
+}
+
+TEST(train_within_a_budget_gives_the_same_file)
+{
+    Err e = {0};
+    char more[200];
+    CHECK_OK(prepare(&e), &e);
+    TRAIN_OK(in_dir("a"), "--max_train_steps 2 --save_precision float --no_metadata");
+    TRAIN_OK(in_dir("a"), "--max_train_steps 2 --dry_run");
+    double total = bytes_of("total"), activations = bytes_of("activations");
+    CHECK(total > activations && activations > 100000);
+    /* two thirds of the activations, in whole bytes */
+    snprintf(more, sizeof more, "--max_train_steps 2 --save_precision float --no_metadata --ram %.6fM",
+             (total - activations / 3) / (1 << 20));
+    TRAIN_OK(in_dir("b"), more);
+    CHECK(strstr(err, "recompute"));
+    CHECK(fixture_same_file(in_dir("a/x.safetensors"), in_dir("b/x.safetensors")));
+    CHECK_INT(train(in_dir("c"), "--ram 1M"), 5);
+    CHECK(strstr(err, "at least"));
+    CHECK_INT(io_exists(in_dir("c")), 0);
+    CHECK_INT(train(in_dir("c"), "--ram 6"), 2);
+    CHECK_INT(train(in_dir("c"), "--ram 6G,5G"), 2);
+}
+
+TEST(train_table_gets_slower_with_less_memory)
+{
+    Err e = {0};
+    char more[200];
+    double need[3], seconds[3], total;
+    int pictures[3], rows = 0;
+    CHECK_OK(prepare(&e), &e);
+    TRAIN_OK(in_dir("a"), "--train_batch_size 4 --dry_run");
+    total = bytes_of("total") / (1 << 20);
+    snprintf(more, sizeof more, "--train_batch_size 4 --dry_run --vram %.3fM,%.3fM,%.3fM", total * 0.9, total * 0.95, total * 1.2);
+    TRAIN_OK(in_dir("a"), more);
+    for (const char *s = strchr(out, '\n'); s && s[1] && rows < 3; s = strchr(s + 1, '\n'), rows++)
+        CHECK_INT(sscanf(s, " %*f MB %lf MB %lf s %d pictures", &need[rows], &seconds[rows], &pictures[rows]), 3);
+    CHECK_INT(rows, 3);
+    CHECK(need[0] > need[1] && need[1] >= need[2]);
+    CHECK_INT(pictures[0], 4);
+    CHECK(pictures[2] < 4);
+}
+
+/* The same sum in pieces: what is learnt differs by rounding only. */
+TEST(train_in_pieces_learns_the_same)
+{
+    Err e = {0};
+    CHECK_OK(prepare(&e), &e);
+    TRAIN_OK(in_dir("a"), "--train_batch_size 4 --max_train_steps 3 --save_precision float");
+    TRAIN_OK(in_dir("b"), "--train_batch_size 4 --max_train_steps 3 --save_precision float --micro_batch_size 3");
+    CHECK(!fixture_same_file(in_dir("a/x.safetensors"), in_dir("b/x.safetensors")));
+    double worst = 0, size = 0;
+    TensorFile *f[2];
+    CHECK_OK(tensorfile_open(&f[0], in_dir("a/x.safetensors"), &e), &e);
+    CHECK_OK(tensorfile_open(&f[1], in_dir("b/x.safetensors"), &e), &e);
+    for (size_t i = 0; i < tensorfile_count(f[0]); i++) {
+        float a[4096], b[4096];
+        const FileTensor *t = tensorfile_at(f[0], i), *u = tensorfile_find(f[1], t->name);
+        int64_t n = t->count < 4096 ? t->count : 4096;
+        if (!u || tensorfile_read_f32(f[0], t, 0, n, a, &e) || tensorfile_read_f32(f[1], u, 0, n, b, &e)) break;
+        for (int64_t k = 0; k < n; k++) {
+            worst = fmax(worst, fabs((double)a[k] - b[k]));
+            size = fmax(size, fabs((double)a[k]));
+        }
+    }
+    tensorfile_close(f[0]);
+    tensorfile_close(f[1]);
+    /* three AdamW steps of at most 1e-4 each; where the gradient is all rounding, its
+     * sign and so the step may differ */
+    CHECK(size > 0 && worst <= 6.1e-4);
+}
+
 TEST(train_explains_its_errors)
 {
     Err e = {0};

@@ -16,6 +16,7 @@
 #include "tokenizer/utf8.h"
 #include "tools/cmd.h"
 #include "tools/machine.h"
+#include "tools/memory.h"
 #include "tools/progress.h"
 #include "tools/prompts.h"
 #include "tools/sample.h"
@@ -69,8 +70,10 @@ static const Option table[] = {
      "f32, bf16 or f16 (bf16 where that is faster, else f32)", "type"},
     {"device", 0, OPT_TEXT, AT(device), 0, 0, "NAME", "where to run: " DEV_NAMES, NULL},
     {"threads", 't', OPT_INT, AT(threads), 0, 1024, "N", "0: all cores (0)", NULL},
+    {"ram", 0, OPT_TEXT, AT(ram), 0, 0, "SIZE",
+     "memory to stay within, such as 3G (what is free, less a reserve)", "vram"},
     {"dry_run", 0, OPT_FLAG, AT(dry_run), 0, 0, NULL,
-     "print the memory that is planned, and stop", NULL},
+     "print the memory that is planned and the time of a step, and stop", NULL},
     {"trace", 0, OPT_FLAG, AT(trace), 0, 0, NULL,
      "time and checksum of each operation on stderr", NULL},
 };
@@ -85,6 +88,8 @@ typedef struct {
     Model m;
     Tokenizer *tok;
     Pipeline p;
+    Memory memory;
+    int table;                 /* --ram was a list: a table was printed, and that is all */
     Progress progress;
     int tags;                  /* the <lora:...> of the prompt count */
     int picture, shown;        /* which one is under way; steps shown of all */
@@ -215,6 +220,120 @@ static int poll(void *ctx, int done, int total)
     return stop_code();
 }
 
+static size_t grid_bytes(const SampleRun *r)
+{
+    size_t each = (size_t)r->o.width * (size_t)r->o.height * 3;
+    return r->o.grid ? each * (size_t)r->o.batch_count * 2 : each;
+}
+
+static void account(SampleRun *r)
+{
+    Pipeline *p = &r->p;
+    Memory *m = &r->memory;
+    size_t decoder = params_part(r->m.ps, "vae.").frozen;
+    *m = (Memory){.weights = pipeline_weights(p), .host = pipeline_bytes(p) + grid_bytes(r),
+                  .process = memory_process()};
+    memory_graph(m, &p->text);
+    memory_graph(m, &p->unet[0]);
+    if (p->unet[1].g) memory_graph(m, &p->unet[1]);
+    if (!p->c.swap) {
+        memory_graph(m, &p->vae);
+    } else if (decoder + p->slab.bytes + p->slab.scratch_bytes > m->weights + m->activations + m->scratch) {
+        m->weights = decoder;                  /* the decoder alone is the larger part */
+        m->activations = m->scratch = 0;
+        memory_graph(m, &p->vae);
+    }
+    snprintf(m->note, sizeof m->note, "the text encoder is released after the prompt%s",
+             p->c.swap ? "; U-Net and decoder take turns" : "");
+}
+
+static int plan_run(SampleRun *r, const PipelineConfig *c, Err *e)
+{
+    pipeline_free(&r->p);
+    r->m.slab = (Slab){.dev = r->m.dev};
+    TRY(pipeline_init(&r->p, &r->m, r->tok, c, e));
+    account(r);
+    return 0;
+}
+
+/* "; 384x384 fits": the largest picture of about this shape that does. */
+static void what_fits(SampleRun *r, PipelineConfig *c, size_t budget, char *text, size_t cap)
+{
+    int w = c->width, h = c->height;
+    snprintf(text, cap, "; no size does");
+    for (int less = 64; less < w && less < h; less += 64) {
+        c->width = w - less;
+        c->height = (int)((int64_t)h * c->width / w / 8 * 8);
+        if (c->height < 64 || plan_run(r, c, NULL)) break;
+        if (memory_total(&r->memory) > budget) continue;
+        snprintf(text, cap, "; %dx%d would fit in %.2f GB", c->width, c->height,
+                 (double)memory_total(&r->memory) / (1 << 30));
+        return;
+    }
+}
+
+/* Plans the run: with all of it in memory or, if that is more than budget, in turn.
+ * Returns whether it fits. */
+static int fits(SampleRun *r, PipelineConfig *c, size_t budget, int *rc, Err *e)
+{
+    for (c->swap = 0; c->swap < 2; c->swap++) {
+        *rc = plan_run(r, c, e);
+        if (*rc || memory_total(&r->memory) <= budget) return !*rc;
+    }
+    c->swap = 1;
+    return 0;
+}
+
+static int too_large(SampleRun *r, PipelineConfig *c, size_t budget, Err *e)
+{
+    char need[32], have[32], other[80];
+    memory_text(need, sizeof need, memory_total(&r->memory));
+    memory_text(have, sizeof have, budget);
+    what_fits(r, c, budget, other, sizeof other);
+    return err_set(e, ERR_MEMORY, "%dx%d in %s needs %s, and %s %s%s%s", r->o.width, r->o.height,
+                   model_dtype_name(r->m.dtype), need, have,
+                   r->o.ram ? "is allowed by --ram" : "is free", other,
+                   r->m.dtype == DT_F32 ? "; --dtype bf16 needs about half" : "");
+}
+
+static double step_seconds(const SampleRun *r, const Speed *s)
+{
+    double sum = cost_graph_seconds(s, r->p.unet[0].g);
+    return r->p.unet[1].g ? sum + cost_graph_seconds(s, r->p.unet[1].g) : sum;
+}
+
+/* --dry_run with several budgets: a line for each. */
+static int print_table(SampleRun *r, PipelineConfig *c, const size_t *budget, int count, Err *e)
+{
+    Speed speed;
+    TRY(cost_measure(&speed, r->m.dev, &r->m.ops, r->m.dtype, e));
+    printf("allowed     needed     step  how\n");
+    for (int i = 0; i < count; i++) {
+        char allowed[32], need[32];
+        int rc = 0, ok = fits(r, c, budget[i], &rc, e);
+        TRY(rc);
+        memory_text(allowed, sizeof allowed, budget[i]);
+        memory_text(need, sizeof need, memory_total(&r->memory));
+        if (!ok) printf("%-9s  %-9s  does not fit\n", allowed, need);
+        else printf("%-9s  %-9s  %5.2f s  %s\n", allowed, need, step_seconds(r, &speed),
+                    c->swap ? "U-Net and decoder take turns" : "all at once");
+    }
+    return 0;
+}
+
+static int fit(SampleRun *r, PipelineConfig *c, Err *e)
+{
+    size_t budget[MEMORY_ROWS] = {memory_default(r->m.dev) + memory_process()};
+    int count = 1, rc = 0;
+    if (r->o.ram) TRY(memory_sizes(budget, MEMORY_ROWS, &count, "ram", r->o.ram, e));
+    if (count > 1 && !r->o.dry_run)
+        return err_set(e, ERR_USAGE, "option --ram: a list of sizes needs --dry_run");
+    if (count > 1) TRY(print_table(r, c, budget, count, e));
+    r->table = count > 1;
+    if (r->table || fits(r, c, budget[0], &rc, e) || rc) return rc;
+    return too_large(r, c, budget[0], e);
+}
+
 static int prepare(SampleRun *r, Err *e)
 {
     PipelineConfig c;
@@ -225,13 +344,7 @@ static int prepare(SampleRun *r, Err *e)
     c.poll = poll;
     c.ctx = r;
     TRY(bpe_open(&r->tok, e));
-    return pipeline_init(&r->p, &r->m, r->tok, &c, e);
-}
-
-static size_t grid_bytes(const SampleRun *r)
-{
-    size_t each = (size_t)r->o.width * (size_t)r->o.height * 3;
-    return r->o.grid ? each * (size_t)r->o.batch_count * 2 : each;
+    return fit(r, &c, e);
 }
 
 static void summary(const SampleRun *r)
@@ -240,8 +353,6 @@ static void summary(const SampleRun *r)
     const Sampler *s = &r->p.sampler;
     const SamplerInfo *si = sampler_info((int)s->kind);
     const char *schedule = si->own_timesteps ? "" : schedule_info((int)s->schedule)->label;
-    size_t host = pipeline_bytes(&r->p) + grid_bytes(r);
-    double mb = 1.0 / (1 << 20);
     fprintf(stderr, "device     %s, %s\n", dev_name(r->m.dev), model_dtype_name(r->m.dtype));
     fprintf(stderr, "model      %s (%s)\n", o->model, config_name(&r->m.ck->config));
     for (size_t i = 0; i < r->loras.count; i++)
@@ -252,20 +363,18 @@ static void summary(const SampleRun *r)
             schedule, o->steps, o->cfg_scale);
     fprintf(stderr, "pictures   %d of %dx%d, seed %" PRId64 "\n", o->batch_count, o->width,
             o->height, o->seed);
-    fprintf(stderr, "memory     %.0f MB: weights %.0f, activations %.0f, scratch %.0f, "
-            "pictures %.0f\n", (double)(model_bytes(&r->m) + host) * mb,
-            (double)params_bytes(r->m.ps) * mb, (double)r->m.slab.bytes * mb,
-            (double)r->m.slab.scratch_bytes * mb, (double)host * mb);
+    memory_line(&r->memory, stderr);
 }
 
-static void print_plan(const SampleRun *r)
+static int print_plan(SampleRun *r, Err *e)
 {
-    size_t host = pipeline_bytes(&r->p) + grid_bytes(r);
-    printf("weights     %14zu bytes\n", params_bytes(r->m.ps));
-    printf("activations %14zu bytes\n", r->m.slab.bytes);
-    printf("scratch     %14zu bytes\n", r->m.slab.scratch_bytes);
-    printf("pictures    %14zu bytes\n", host);
-    printf("total       %14zu bytes\n", model_bytes(&r->m) + host);
+    Speed speed;
+    TRY(cost_measure(&speed, r->m.dev, &r->m.ops, r->m.dtype, e));
+    r->memory.seconds = step_seconds(r, &speed);
+    memory_print(&r->memory, stdout);
+    double picture = r->memory.seconds * r->o.steps + cost_graph_seconds(&speed, r->p.vae.g);
+    printf("picture     %14.3g seconds, expected\n", picture);
+    return 0;
 }
 
 /* ---- pictures ------------------------------------------------------------ */
@@ -335,7 +444,7 @@ static int make_all(SampleRun *r, Err *e)
     sample_info_compare(&r->png, &r->names, &r->loras);
     r->images = mem_calloc(n, sizeof *r->images);
     if (!r->images) return err_nomem(e, n * sizeof *r->images, "pictures");
-    TRY(model_load(&r->m, e));
+    TRY(pipeline_load(&r->p, e));
     progress_start(&r->progress, "steps");
     int rc = 0;
     for (int i = 0; !rc && i < r->o.batch_count; i++)
@@ -364,10 +473,10 @@ static int run(SampleRun *r, Err *e)
 {
     stop_install();
     TRY(prepare(r, e));
+    if (r->table) return 0;
     summary(r);
     if (!r->o.dry_run) return make_all(r, e);
-    print_plan(r);
-    return 0;
+    return print_plan(r, e);
 }
 
 /* ---- a file of prompts --------------------------------------------------- */

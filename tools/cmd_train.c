@@ -201,21 +201,24 @@ static int open_task(TrainRun *r, Err *e)
         return 0;
     }
     if (r->m.ck->config.v_prediction) o->v_pred = 1;
-    FinetuneConfig c = {.accumulation = o->accumulation, .chunks = o->max_token_length / 75,
+    if (!o->micro || o->micro > o->batch) o->micro = o->batch;
+    FinetuneConfig *fc = &r->ft_config, *vc = &r->val_config;
+    *fc = (FinetuneConfig){.accumulation = o->accumulation, .micro = o->micro, .chunks = o->max_token_length / 75,
                         .noise_offset = (float)o->noise_offset, .min_timestep = o->min_timestep,
                         .max_timestep = o->max_timestep, .seed = (uint64_t)o->seed, .backward = 1, .cache_dir = r->cache_dir};
-    c.denoise = (DenoiseConfig){.huber_c = (float)o->huber_c, .min_snr_gamma = (float)o->min_snr_gamma,
+    fc->denoise = (DenoiseConfig){.huber_c = (float)o->huber_c, .min_snr_gamma = (float)o->min_snr_gamma,
                                 .v_pred = o->v_pred, .clip_skip = o->clip_skip};
-    TRY(denoise_find_loss(&c.denoise.loss, o->loss_type, e));
-    TRY(schedule_find_huber(&c.denoise.huber, o->huber_schedule, e));
+    TRY(denoise_find_loss(&fc->denoise.loss, o->loss_type, e));
+    TRY(schedule_find_huber(&fc->denoise.huber, o->huber_schedule, e));
     TRY(bpe_open(&r->tok, e));
-    TRY(finetune_init(&r->ft, &r->m, r->ds, r->tok, &c, e));
+    TRY(finetune_init(&r->ft, &r->m, r->ds, r->tok, fc, e));
     r->steps_per_epoch = (uint32_t)r->ft.steps;
     if (r->val_ds) {
-        c.backward = 0;
-        c.accumulation = 1;
-        c.noise_offset = 0;
-        TRY(finetune_init(&r->val, &r->m, r->val_ds, r->tok, &c, e));
+        *vc = *fc;
+        vc->backward = 0;
+        vc->accumulation = vc->micro = 1;
+        vc->noise_offset = 0;
+        TRY(finetune_init(&r->val, &r->m, r->val_ds, r->tok, vc, e));
     }
     return 0;
 }
@@ -271,6 +274,7 @@ static int list_facts(TrainRun *r, Err *e)
     TRY(fact(r, "seed", mem_printf("%lld", (long long)o->seed), e));
     TRY(fact(r, "max_train_steps", mem_printf("%" PRIu32, r->total), e));
     TRY(fact(r, "train_batch_size", mem_printf("%d", o->batch), e));
+    TRY(fact(r, "micro_batch_size", mem_printf("%d", o->micro), e));
     TRY(fact(r, "gradient_accumulation_steps", mem_printf("%d", o->accumulation), e));
     TRY(fact(r, "resolution", mem_printf("%s", o->resolution), e));
     TRY(fact(r, "unet_lr", mem_printf("%.17g", o->unet_lr), e));
@@ -297,7 +301,6 @@ static void summary(const TrainRun *r)
 {
     const TrainOptions *o = &r->o;
     const Dataset *ds = r->ds;
-    double gb = 1.0 / (1 << 30);
     char optimizer[1200];
     optim_describe(&r->t.optim->cfg, optimizer, sizeof optimizer);
     fprintf(stderr, "device     %s, %s\n", dev_name(r->m.dev), model_dtype_name(r->m.dtype));
@@ -313,9 +316,9 @@ static void summary(const TrainRun *r)
     if (o->train_vae) fprintf(stderr, "rates      %g, %s, %s\n", o->lr, o->lr_scheduler, optimizer);
     else fprintf(stderr, "rates      U-Net %g, text encoder %g, %s, %s\n", o->unet_lr, o->text_lr, o->lr_scheduler, optimizer);
     fprintf(stderr, "seed       %lld\n", (long long)o->seed);
-    fprintf(stderr, "memory     %.2f GB: weights and gradients %.2f, activations %.2f, scratch %.2f, optimizer %.2f\n",
-            (double)(model_bytes(&r->m) + train_bytes(&r->t)) * gb, (double)params_bytes(r->m.ps) * gb,
-            (double)r->m.slab.bytes * gb, (double)r->m.slab.scratch_bytes * gb, (double)train_bytes(&r->t) * gb);
+    if (!o->train_vae && o->micro < o->batch)
+        fprintf(stderr, "pieces     %d of %d pictures at a time, to fit in memory\n", o->micro, o->batch);
+    memory_line(&r->memory, stderr);
 }
 
 static int run_micro(void *ctx, uint32_t step, int micro, float *loss, Err *e)
@@ -440,14 +443,24 @@ static int stopped(TrainRun *r, int rc, Err *e)
     return rc;
 }
 
+/* All but what made the latents and has been released. */
+static int load(TrainRun *r, Err *e)
+{
+    static const char *const parts[] = {"text_encoder.", "unet.", "vae.decoder.", "vae.post_quant_conv."};
+    if (r->o.train_vae) return model_load(&r->m, e);
+    TRY(slab_alloc(&r->m.slab, r->m.dev, e));
+    for (int i = 0; i < 4; i++) TRY(model_load_part(&r->m, parts[i], e));
+    return 0;
+}
+
 static int train(TrainRun *r, Err *e)
 {
     double before = 0, after = 0;
     TRY(io_mkdirs(r->o.output_dir, e));
-    TRY(model_load(&r->m, e));
+    TRY(encode_pictures(r, e));
+    TRY(load(r, e));
     TRY(train_place(&r->t, e));
     TRY(resume(r, e));
-    TRY(encode_pictures(r, e));
     TRY(validation(r, &before, e));
     TRY(train_samples_first(r, e));
     r->last_state = machine_seconds();
@@ -487,6 +500,7 @@ static int prepare(TrainRun *r, Err *e)
     TRY(open_task(r, e));
     TRY(train_samples_init(r, e));
     TRY(open_trainer(r, &oc, e));
+    TRY(train_fit(r, e));
     return list_facts(r, e);
 }
 
@@ -520,8 +534,9 @@ int cmd_train(int argc, char **argv, Err *e)
     } else if (!rc) {
         stop_install();
         rc = prepare(r, e);
-        if (!rc) summary(r);
+        if (!rc && !r->table) summary(r);
         if (!rc && !r->o.dry_run) rc = train(r, e);
+        else if (!rc && !r->table) rc = train_print_memory(r, e);
         close_run(r);
     }
     options_free(&r->opt);

@@ -14,7 +14,7 @@
 typedef struct {
     char *model, *prompt, *negative, *lora_dir, *sampler, *schedule, *rng, *prediction, *dtype,
         *device, *out, *grid, *from_png,
-        *prompt_file;
+        *prompt_file, *ram;
     OptionList lora;
     int width, height, steps, clip_skip, batch_count, pad_conds, threads, trace, dry_run;
     int64_t seed;

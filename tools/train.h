@@ -3,6 +3,7 @@
  *   train_options.c  the option table, defaults, what kohya has and we have not
  *   cmd_train.c      the run from the first line to the last
  *   train_save.c     LoRA and checkpoint files with kohya's metadata
+ *   train_memory.c   what the run needs, and how it is made to fit
  *   train_samples.c  sample pictures and the grid
  */
 #ifndef SDC_TOOLS_TRAIN_H
@@ -11,6 +12,7 @@
 #include "engine/train.h"
 #include "models/autoencode.h"
 #include "models/finetune.h"
+#include "tools/memory.h"
 #include "tools/options.h"
 #include "tools/progress.h"
 
@@ -19,7 +21,7 @@ typedef struct {
         *mixed_precision, *save_precision, *network_weights, *optimizer, *optimizer_args, *lr_scheduler,
         *lr_warmup, *loss_type, *huber_schedule, *sample_prompts, *sample_sampler, *resume, *config_file,
         *init, *device, *caption_prefix, *caption_suffix, *keep_tokens_separator, *comment, *network_module,
-        *network_args, *validation_dir, *save_model_as;
+        *network_args, *validation_dir, *save_model_as, *ram;
     OptionList optimizer_arg_list, network_arg_list;
     int network_dim, conv_dim, full, train_vae, unet_only, text_only, batch, accumulation, epochs, steps,
         save_every_n_epochs, save_every_n_steps, save_last_n_epochs, sample_every_n_epochs,
@@ -27,7 +29,7 @@ typedef struct {
         keep_tokens, flip_aug, enable_bucket, bucket_no_upscale, min_bucket_reso, max_bucket_reso,
         bucket_reso_steps, clip_skip, max_token_length, v_pred, threads, dry_run, lr_cycles, min_timestep,
         max_timestep, dropout_every_n_epochs, skip_bad_images, vae_crop, cache_latents_to_disk, no_metadata,
-        stop_after_steps, unit_latents;
+        stop_after_steps, unit_latents, micro;
     int64_t seed;
     double network_alpha, conv_alpha, lr, unet_lr, text_lr, max_grad_norm, lr_power, min_snr_gamma, huber_c,
         noise_offset, caption_dropout_rate, tag_dropout_rate, prior_loss_weight, kl_weight,
@@ -44,9 +46,12 @@ typedef struct {
     Dataset *ds, *val_ds;
     Tokenizer *tok;
     Lora lora;                     /* under training; initial values, later the trained ones */
+    FinetuneConfig ft_config, val_config;
     Finetune ft, val;
     Autoencode ae;
     Trainer t;
+    Memory memory;
+    int table;                     /* --ram was a list: a table was printed, and that is all */
     TrainFact *facts;              /* with owned values */
     size_t fact_count;
     char *state_path, *cache_dir;
@@ -56,6 +61,12 @@ typedef struct {
     Progress progress;
     struct TrainSamples *samples;  /* train_samples.c; NULL: none */
 } TrainRun;
+
+/* After everything is planned: makes the run fit into --ram (or what is free) by smaller
+ * pieces of a batch and by recomputing; ERR_MEMORY with what would fit. */
+int train_fit(TrainRun *r, Err *e);
+/* For --dry_run: the whole account. */
+int train_print_memory(TrainRun *r, Err *e);
 
 /* The trained weights under output_dir/name.safetensors. epoch and step are for
  * the metadata. */

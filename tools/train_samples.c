@@ -63,6 +63,13 @@ int train_samples_init(TrainRun *r, Err *e)
     return 0;
 }
 
+int train_samples_want(TrainRun *r, Err *e)
+{
+    const struct TrainSamples *s = r->samples;
+    for (size_t i = 0; s && i < s->prompts.count; i++) TRY(pipeline_want(s->pipes[i], e));
+    return 0;
+}
+
 void train_samples_free(TrainRun *r)
 {
     struct TrainSamples *s = r->samples;

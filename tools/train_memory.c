@@ -1,0 +1,200 @@
+/* train_memory.c - what `sdc train` needs, known before anything is loaded, and how
+ * it is made to fit: a batch in smaller pieces, then results computed twice. */
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "tools/train.h"
+#include "tools/train_samples.h"
+
+static const Denoise *largest(const Finetune *f)
+{
+    const Denoise *d = NULL;
+    for (size_t i = 0; i < f->graph_count; i++)
+        if (!d || f->graphs[i].exec.plan.slab_bytes > d->exec.plan.slab_bytes) d = &f->graphs[i];
+    return d;
+}
+
+/* Bytes of the encoder of pictures, which is there before everything else is. */
+static size_t encoder_weights(const TrainRun *r)
+{
+    if (r->o.train_vae) return 0;
+    return params_part(r->m.ps, "vae.encoder.").frozen + params_part(r->m.ps, "vae.quant_conv.").frozen;
+}
+
+static void account(TrainRun *r)
+{
+    ParamBytes p = params_part(r->m.ps, NULL);
+    int lora = !r->o.full && !r->o.train_vae;
+    r->memory = (Memory){.weights = p.frozen - encoder_weights(r) + (lora ? 0 : p.trained),
+                         .lora = lora ? p.trained : 0, .gradients = p.gradients,
+                         .optimizer = train_bytes(&r->t), .activations = r->m.slab.bytes,
+                         .scratch = r->m.slab.scratch_bytes, .process = memory_process()};
+    if (r->o.train_vae) {
+        r->memory.plan = r->ae.exec.plan;
+        return;
+    }
+    r->memory.plan = largest(&r->ft)->exec.plan;
+    r->memory.host = finetune_bytes(&r->ft);
+    if (r->val_ds) r->memory.host += finetune_bytes(&r->val);
+    snprintf(r->memory.note, sizeof r->memory.note, "the VAE's encoder is released after the latents are made");
+}
+
+/* The larger of the steps and of making latents. */
+static size_t needed(const TrainRun *r)
+{
+    size_t steps = memory_total(&r->memory);
+    size_t latents = encoder_weights(r) + r->ft.slab.bytes + r->ft.slab.scratch_bytes + r->memory.host +
+                     r->memory.process;
+    return steps > latents ? steps : latents;
+}
+
+/* Plans everything again with at most slab_bytes of activations in a step. */
+static int plan_within(TrainRun *r, size_t slab_bytes, Err *e)
+{
+    r->m.slab.bytes = r->m.slab.scratch_bytes = 0;
+    if (r->o.train_vae) TRY(exec_fit(&r->ae.exec, slab_bytes, e));
+    else TRY(finetune_fit(&r->ft, slab_bytes, e));
+    if (r->val_ds) TRY(finetune_fit(&r->val, SIZE_MAX, e));
+    TRY(train_samples_want(r, e));
+    account(r);
+    return 0;
+}
+
+/* Batches in pieces of n pictures. */
+static int plan_pieces(TrainRun *r, int n, Err *e)
+{
+    r->ft_config.micro = r->o.micro = n;
+    finetune_free(&r->ft);
+    TRY(finetune_init(&r->ft, &r->m, r->ds, r->tok, &r->ft_config, e));
+    return plan_within(r, SIZE_MAX, e);
+}
+
+/* Pieces first, which cost next to nothing, then what is computed twice. */
+static int shrink(TrainRun *r, size_t budget, Err *e)
+{
+    int pieces = !r->o.train_vae && !options_given(&r->opt, "micro_batch_size");
+    while (needed(r) > budget && pieces && r->ft_config.micro > 1) TRY(plan_pieces(r, (r->ft_config.micro + 1) / 2, e));
+    /* more than once: the larger graph makes the process itself larger */
+    for (int i = 0; needed(r) > budget && i < 3; i++) {
+        size_t fixed = memory_total(&r->memory) - r->memory.activations;
+        TRY(plan_within(r, budget > fixed ? budget - fixed : 1, e));
+    }
+    return 0;
+}
+
+/* Would a step of one picture of this size fit? Leaves everything as it is. */
+static int size_fits(TrainRun *r, int h, int w, size_t slab_bytes)
+{
+    Slab kept = r->m.slab;
+    Denoise d;
+    const FinetuneConfig *c = &r->ft_config;
+    int rc = denoise_init(&d, &r->m, &r->ft.schedule, &c->denoise, 1, h, w, c->chunks, 0, 1, NULL);
+    if (!rc) {
+        rc = exec_fit(&d.exec, slab_bytes, NULL);
+        rc |= d.exec.plan.slab_bytes > slab_bytes;
+        denoise_free(&d);
+    }
+    r->m.slab = kept;
+    return !rc;
+}
+
+/* "; --resolution 384 would fit", and so on. */
+static void what_fits(TrainRun *r, size_t budget, char *text, size_t cap)
+{
+    const Memory *m = &r->memory;
+    const BucketConfig *size = &r->ds->cfg.bucket;
+    size_t fixed = memory_total(m) - m->activations, room = budget > fixed ? budget - fixed : 0;
+    double least = (double)(m->plan.least_bytes ? m->plan.least_bytes : m->plan.slab_bytes);
+    double scale = fmin(1, sqrt((double)room / least));
+    snprintf(text, cap, r->m.dtype == DT_F32 ? "; try --mixed_precision bf16" : "");
+    if (r->o.train_vae || !room) return;
+    for (int w = (int)(size->w * scale) / 64 * 64; w >= 64; w -= 64) {
+        int h = (int)((int64_t)size->h * w / size->w / 64 * 64);
+        if (h < 64 || (w == size->w && h == size->h)) continue;
+        if (!size_fits(r, h / 8, w / 8, room)) continue;
+        snprintf(text, cap, "; --resolution %d,%d would fit", w, h);
+        return;
+    }
+}
+
+static int too_large(TrainRun *r, size_t budget, Err *e)
+{
+    char need[32], have[32], other[80];
+    Memory *m = &r->memory;
+    size_t least = needed(r);
+    if (m->plan.least_bytes && m->plan.least_bytes < m->activations) least -= m->activations - m->plan.least_bytes;
+    memory_text(need, sizeof need, least + least / 100);
+    memory_text(have, sizeof have, budget);
+    what_fits(r, budget, other, sizeof other);
+    return err_set(e, ERR_MEMORY, "this training needs at least %s, and %s %s%s", need, have,
+                   r->o.ram ? "is allowed by --ram" : "is free", other);
+}
+
+/* Seconds of an optimizer step: its micro-batches, and the update, which reads and
+ * writes parameters, gradients and moments. */
+static double step_seconds(const TrainRun *r, const Speed *s)
+{
+    double update = 2.0 * (double)(r->memory.optimizer + r->memory.gradients) / s->bytes;
+    if (r->o.train_vae) return cost_graph_seconds(s, r->ae.exec.g) + update;
+    const Denoise *d = largest(&r->ft);
+    double pieces = ceil((double)r->o.batch / d->n) * r->o.accumulation;
+    return pieces * cost_graph_seconds(s, d->exec.g) + update;
+}
+
+static void print_row(const TrainRun *r, size_t budget, const Speed *s)
+{
+    char allowed[32], need[32];
+    memory_text(allowed, sizeof allowed, budget);
+    memory_text(need, sizeof need, needed(r));
+    printf("%-9s  %-9s  ", allowed, need);
+    if (needed(r) > budget) printf("does not fit\n");
+    else printf("%6.2f s  %d pictures at a time, %d operations recomputed\n", step_seconds(r, s),
+                largest(&r->ft)->n, r->memory.plan.again_nodes);
+}
+
+/* From the largest budget to the smallest: a plan can only be made smaller. */
+static int print_table(TrainRun *r, size_t *budget, int count, Err *e)
+{
+    Speed speed;
+    TRY(cost_measure(&speed, r->m.dev, &r->m.ops, r->m.dtype, e));
+    printf("allowed    needed       step\n");
+    for (int i = 0; i < count; i++) {
+        for (int k = i + 1; k < count; k++)
+            if (budget[k] > budget[i]) {
+                size_t t = budget[i];
+                budget[i] = budget[k];
+                budget[k] = t;
+            }
+        if (needed(r) > budget[i]) TRY(shrink(r, budget[i], e));
+        print_row(r, budget[i], &speed);
+    }
+    return 0;
+}
+
+int train_fit(TrainRun *r, Err *e)
+{
+    size_t budget[MEMORY_ROWS] = {memory_default(r->m.dev) + memory_process()};
+    int count = 1;
+    if (r->o.ram) TRY(memory_sizes(budget, MEMORY_ROWS, &count, "ram", r->o.ram, e));
+    account(r);
+    if (count > 1) {
+        if (!r->o.dry_run || r->o.train_vae)
+            return err_set(e, ERR_USAGE, "option --ram: a list of sizes needs --dry_run");
+        r->table = 1;
+        return print_table(r, budget, count, e);
+    }
+    if (needed(r) <= budget[0]) return 0;
+    TRY(shrink(r, budget[0], e));
+    return needed(r) <= budget[0] ? 0 : too_large(r, budget[0], e);
+}
+
+int train_print_memory(TrainRun *r, Err *e)
+{
+    Speed speed;
+    TRY(cost_measure(&speed, r->m.dev, &r->m.ops, r->m.dtype, e));
+    r->memory.seconds = step_seconds(r, &speed);
+    memory_print(&r->memory, stdout);
+    printf("all steps   %14.3g seconds, expected\n", r->memory.seconds * r->total);
+    return 0;
+}
