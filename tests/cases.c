@@ -63,7 +63,8 @@ static int close_enough(const Arg *a, Dtype t, const void *got, const float *wan
     Dtype dt = real(a->dt, t);
     double max = 0;
     for (size_t k = 0; k < a->n; k++) max = fmax(max, fabs((double)want[k]));
-    double abs = a->ulps * 0x1p-24 * (a->size + max) + (t == DT_BF16) * a->half * 0x1p-8 * a->size;
+    double halves = t == DT_F32 ? 0 : a->half * store[t];
+    double abs = a->ulps * 0x1p-24 * (a->size + max) + halves * a->size;
     double tiny = dt == DT_F16 ? 0x1p-25 : 1e-37;          /* half a subnormal of f16 */
     double gap = kern_gap(dt, got, want, a->n, abs + tiny, store[dt] * 1.01);
     if (getenv("KERN_GAPS")) printf("  %.3f of the bound\n", gap);

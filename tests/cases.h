@@ -8,13 +8,13 @@
  * says what is right.
  *
  * Bound, for an output whose terms are about `size`:
- *   |got - want| <= ulps 2^-24 (size + max|want|) + half 2^-8 size [bf16]
+ *   |got - want| <= ulps 2^-24 (size + max|want|) + half size 2^-8 [bf16] or 2^-11 [f16]
  *                   + half an ulp, at most 2^-24, 2^-8 or 2^-11 |want| (storing).
  * `ulps` counts the f32 roundings on the way to an element: an exponential or
  * erf 4, a quotient or square root 1, a sum of m terms 6 sqrt(m) (independent
  * roundings, six deviations), and 12 for the rest. `half` counts roundings of
- * probabilities to bf16, which vdpbf16ps wants. A dropped term, a swapped
- * operand or an off-by-one is of size / sqrt(m) or more.
+ * probabilities to bf16 or f16, which products of these types want. A dropped
+ * term, a swapped operand or an off-by-one is of size / sqrt(m) or more.
  */
 #ifndef SDC_TESTS_CASES_H
 #define SDC_TESTS_CASES_H
