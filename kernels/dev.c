@@ -65,6 +65,7 @@ void dev_close(Dev *d)
 
 const char *dev_name(const Dev *d) { return d->kind->name(d); }
 const char *dev_failure(const Dev *d) { return d->kind->failure(d); }
+int dev_own_memory(const Dev *d) { return d->kind->own_memory; }
 int dev_fast_bf16(const Dev *d) { return d->kind->fast_bf16(d); }
 
 int dev_alloc(Dev *d, void **p, size_t bytes)

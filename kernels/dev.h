@@ -45,6 +45,8 @@ const char *dev_name(const Dev *d);                        /* "cpu (avx512, 2 th
  * with more. Work that still runs may fail later: ask after dev_sync to be sure. */
 const char *dev_failure(const Dev *d);
 
+/* 1 when it has memory of its own, beside the host's. */
+int dev_own_memory(const Dev *d);
 /* 1 when products of bf16 are faster than of f32 here. */
 int dev_fast_bf16(const Dev *d);
 
@@ -77,6 +79,7 @@ void dev_record_free(Dev *d, DevRecord *r);                /* NULL ok */
 
 /* One kind of device: the functions above. No recording: record_begin is NULL. */
 typedef struct DevKind {
+    int own_memory;
     void (*close)(Dev *d);
     const char *(*name)(const Dev *d);
     const char *(*failure)(const Dev *d);

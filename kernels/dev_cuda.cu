@@ -44,8 +44,6 @@ extern "C" int cuda_failed(Dev *d, const char *what, cudaError_t rc)
     return rc != cudaSuccess;
 }
 
-/* Until kernels/cuda/plans.cu is there. */
-extern "C" void cuda_plans_free(CudaDev *c) __attribute__((weak));
 /* The current device belongs to a thread: every entry sets it. */
 static Gpu *gpu(const Dev *d)
 {
@@ -277,7 +275,7 @@ static void gpu_close(Dev *d)
     Gpu *g = gpu(d);
     CudaDev *c = &g->c;
     if (c->stream) cudaStreamSynchronize(c->stream);
-    if (cuda_plans_free) cuda_plans_free(c);
+    cuda_plans_free(c);
 #ifdef SDC_CUDNN
     if (c->dnn) cudnnDestroy(c->dnn);
 #endif
@@ -291,7 +289,7 @@ static void gpu_close(Dev *d)
 }
 
 static const DevKind gpu_kind = {
-    gpu_close, gpu_name, gpu_failure, gpu_fast_bf16, gpu_alloc, gpu_free, gpu_upload, gpu_download,
+    1, gpu_close, gpu_name, gpu_failure, gpu_fast_bf16, gpu_alloc, gpu_free, gpu_upload, gpu_download,
     gpu_copy, gpu_zero, gpu_sync, gpu_memory_free, gpu_record_begin, gpu_record_end, gpu_replay,
     gpu_record_free,
 };

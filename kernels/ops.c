@@ -5,12 +5,6 @@ enum { ISA_ref = DEV_REF, ISA_avx2 = DEV_AVX2, ISA_avx512 = DEV_AVX512,
        ISA_cuda = DEV_CUDA };
 enum { DT_f32 = DT_F32, DT_bf16 = DT_BF16, DT_f16 = DT_F16 };
 
-#ifdef SDC_CUDA       /* until all of kernels/cuda/ is there */
-#pragma weak linear_scratch_cuda
-#pragma weak conv2d_scratch_cuda
-#pragma weak attention_scratch_cuda
-#endif
-
 static size_t linear_scratch_ref(const Dev *d, const Linear *p, Dtype dt)
 {
     (void)d, (void)p, (void)dt;
@@ -61,9 +55,9 @@ void ops_init(Ops *ops, const Dev *d)
 #endif
 #ifdef SDC_CUDA
     if (d->isa & DEV_CUDA) {
-        if (linear_scratch_cuda) ops->linear_scratch = linear_scratch_cuda;
-        if (conv2d_scratch_cuda) ops->conv2d_scratch = conv2d_scratch_cuda;
-        if (attention_scratch_cuda) ops->attention_scratch = attention_scratch_cuda;
+        ops->linear_scratch = linear_scratch_cuda;
+        ops->conv2d_scratch = conv2d_scratch_cuda;
+        ops->attention_scratch = attention_scratch_cuda;
     }
 #endif
 }

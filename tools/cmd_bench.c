@@ -52,7 +52,7 @@ typedef struct {
     float *latents, *noise;
     int32_t ids[TOKENS];
     double seconds[REPEAT_MAX];
-    size_t left;               /* of the device's memory, before */
+    size_t left;               /* of the device's memory, before the job */
 } Bench;
 
 /* Fills an f32 input with unit gaussians. */
@@ -151,9 +151,12 @@ static const struct {
 } benches[] = {{"sample", init_sample, run_graph}, {"vae", init_vae, run_graph}, {"train", init_train, run_train}};
 enum { BENCHES = sizeof benches / sizeof *benches };
 
-static size_t peak_bytes(void)
+/* Of the process, or of the device where that has memory of its own. */
+static size_t peak_bytes(const Bench *b)
 {
     struct rusage u;
+    size_t left = dev_memory_free(b->m.dev);
+    if (dev_own_memory(b->m.dev)) return left < b->left ? b->left - left : 0;
     return getrusage(RUSAGE_SELF, &u) == 0 ? (size_t)u.ru_maxrss * 1024 : 0;
 }
 
@@ -163,21 +166,14 @@ static size_t planned(const Bench *b)
     return w.frozen + w.trained + w.gradients + b->m.slab.bytes + b->m.slab.scratch_bytes + b->t.state_bytes;
 }
 
-/* What the job took of a device with memory of its own (of the machine's, roughly). */
-static size_t device_bytes(const Bench *b)
-{
-    size_t left = dev_memory_free(b->m.dev);
-    return left < b->left ? b->left - left : 0;
-}
-
 static void report(const Bench *b, const char *name)
 {
     const BenchOptions *o = b->o;
     if (o->json) {
         printf("{\"bench\":\"%s\",\"seconds\":[", name);
         for (int i = 0; i < o->repeat; i++) printf("%s%.6f", i ? "," : "", b->seconds[i]);
-        printf("],\"peak_bytes\":%zu,\"device_bytes\":%zu,\"dtype\":\"%s\",\"device\":\"%s\"}\n",
-               peak_bytes(), device_bytes(b), model_dtype_name(b->m.dtype), dev_name(b->m.dev));
+        printf("],\"peak_bytes\":%zu,\"dtype\":\"%s\",\"device\":\"%s\"}\n", peak_bytes(b),
+               model_dtype_name(b->m.dtype), dev_name(b->m.dev));
         return;
     }
     double best = b->seconds[0];
@@ -185,7 +181,7 @@ static void report(const Bench *b, const char *name)
         if (b->seconds[i] < best) best = b->seconds[i];
     printf("%s %dx%d %s on %s: best of %d %.3f s, peak memory %.0f MB (planned %.0f MB)\n", name, o->width,
            o->height, model_dtype_name(b->m.dtype), dev_name(b->m.dev), o->repeat, best,
-           (double)peak_bytes() / (1 << 20), (double)planned(b) / (1 << 20));
+           (double)peak_bytes(b) / (1 << 20), (double)planned(b) / (1 << 20));
 }
 
 static int bench(Bench *b, const char *name, Err *e)

@@ -132,8 +132,11 @@ static void print_machine(const Dev *d)
     char gpu[400];
     for (int i = 0; dev_describe(i, gpu, sizeof gpu); i++) printf("gpu         %s\n", gpu);
     printf("cores       %ld\n", sysconf(_SC_NPROCESSORS_ONLN));
-    double left = (double)dev_memory_free(d);
+    Dev *host = NULL;                              /* the machine's memory, whatever d is */
+    if (dev_own_memory(d)) dev_open(&host, "cpu", 1, ~0u);
+    double left = (double)dev_memory_free(host ? host : d);
     printf("memory      %.1f GB free of %.1f GB\n", gigabytes(left), gigabytes(all));
+    dev_close(host);
     struct statvfs v;
     if (!statvfs(".", &v)) {
         double disk = (double)v.f_bavail * (double)v.f_frsize;
