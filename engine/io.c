@@ -168,6 +168,15 @@ int io_write_file(const char *path, const void *data, size_t size, Err *e)
     return rc;
 }
 
+int io_append(const char *path, const void *data, size_t size, Err *e)
+{
+    int fd = open(path, O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC, 0666);
+    int en = fd < 0 ? errno : io_write_all(fd, data, size);
+    if (fd >= 0 && close(fd) != 0 && !en) en = errno;
+    if (!en) return 0;
+    return err_set(e, code_of(en, ERR_FAIL), "%s: cannot write: %s", path, strerror(en));
+}
+
 int io_remove(const char *path, Err *e)
 {
     if (!unlink(path) || errno == ENOENT) return 0;

@@ -53,6 +53,10 @@ void io_abort(IoFile *f);
 /* Whole-file convenience over the four calls above. */
 int io_write_file(const char *path, const void *data, size_t size, Err *e);
 
+/* Adds to the end of a file, which is made when it is not there: for logs, which may
+ * end in half a line after a crash. */
+int io_append(const char *path, const void *data, size_t size, Err *e);
+
 /* mkdir -p. */
 int io_mkdirs(const char *path, Err *e);
 /* Removes a file; one that is not there is no error. */
