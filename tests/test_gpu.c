@@ -1,0 +1,133 @@
+/* test_gpu.c - the pocket model on a GPU, real or emulated, against the processor.
+ * Nothing where SDC_TEST_DEVICE names no GPU. */
+#include <stdlib.h>
+
+#include "engine/image.h"
+#include "engine/tensorfile.h"
+#include "tests/fixture.h"
+#include "tests/kern.h"
+#include "tests/test.h"
+
+#define POCKET "models/pocket/pocket.safetensors"
+
+static char err[8192], args[4096];
+
+static const char *at(const char *name)
+{
+    static char path[8][512];
+    static int next;
+    char *p = path[next++ % 8];
+    snprintf(p, 512, "%s/%s", test_dir(), name);
+    return p;
+}
+
+static int is_gpu(void) { return strncmp(kern_device(), "cpu", 3) != 0; }
+
+/* An emulator runs the threads of a block in the order of this seed: bits must not
+ * depend on it. A real GPU takes what order it likes. */
+static void other_order(int on)
+{
+    if (on) setenv("SDC_EMU_SEED", "77", 1);
+    else unsetenv("SDC_EMU_SEED");
+}
+
+/* ---- sampling ------------------------------------------------------------ */
+
+static int sample(const char *name, const char *more)
+{
+    snprintf(args, sizeof args, "sample -m " POCKET " -o %s -W 64 -H 64 --steps 3 --seed 7 "
+             "--dtype f32 -p \"a cat\" %s", at(name), more);
+    int rc = test_sdc(args, NULL, err, sizeof err);
+    if (rc) test_fail(__FILE__, __LINE__, "exit %d: %s", rc, err);
+    return rc;
+}
+
+/* The largest difference of two pictures' pixels, 256 when they cannot be compared. */
+static int distance(const char *a, const char *b)
+{
+    Image x = {0}, y = {0};
+    int far = 256;
+    if (!image_load(&x, at(a), NULL) && !image_load(&y, at(b), NULL) && x.w == y.w && x.h == y.h) {
+        far = 0;
+        for (int i = 0; i < x.w * x.h * 3; i++)
+            if (abs(x.px[i] - y.px[i]) > far) far = abs(x.px[i] - y.px[i]);
+    }
+    image_free(&x), image_free(&y);
+    return far;
+}
+
+/* One evaluation of a network differs by 2e-5 (test_graph.c: some 300 roundings in a
+ * row); guidance of 7 multiplies that by up to 13, three steps and the decoder add
+ * up: 1e-3 of 255 is a quarter of a level, and rounding makes one of it. */
+TEST(gpu_samples_what_the_processor_does)
+{
+    if (!is_gpu()) return;
+    if (sample("a.png", "") || sample("cpu.png", "--device cpu")) return;
+    other_order(1);
+    int rc = sample("b.png", "");
+    other_order(0);
+    CHECK(!rc && fixture_same_file(at("a.png"), at("b.png")));
+    CHECK(distance("a.png", "cpu.png") <= 1);
+}
+
+/* ---- training ------------------------------------------------------------ */
+
+/* SGD: the result is as continuous in the gradients as can be. */
+static int train(const char *name, const char *more)
+{
+    snprintf(args, sizeof args, "train -m " POCKET " -d %s -o %s --output_name x --resolution 64 "
+             "--network_dim 4 --seed 5 --max_train_steps 3 --optimizer_type SGD --learning_rate 1 "
+             "--mixed_precision no --save_precision float %s", at("data"), at(name), more);
+    int rc = test_sdc(args, NULL, err, sizeof err);
+    if (rc) test_fail(__FILE__, __LINE__, "exit %d: %s", rc, err);
+    return rc;
+}
+
+/* All values of the tensors whose name contains `part`, one after another (free). */
+static float *values(const char *file, const char *part, size_t *n, Err *e)
+{
+    TensorFile *f;
+    float *v = NULL;
+    *n = 0;
+    if (tensorfile_open(&f, file, e)) return NULL;
+    for (size_t i = 0; i < tensorfile_count(f); i++) {
+        const FileTensor *t = tensorfile_at(f, i);
+        if (!strstr(t->name, part)) continue;
+        v = realloc(v, (*n + (size_t)t->count) * sizeof *v);
+        if (tensorfile_read_f32(f, t, 0, t->count, v + *n, e)) break;
+        *n += (size_t)t->count;
+    }
+    tensorfile_close(f);
+    return v;
+}
+
+/* |a - b| / |b|, 1 when they cannot be compared. */
+static double gap(const char *a, const char *b, const char *part)
+{
+    Err e = {0};
+    size_t n, m;
+    float *x = values(at(a), part, &n, &e), *y = values(at(b), part, &m, &e);
+    double diff = 0, norm = 0;
+    for (size_t i = 0; x && y && i < n && n == m; i++) {
+        diff += ((double)x[i] - (double)y[i]) * ((double)x[i] - (double)y[i]);
+        norm += (double)y[i] * (double)y[i];
+    }
+    free(x), free(y);
+    return norm > 0 ? sqrt(diff / norm) : 1;
+}
+
+/* The up factors start at 0, so they are three gradients, each within 2e-5 but for
+ * what the steps before it moved; the pictures' latents are off by as much. */
+TEST(gpu_trains_what_the_processor_does)
+{
+    Err e = {0};
+    if (!is_gpu()) return;
+    CHECK_OK(fixture_data(at("data"), &e), &e);
+    if (train("a", "") || train("cpu", "--device cpu")) return;
+    other_order(1);
+    int rc = train("b", "");
+    other_order(0);
+    CHECK(!rc && fixture_same_file(at("a/x.safetensors"), at("b/x.safetensors")));
+    CHECK_NEAR(gap("a/x.safetensors", "cpu/x.safetensors", "lora_up"), 0, 2e-4);
+    CHECK_NEAR(gap("a/x.safetensors", "cpu/x.safetensors", "lora_down"), 0, 2e-5);
+}
