@@ -72,7 +72,8 @@ void exec_free(Exec *x)
 void *exec_address(const Exec *x, const Tensor *t)
 {
     if (!t) return NULL;
-    return t->param ? t->param->data : (char *)x->slab->base + t->offset;
+    if (t->param) return t->of ? (void *)t->param->grad : t->param->data;
+    return (char *)x->slab->base + t->offset;
 }
 
 /* ERR_FAIL when the device has failed; where: "at", or "at or before". */
@@ -144,8 +145,6 @@ int exec_get(Exec *x, const char *name, float *host, size_t count, Err *e)
 
 /* ---- running ------------------------------------------------------------- */
 
-static float *grad_of(const Param *p) { return p ? p->grad : NULL; }
-
 /* Calls the kernel of one node. a: input addresses, y: outputs, acc: 1 where
  * the output holds an earlier partial gradient. */
 static void call(const Exec *x, const Node *n, void *const *a, void *const *y, const int *acc)
@@ -153,7 +152,7 @@ static void call(const Exec *x, const Node *n, void *const *a, void *const *y, c
     Dev *d = x->slab->dev;
     const Ops *o = x->ops;
     Dtype t = n->dt;
-    float *dw = grad_of(n->dw), *db = grad_of(n->db);
+    float *dw = exec_address(x, n->dw), *db = exec_address(x, n->db);
     switch (n->op) {
     case OP_linear: o->linear[t](d, &n->p.linear, y[0], a[0], a[1], a[2], a[3]); break;
     case OP_linear_dx: o->linear_dx[t](d, &n->p.linear, y[0], a[0], a[1], acc[0]); break;
@@ -197,7 +196,8 @@ static void call(const Exec *x, const Node *n, void *const *a, void *const *y, c
     case OP_gauss: o->gauss[t](d, &n->p.gauss, y[0], y[1], a[0], a[1]); break;
     case OP_gauss_bwd: o->gauss_bwd[t](d, &n->p.gauss, y[0], a[0], a[1], a[2], a[3]); break;
     case OP_cast: o->cast[n->out[0]->dt][n->in[0]->dt](d, n->p.count, y[0], a[0]); break;
-    case OP_COUNT: break;
+    case OP_zero: dev_zero(d, y[0], tensor_bytes(n->out[0])); break;
+    case OP_update: case OP_COUNT: break;
     }
 }
 
@@ -268,7 +268,8 @@ static int walk(Exec *x, int quiet, Err *e)
         const Node *n = x->g->nodes[i];
         if (!quiet) TRY(ask(x, i, e));
         double start = x->trace ? now_ms() : 0;
-        run_node(x, n);
+        if (n->op != OP_update) run_node(x, n);
+        else if (x->update) TRY(x->update(x->update_ctx, n->in[0]->of, exec_address(x, n->in[0]), e));
         if (x->trace && !quiet) {
             dev_sync(d);
             trace_node(x, n, now_ms() - start);
@@ -289,7 +290,8 @@ static uint64_t addresses(const Exec *x)
             h = (h ^ (uintptr_t)exec_address(x, n->in[k])) * 1099511628211u;
         for (int k = 0; k < NODE_MAX_OUT; k++)
             h = (h ^ (uintptr_t)exec_address(x, n->out[k])) * 1099511628211u;
-        h = (h ^ (uintptr_t)grad_of(n->dw) ^ (uintptr_t)grad_of(n->db) << 1) * 1099511628211u;
+        h = (h ^ (uintptr_t)exec_address(x, n->dw) ^ (uintptr_t)exec_address(x, n->db) << 1) *
+            1099511628211u;
     }
     return h;
 }
@@ -317,7 +319,7 @@ int exec_run(Exec *x, Err *e)
     Dev *d = x->slab->dev;
     d->ws = x->slab->scratch;
     d->ws_bytes = x->slab->scratch_bytes;
-    if (!x->trace) record(x);
+    if (!x->trace && !x->g->updates) record(x);       /* the rate changes from step to step */
     if (!x->record || x->trace) return walk(x, 0, e);
     TRY(ask(x, 0, e));
     dev_replay(d, x->record);

@@ -34,6 +34,10 @@ typedef struct {
      * one); not 0 stops the run with that ErrCode (progress, cancellation). NULL ok. */
     int (*tick)(void *ctx, int node, int count);
     void *ctx;
+    /* The gradient of a streamed parameter is complete: change the parameter now; the
+     * gradient's bytes are another one's afterwards. NULL: nothing changes. */
+    int (*update)(void *ctx, Param *p, float *grad, Err *e);
+    void *update_ctx;
     FILE *trace;           /* per node: name, op, shape, ms, bytes, checksum; NULL: off */
     DevRecord *record;     /* all nodes, where the device can; made by the second run */
     uint64_t recorded;     /* the addresses that it was tried with */

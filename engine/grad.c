@@ -14,6 +14,7 @@
 #include <string.h>
 
 #include "engine/graph.h"
+#include "engine/mem.h"
 
 typedef struct {
     Graph *g;
@@ -60,6 +61,14 @@ static void fresh(Grad *c, Node *n, int slot, Tensor *t)
     contribute(c, t, graph_out(c->g, n, slot, t->dt, t->ndim, t->dim));
 }
 
+/* Where the gradient of weight w is summed; NULL when it is not wanted. */
+static Tensor *param_grad(Grad *c, Tensor *w)
+{
+    if (!wanted(w)) return NULL;
+    if (!w->grad) w->grad = graph_param_grad(c->g, w->param);
+    return w->grad;
+}
+
 /* ---- rules, in the order of ops.h ---------------------------------------- */
 
 static void product(Grad *c, OpKind dx, OpKind dw)
@@ -68,8 +77,8 @@ static void product(Grad *c, OpKind dx, OpKind dw)
     if (wanted(w) || wanted(b)) {
         Node *n = bwd(c, dw, 2, (Tensor *[]){c->dy, x});
         if (!n) return;
-        n->dw = wanted(w) ? w->param : NULL;
-        n->db = wanted(b) ? b->param : NULL;
+        n->dw = param_grad(c, w);
+        n->db = param_grad(c, b);
     }
     if (wanted(x)) {
         Node *n = bwd(c, dx, 2, (Tensor *[]){c->dy, w});
@@ -115,8 +124,8 @@ static void rule_norm(Grad *c, OpKind op, int count)
     Tensor **in = c->fwd->in;
     Node *n = bwd(c, op, count, (Tensor *[]){c->dy, in[0], c->fwd->out[1], in[1], in[2]});
     if (!n) return;
-    n->dw = wanted(in[1]) ? in[1]->param : NULL;
-    n->db = wanted(in[2]) ? in[2]->param : NULL;
+    n->dw = param_grad(c, in[1]);
+    n->db = param_grad(c, in[2]);
     into(c, n, 0, in[0]);        /* the kernels always write dx */
 }
 
@@ -155,8 +164,8 @@ static void rule_token_embed(Grad *c)
 {
     Node *n = bwd(c, OP_token_embed_bwd, 2, (Tensor *[]){c->dy, c->fwd->in[0]});
     if (!n) return;
-    n->dw = wanted(c->fwd->in[1]) ? c->fwd->in[1]->param : NULL;
-    n->db = wanted(c->fwd->in[2]) ? c->fwd->in[2]->param : NULL;
+    n->dw = param_grad(c, c->fwd->in[1]);
+    n->db = param_grad(c, c->fwd->in[2]);
 }
 
 static void rule_cast(Grad *c)
@@ -219,6 +228,65 @@ static rule_fn *const rules[OP_COUNT] = {
     [OP_gauss] = rule_gauss,
 };
 
+/* ---- gradients that do not wait -------------------------------------------- */
+
+/* Streamed gradients that node n adds to, or whose parameter it reads; returns how
+ * many. */
+static int streamed(const Node *n, Tensor *list[NODE_MAX_IN + 2])
+{
+    int count = 0;
+    for (int k = 0; k < NODE_MAX_IN + 2; k++) {
+        const Tensor *w = k < NODE_MAX_IN ? n->in[k] : NULL;
+        Tensor *t = k == NODE_MAX_IN ? n->dw : k > NODE_MAX_IN ? n->db : w && w->param ? w->grad : NULL;
+        if (t && t->of && t->of->streamed) list[count++] = t;
+    }
+    return count;
+}
+
+/* A node for t. It stands at the end of the graph's list and has a place in order. */
+static Node *insert(Graph *g, OpKind op, Tensor *t, Node **order, int *count)
+{
+    g->scope = t->of->name;
+    Node *n = graph_node(g, op, DT_F32);
+    return n ? order[(*count)++] = n : NULL;
+}
+
+/* Zeroes each streamed gradient before its first use, and updates its parameter after
+ * the last node that needs either. first and last are plan.c's, free until then. */
+static void stream(Graph *g)
+{
+    Tensor *list[NODE_MAX_IN + 2];
+    int total = g->node_count, count = g->forward;
+    for (int i = g->forward; i < total; i++)
+        for (int k = streamed(g->nodes[i], list) - 1; k >= 0; k--) {
+            if (!list[k]->last) list[k]->first = i, g->updates++;
+            list[k]->last = i;
+        }
+    size_t room = (size_t)(total + 2 * g->updates) * sizeof(Node *);
+    Node **order = g->updates ? mem_alloc(room) : NULL;
+    if (!order) {
+        if (g->updates) err_nomem(&g->err, room, "the graph");
+        return;
+    }
+    for (int i = g->forward; i < total && !g->err.code; i++) {
+        int n = streamed(g->nodes[i], list);
+        for (int k = 0; k < n; k++) {
+            if (list[k]->made_by) continue;
+            Node *zero = list[k]->made_by = insert(g, OP_zero, list[k], order, &count);
+            if (zero) zero->out[0] = list[k];
+        }
+        order[count++] = g->nodes[i];
+        for (int k = 0; k < n; k++) {
+            if (list[k]->last != i) continue;
+            Node *update = insert(g, OP_update, list[k], order, &count);
+            if (update) update->in[0] = list[k];
+            list[k]->last = -1;
+        }
+    }
+    if (!g->err.code) memcpy(g->nodes + g->forward, order + g->forward, (size_t)(count - g->forward) * sizeof *order);
+    mem_free(order);
+}
+
 static int is_loss(OpKind op) { return op == OP_loss || op == OP_recon || op == OP_gauss; }
 
 void graph_grad(Graph *g, Tensor *const *loss, Tensor *const *scale, int count)
@@ -232,5 +300,6 @@ void graph_grad(Graph *g, Tensor *const *loss, Tensor *const *scale, int count)
         if (rules[n->op]) rules[n->op](&c);
         else err_set(&g->err, ERR_FAIL, "%s: op %s has no gradient", n->name, op_name(n->op));
     }
+    if (!g->err.code) stream(g);
     g->scope = NULL;
 }

@@ -14,7 +14,7 @@ const char *op_name(OpKind op)
 #define X(op) #op,
         OPS_LIST(X)
 #undef X
-        "cast"
+        "cast", "zero", "update"
     };
     return names[op];
 }
@@ -111,6 +111,14 @@ Tensor *graph_out(Graph *g, Node *n, int slot, Dtype dt, int ndim, const int *di
     return t;
 }
 
+Tensor *graph_param_grad(Graph *g, Param *p)
+{
+    Tensor *t = new_tensor(g, p->name, DT_F32, p->ndim, p->dim);
+    t->of = p;
+    if (!p->streamed) t->param = p;
+    return t;
+}
+
 Tensor *graph_input(Graph *g, const char *name, Dtype dt, int ndim, const int *dim)
 {
     Tensor *t = new_tensor(g, name, dt, ndim, dim);
@@ -128,7 +136,7 @@ Tensor *graph_input_ids(Graph *g, const char *name, int n, int t)
 Tensor *graph_weight(Graph *g, Param *p)
 {
     for (int i = 0; i < g->tensor_count; i++)
-        if (g->tensors[i]->param == p) return g->tensors[i];
+        if (g->tensors[i]->param == p && !g->tensors[i]->of) return g->tensors[i];
     Tensor *t = new_tensor(g, p->name, p->dt, p->ndim, p->dim);
     t->param = p;
     t->needs_grad = p->trainable;

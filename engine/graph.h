@@ -25,6 +25,8 @@ typedef enum {
     OPS_LIST(X)
 #undef X
     OP_cast,
+    OP_zero,                           /* out[0] = 0 */
+    OP_update,                         /* in[0], the gradient of a parameter, is complete: Exec.update */
     OP_COUNT
 } OpKind;
 
@@ -36,6 +38,7 @@ typedef struct Tensor {
     int is_int;
     int ndim, dim[4];      /* (N,H,W,C), (N,T,C), (N,C), (C) */
     Param *param;          /* set for weights: data and grad live there */
+    Param *of;             /* set for gradients of parameters: in Param.grad, or in the slab */
     Node *made_by;         /* NULL for inputs and weights */
     int needs_grad;        /* a trainable parameter is upstream */
     int keep;              /* readable after the run: inputs and outputs */
@@ -73,7 +76,7 @@ struct Node {
     Tensor *in[NODE_MAX_IN];           /* in the order of the op's parameters; NULL: absent */
     Tensor *out[NODE_MAX_OUT];
     Tensor *prev[NODE_MAX_OUT];        /* earlier partial gradient that out[i] is added to */
-    Param *dw, *db;                    /* parameter gradients that a *_dw or *_bwd node adds to */
+    Tensor *dw, *db;                   /* parameter gradients that a *_dw or *_bwd node adds to */
     char name[96];
     /* recompute.c: */
     Node *again;                       /* computes the same once more, in the backward part */
@@ -84,6 +87,7 @@ typedef struct Graph {
     Dtype act;                         /* dtype of activations */
     Node **nodes;
     int node_count;
+    int updates;                       /* there are OP_update nodes */
     int forward;                       /* nodes before the backward pass; 0: there is none */
     Tensor **tensors;
     int tensor_count;
@@ -140,11 +144,14 @@ Tensor *graph_gauss(Graph *g, Tensor *m, Tensor *noise, Tensor **kl);
 /* Used by grad.c: appends a node of op with one output of the given shape. */
 Node *graph_node(Graph *g, OpKind op, Dtype dt);
 Tensor *graph_out(Graph *g, Node *n, int slot, Dtype dt, int ndim, const int *dim);
+Tensor *graph_param_grad(Graph *g, Param *p);
 
 /* grad.h's entry: appends the backward pass of sum(scale[i] * loss[i]) to g.
  * loss[i] was made by graph_loss, graph_recon or graph_gauss (kl); scale[i] is
  * an f32 input (1). Only paths that reach a trainable parameter are walked;
- * gradients of parameters are added to Param.grad. */
+ * gradients of parameters are added to Param.grad. Those of streamed parameters
+ * (params.h) begin at zero and live in the slab up to an OP_update, which comes when
+ * they are complete and their parameter is not read any more. */
 void graph_grad(Graph *g, Tensor *const *loss, Tensor *const *scale, int count);
 
 /* "linear", "conv2d_dx"... */

@@ -5,6 +5,7 @@
 
 #include "engine/mem.h"
 #include "engine/optim.h"
+#include "engine/rng.h"
 
 /* One array of the state of a tensor, by torch's name. */
 typedef struct { const char *name; size_t bytes; } Part;
@@ -119,11 +120,20 @@ int optim_add(Optim *o, const char *name, int group, size_t count, float *param,
     return 0;
 }
 
-enum { MAP_BYTES = 512 * 4 };
+/* STAGE: elements of a bf16 parameter that are updated at a time; whole blocks. */
+enum { MAP_BYTES = 512 * 4, STAGE = 1 << 20 };
+
+static size_t stage_bytes(const Optim *o)
+{
+    size_t most = 0;
+    for (size_t i = 0; i < o->count; i++)
+        if (o->list[i].dt != DT_F32 && o->list[i].count > most) most = o->list[i].count;
+    return align64((most < STAGE ? most : STAGE) * sizeof(float));
+}
 
 size_t optim_bytes(const Optim *o)
 {
-    size_t sum = MAP_BYTES + align64(o->count * 2 * sizeof(double));
+    size_t sum = MAP_BYTES + align64(o->count * 2 * sizeof(double)) + stage_bytes(o);
     for (size_t i = 0; i < o->count; i++) sum += optim_state_bytes(&o->cfg, o->list[i].count);
     return sum;
 }
@@ -144,6 +154,8 @@ int optim_place(Optim *o, void *memory, Err *e)
     at += MAP_BYTES;
     o->sums = (double *)(void *)at;
     at += align64(sums);
+    o->stage = (float *)(void *)at;
+    at += stage_bytes(o);
     for (size_t i = 0; i < o->count; i++) {
         Part part[OPTIM_STATES];
         int n = state_parts(&o->cfg, o->list[i].count, part);
@@ -158,35 +170,68 @@ int optim_place(Optim *o, void *memory, Err *e)
 
 /* ---- one update ---------------------------------------------------------- */
 
-static void update_adamw(Optim *o, OptimTensor *t, double lr, double clip)
+/* Elements [at, at + n) of tensor t. */
+typedef struct { OptimTensor *t; size_t at, n; float *p; } Piece;
+
+static float *state_f32(const Piece *q, int k)
+{
+    return q->t->state[k] ? (float *)q->t->state[k] + q->at : NULL;
+}
+
+static void update_adamw(Optim *o, const Piece *q, double lr, double clip)
 {
     const OptimConfig *c = &o->cfg;
+    OptimTensor *t = q->t;
     double step = (double)(t->steps + 1);
     AdamW h = {lr, c->beta1, c->beta2, c->eps, c->weight_decay, 1 - pow(c->beta1, step),
                1 - pow(c->beta2, step), clip};
     if (is_8bit(c, t->count)) {
-        Moments8 s = {t->state[0], t->state[1], t->state[2], t->state[3]};
-        o->ops->optim.adamw8(o->dev, &h, t->count, t->param, &s, o->map, t->grad);
+        size_t block = q->at / ADAMW8_BLOCK;
+        Moments8 s = {(uint8_t *)t->state[0] + q->at, (uint8_t *)t->state[1] + q->at,
+                      (float *)t->state[2] + block, (float *)t->state[3] + block};
+        o->ops->optim.adamw8(o->dev, &h, q->n, q->p, &s, o->map, t->grad + q->at);
     } else {
-        o->ops->optim.adamw(o->dev, &h, t->count, t->param, t->state[0], t->state[1], t->grad);
+        o->ops->optim.adamw(o->dev, &h, q->n, q->p, state_f32(q, 0), state_f32(q, 1),
+                            t->grad + q->at);
     }
 }
 
-static void update(Optim *o, OptimTensor *t, double lr_factor, double clip)
+static void update_piece(Optim *o, const Piece *q, double lr_factor, double clip)
 {
     const OptimConfig *c = &o->cfg;
+    OptimTensor *t = q->t;
     double lr = o->lr[t->group] * lr_factor;
     if (c->kind == OPTIM_LION) {
         double decay = c->weight_decay;
         if (c->decoupled_weight_decay) decay /= o->lr[t->group];
         Lion h = {lr, c->beta1, c->beta2, decay, clip};
-        o->ops->optim.lion(o->dev, &h, t->count, t->param, t->state[0], t->grad);
+        o->ops->optim.lion(o->dev, &h, q->n, q->p, state_f32(q, 0), t->grad + q->at);
     } else if (c->kind == OPTIM_SGD) {
         Sgd h = {lr, c->momentum, c->dampening, c->weight_decay, clip, c->nesterov, !t->steps};
-        o->ops->optim.sgd(o->dev, &h, t->count, t->param, t->state[0], t->grad);
+        o->ops->optim.sgd(o->dev, &h, q->n, q->p, state_f32(q, 0), t->grad + q->at);
     } else {
-        update_adamw(o, t, lr, clip);
+        update_adamw(o, q, lr, clip);
     }
+}
+
+/* A bf16 parameter is updated in f32, a piece at a time, and rounded back. */
+static void update_half(Optim *o, OptimTensor *t, double lr_factor, double clip)
+{
+    RngKey key = {o->seed, (uint32_t)t->steps, (uint32_t)(t - o->list), RNG_PURPOSE_ROUND};
+    for (size_t at = 0; at < t->count; at += STAGE) {
+        size_t n = t->count - at < STAGE ? t->count - at : STAGE;
+        uint16_t *half = (uint16_t *)t->param + at;
+        Dither h = {{rng_u32(key, 0), rng_u32(key, 1)}, (uint32_t)at};
+        o->ops->cast[DT_F32][t->dt](o->dev, n, o->stage, half);
+        update_piece(o, &(Piece){t, at, n, o->stage}, lr_factor, clip);
+        o->ops->optim.dither(o->dev, &h, n, half, o->stage);
+    }
+}
+
+static void update(Optim *o, OptimTensor *t, double lr_factor, double clip)
+{
+    if (t->dt != DT_F32) update_half(o, t, lr_factor, clip);
+    else update_piece(o, &(Piece){t, 0, t->count, t->param}, lr_factor, clip);
     t->steps++;
 }
 
@@ -331,16 +376,24 @@ int optim_step(Optim *o, OptimStep *s, Err *e)
 
 int optim_streams(const OptimConfig *c) { return !is_adaptive(c); }
 
-int optim_update(Optim *o, size_t index, double lr_factor, Err *e)
+int optim_update(Optim *o, size_t index, OptimStep *s, Err *e)
 {
     OptimTensor *t = &o->list[index];
+    double clip = 1;
     assert(o->sums && !is_adaptive(&o->cfg));
+    s->bad = -1;
+    s->grad_norm = 0;
     if (!t->grad) return 0;
     o->ops->optim.sumsq(o->dev, t->count, o->sums + 2 * index, t->grad);
     dev_download(o->dev, o->host + 2 * index, o->sums + 2 * index, sizeof(double));
     TRY(check_device(o, e));
-    if (!isfinite(o->host[2 * index])) return bad_gradient(o, index, e);
-    update(o, t, lr_factor, 1);
+    if (!isfinite(o->host[2 * index])) {
+        s->bad = (long)index;
+        return bad_gradient(o, index, e);
+    }
+    s->grad_norm = sqrt(o->host[2 * index]);
+    if (s->max_grad_norm > 0) clip = fmin(1, s->max_grad_norm / (s->grad_norm + 1e-6));
+    update(o, t, s->lr_factor, clip);
     return 0;
 }
 

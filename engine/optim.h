@@ -60,7 +60,8 @@ typedef struct {
     char *name;                      /* owned */
     int group;
     size_t count;
-    float *param;                    /* device, (count) */
+    void *param;                     /* device, (count) of dt */
+    Dtype dt;                        /* DT_F32; DT_BF16: updates are rounded stochastically */
     const float *grad;               /* device, (count); NULL: the loss does not depend on */
                                      /* it, and nothing touches it, not even weight decay */
     uint64_t steps;                  /* updates so far */
@@ -79,6 +80,8 @@ typedef struct Optim {
     double *sums, *host;             /* (count,2), device and host */
     double d, d_max, numerator;      /* DAdaptAdam, Prodigy */
     uint64_t k;                      /* their step */
+    float *stage;                    /* device: a piece of a bf16 parameter in f32; NULL: none is */
+    uint64_t seed;                   /* of the rounding */
 } Optim;
 
 /* lr: one base rate per group. DAdaptAdam and Prodigy need equal rates
@@ -86,7 +89,7 @@ typedef struct Optim {
 Optim *optim_new(const OptimConfig *c, Dev *dev, const Ops *ops, const double *lr, int groups,
                  Err *e);
 void optim_free(Optim *o);                                       /* NULL ok */
-/* Adds a tensor. One whose group has rate 0 is left out: it has no state and
+/* Adds a tensor of f32 (or set its dt in o->list before optim_bytes). One whose group has rate 0 is left out: it has no state and
  * never changes. grad may be set or changed later in o->list. */
 int optim_add(Optim *o, const char *name, int group, size_t count, float *param,
               const float *grad, Err *e);
@@ -103,10 +106,12 @@ typedef struct {
 int optim_step(Optim *o, OptimStep *s, Err *e);
 
 /* One tensor alone, as soon as its gradient exists, so that gradients need not
- * live together; no clipping over all. A bad gradient changes nothing of this
- * tensor (ERR_FAIL). Not for DAdaptAdam and Prodigy: optim_streams() is 0. */
+ * live together. s->max_grad_norm clips this tensor's norm, s->grad_norm, and knows
+ * nothing of the others (as kohya's --fused_backward_pass). A bad gradient changes
+ * nothing of this tensor (ERR_FAIL). Not for DAdaptAdam and Prodigy: optim_streams()
+ * is 0. */
 int optim_streams(const OptimConfig *c);
-int optim_update(Optim *o, size_t index, double lr_factor, Err *e);
+int optim_update(Optim *o, size_t index, OptimStep *s, Err *e);
 
 /* The rate a group really has: with d for DAdaptAdam and Prodigy. */
 double optim_lr(const Optim *o, int group, double lr_factor);

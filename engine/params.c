@@ -63,6 +63,12 @@ void params_set_trainable(Params *ps, params_group_fn *group, void *ctx)
     ps->group_ctx = ctx;
 }
 
+void params_stream(Params *ps, Dtype dt)
+{
+    ps->trained = dt;
+    ps->streamed = 1;
+}
+
 /* Position of name in the sorted index, or where it belongs. */
 static size_t index_of(const Params *ps, const char *name)
 {
@@ -102,7 +108,8 @@ static Param *declare(Params *ps, const char *name, int ndim, const int *dim)
     }
     p->group = ps->group ? ps->group(ps->group_ctx, name) : -1;
     p->trainable = p->group >= 0;
-    p->dt = ndim == 1 || p->trainable ? DT_F32 : ps->wdt;
+    p->streamed = p->trainable && ps->streamed;
+    p->dt = ndim == 1 ? DT_F32 : p->trainable ? ps->trained : ps->wdt;
     memmove(ps->index + at + 1, ps->index + at, (ps->count - at) * sizeof *ps->index);
     ps->index[at] = p;
     ps->list[ps->count++] = p;
@@ -126,7 +133,7 @@ static size_t data_bytes(const Param *p) { return align_up(p->count * dtype_byte
 
 static size_t grad_bytes(const Param *p)
 {
-    return p->trainable ? align_up(p->count * sizeof(float)) : 0;
+    return p->trainable && !p->streamed ? align_up(p->count * sizeof(float)) : 0;
 }
 
 static int in_part(const Param *p, const char *prefix)

@@ -9,7 +9,7 @@
  * "unet.conv_in.weight". Layouts: linear (N,K); convolution (COUT,kh,kw,CIN) in
  * memory, (COUT,CIN,kh,kw) in files and in params_fill's source. 1x1
  * convolutions are linear. Matrices and convolutions are stored in Params.wdt
- * unless trainable (f32); vectors (biases, norms) always in f32.
+ * unless trainable (f32, or as params_stream says); vectors (biases, norms) always in f32.
  */
 #ifndef SDC_ENGINE_PARAMS_H
 #define SDC_ENGINE_PARAMS_H
@@ -25,10 +25,11 @@ typedef struct Param {
     size_t count;
     Dtype dt;
     int trainable;
+    int streamed;          /* trainable, and its gradient lives in the slab, not here */
     int group;             /* optimizer group of a trainable parameter */
     void *data;            /* on the device, count elements of dt; NULL: no memory yet, or released */
     int block;             /* which of Params.blocks holds it */
-    float *grad;           /* on the device, count f32; NULL unless trainable */
+    float *grad;           /* on the device, count f32; NULL unless trainable, or when streamed */
     int filled;            /* data holds values */
 } Param;
 
@@ -44,6 +45,8 @@ typedef struct Params {
     Dev *dev;
     const Ops *ops;
     Dtype wdt;             /* storage of frozen matrices */
+    Dtype trained;         /* of trainable ones: f32 unless streamed */
+    int streamed;
     Param **list;
     size_t count, cap;
     Param **index;         /* the same, sorted by name */
@@ -62,6 +65,10 @@ void params_free(Params *ps);                                /* NULL ok */
  * the callback is asked once per name; group < 0 means frozen. */
 typedef int params_group_fn(void *ctx, const char *name);
 void params_set_trainable(Params *ps, params_group_fn *group, void *ctx);
+/* Trainable matrices are stored in dt, and no gradient has memory of its own: each one
+ * is used up by an update as soon as it is complete (graph.h, OP_update). Before the
+ * first declaration. */
+void params_stream(Params *ps, Dtype dt);
 
 /* Finds or declares. A second declaration with other dims is an error in
  * ps->err naming the parameter. Never NULL. */

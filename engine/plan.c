@@ -33,6 +33,8 @@ static void lifetimes(Graph *g)
         const Node *n = g->nodes[i];
         for (int k = 0; k < NODE_MAX_IN; k++) touch(n->in[k], i);
         for (int k = 0; k < NODE_MAX_OUT; k++) touch(n->out[k], i), touch(n->prev[k], i);
+        touch(n->dw, i);
+        touch(n->db, i);
     }
 }
 
@@ -186,6 +188,7 @@ static int supported(const Node *n, const Ops *ops)
 #define X(name) case OP_##name: return ops->name[n->dt] != NULL;
         OPS_LIST(X)
 #undef X
+    case OP_zero: case OP_update: return 1;
     case OP_cast: return ops->cast[n->out[0]->dt][n->in[0]->dt] != NULL;
     default: return 0;
     }

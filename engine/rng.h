@@ -53,6 +53,7 @@ enum {
     RNG_PURPOSE_TIMESTEP,
     RNG_PURPOSE_LATENT,        /* sample of a VAE posterior */
     RNG_PURPOSE_CROP,          /* random crops of VAE training */
+    RNG_PURPOSE_ROUND,         /* stochastic rounding of trained weights; sample: the tensor */
     RNG_PURPOSE_DATA = 64      /* engine/data.c and caption.c count on from here */
 };
 

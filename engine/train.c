@@ -22,10 +22,16 @@ int train_init(Trainer *t, Params *ps, const TrainConfig *c, Err *e)
     for (size_t i = 0; i < ps->count; i++) {      /* by name: the order of the state file */
         const Param *p = ps->index[i];
         if (!p->trainable) continue;
+        size_t before = t->optim->count;
         TRY(optim_add(t->optim, p->name, p->group, p->count, NULL, NULL, e));
+        if (t->optim->count > before) t->optim->list[before].dt = p->dt;
         count++;
     }
     if (!count) return err_set(e, ERR_USAGE, "nothing to train: every learning rate is 0");
+    if (ps->streamed && !optim_streams(&c->optim))
+        return err_set(e, ERR_USAGE, "DAdaptAdam and Prodigy need all gradients at once; weights in bf16 need "
+                       "AdamW, AdamW8bit, Lion or SGD");
+    t->optim->seed = c->seed;
     t->state_bytes = optim_bytes(t->optim);
     return 0;
 }
@@ -66,11 +72,33 @@ static void record(Trainer *t, double loss)
     t->avr_loss = sum / filled;
 }
 
+int train_update(void *ctx, Param *p, float *grad, Err *e)
+{
+    Trainer *t = ctx;
+    size_t lo = 0, hi = t->optim->count;       /* by name, as Params.index */
+    while (lo < hi) {
+        size_t mid = (lo + hi) / 2;
+        if (strcmp(t->optim->list[mid].name, p->name) < 0) lo = mid + 1;
+        else hi = mid;
+    }
+    if (lo == t->optim->count || strcmp(t->optim->list[lo].name, p->name)) return 0;
+    OptimStep s = {.lr_factor = t->lr_factor, .max_grad_norm = t->c.max_grad_norm};
+    t->optim->list[lo].grad = grad;
+    int rc = optim_update(t->optim, lo, &s, e);
+    if (rc) return err_prefix(e, "step %u", t->step + 1);
+    t->squares += s.grad_norm * s.grad_norm;
+    return 0;
+}
+
 static int one_step(Trainer *t, const TrainTask *task, Err *e)
 {
     params_zero_grad(t->ps);
+    t->lr_factor = lrsched_factor(&t->c.sched, (int)t->step);
+    t->squares = 0;
     int micros = task->micros ? task->micros(task->ctx, t->step) : 1;
     double loss = 0;
+    if (t->ps->streamed && micros > 1)
+        return err_set(e, ERR_USAGE, "weights in bf16 are updated within a batch: several batches cannot be summed");
     for (int i = 0; i < micros; i++) {
         float l;
         TRY(task->run(task->ctx, t->step, i, &l, e));
@@ -79,11 +107,10 @@ static int one_step(Trainer *t, const TrainTask *task, Err *e)
                            "smaller learning rate or --mixed_precision no may help", t->step + 1);
         loss += l;
     }
-    OptimStep s = {.lr_factor = lrsched_factor(&t->c.sched, (int)t->step), .max_grad_norm = t->c.max_grad_norm};
-    int rc = optim_step(t->optim, &s, e);
+    OptimStep s = {.lr_factor = t->lr_factor, .max_grad_norm = t->c.max_grad_norm, .grad_norm = sqrt(t->squares)};
+    int rc = t->ps->streamed ? 0 : optim_step(t->optim, &s, e);
     if (rc) return err_prefix(e, "step %u", t->step + 1);
     t->grad_norm = s.grad_norm;
-    t->lr_factor = s.lr_factor;
     t->step++;
     record(t, loss / micros);
     return 0;

@@ -40,6 +40,7 @@ typedef struct {
     int groups;
     LrSched sched;                 /* total: optimizer steps */
     double max_grad_norm;          /* 0: off */
+    uint64_t seed;                 /* of the rounding of bf16 parameters */
     uint32_t loss_window;          /* steps that avr_loss is the mean of: an epoch, as in kohya */
 } TrainConfig;
 
@@ -53,6 +54,7 @@ typedef struct {
     uint32_t step;                 /* optimizer steps done */
     float *window;                 /* (loss_window) the last losses */
     double loss, avr_loss, grad_norm, lr_factor;     /* of the last step */
+    double squares;                /* of the gradients that were streamed in this step */
 } Trainer;
 
 /* Lists every trainable parameter of ps, which is not allocated yet; then
@@ -63,8 +65,13 @@ size_t train_bytes(const Trainer *t);
 int train_place(Trainer *t, Err *e);
 void train_free(Trainer *t);                         /* zeroed t ok */
 
+/* Exec.update for graphs with streamed parameters (params.h): ctx is the Trainer. The
+ * gradient of each parameter is clipped to max_grad_norm by itself. */
+int train_update(void *ctx, Param *p, float *grad, Err *e);
+
 /* Runs from t->step to sched.total. ERR_FAIL naming the tensor when a loss or a
- * gradient is not finite; then the weights are those of the step before. */
+ * gradient is not finite; then the weights are those of the step before (of streamed
+ * ones some may be of this step). Streamed parameters allow one micro-batch a step. */
 int train_run(Trainer *t, const TrainTask *task, Err *e);
 
 /* A fact about the run that must be equal when it is resumed. */

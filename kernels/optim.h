@@ -84,12 +84,19 @@ typedef struct { double lr, decay, eps; } AdaptStep;
 typedef void adapt_step_fn(Dev *d, const AdaptStep *h, size_t count, float *p, const float *m,
                            const float *v);
 
+/* Stochastic rounding to bf16 (Gupta et al., arXiv:1502.02551): y is one of the two
+ * neighbours of x, the upper one with a probability that makes x the mean, so that
+ * updates smaller than half a step of bf16 are not lost. Element i draws the bits
+ * optim_bits(key, first + i): the same at any number of threads and pieces. */
+typedef struct { uint32_t key[2], first; } Dither;
+typedef void dither_fn(Dev *d, const Dither *h, size_t count, uint16_t *y, const float *x);
+
 /* Every op: X(name), its plain version is <name>_ref, that for a GPU <name>_cuda;
- * the four that have fast ones for x86, <name>_avx2 and <name>_avx512. */
+ * the five that have fast ones for x86, <name>_avx2 and <name>_avx512. */
 #define OPTIM_LIST(X)                                                                     \
     X(sumsq) X(scale) X(adamw) X(adamw8) X(lion) X(sgd) X(dadapt_stats) X(prodigy_stats)  \
-    X(adapt_step)
-#define OPTIM_LIST_X86(X) X(sumsq) X(adamw) X(adamw8) X(lion)
+    X(adapt_step) X(dither)
+#define OPTIM_LIST_X86(X) X(sumsq) X(adamw) X(adamw8) X(lion) X(dither)
 
 typedef struct {
 #define X(op) op##_fn *op;
@@ -116,6 +123,29 @@ static inline size_t optim_part(size_t count, size_t unit, int i)
     size_t units = (count + unit - 1) / unit, k = (size_t)i;
     size_t at = (units / OPTIM_PARTS * k + units % OPTIM_PARTS * k / OPTIM_PARTS) * unit;
     return at < count ? at : count;
+}
+
+/* A hash that is a bijection of 32 bits (C. Wellons, "prospecting for hash functions",
+ * 2018, lowbias32), applied twice with the halves of a key. */
+static inline uint32_t optim_mix(uint32_t v)
+{
+    v ^= v >> 16;
+    v *= 0x7feb352du;
+    v ^= v >> 15;
+    v *= 0x846ca68bu;
+    return v ^ v >> 16;
+}
+
+static inline uint32_t optim_bits(const uint32_t key[2], uint32_t i)
+{
+    return optim_mix(optim_mix(i ^ key[0]) + key[1]);
+}
+
+/* x rounded with the lower half of r; infinities stay, NaN stays NaN. */
+static inline uint16_t optim_dither(uint32_t x, uint32_t r)
+{
+    uint32_t nan = (x & 0x7fffffffu) > 0x7f800000u;
+    return (uint16_t)((x + (nan ? 0 : r & 0xffffu)) >> 16 | nan);
 }
 
 /* Fills *ops with the best versions that d->isa allows. */

@@ -135,6 +135,14 @@ int finetune_fit(Finetune *f, size_t slab_bytes, Err *e)
     return 0;
 }
 
+void finetune_update(Finetune *f, int (*update)(void *ctx, Param *p, float *grad, Err *e), void *ctx)
+{
+    for (size_t i = 0; i < f->graph_count; i++) {
+        f->graphs[i].exec.update = update;
+        f->graphs[i].exec.update_ctx = ctx;
+    }
+}
+
 size_t finetune_bytes(const Finetune *f)
 {
     size_t batch = 0, latents = 0, kinds = f->ds->cfg.flip_aug ? 2 : 1;

@@ -56,6 +56,8 @@ void finetune_free(Finetune *f);                          /* zeroed f ok */
 /* Plans the training graphs again within slab_bytes, as far as that can be
  * (recompute.h), and adds their wishes to the model's slab once more. */
 int finetune_fit(Finetune *f, size_t slab_bytes, Err *e);
+/* Sets Exec.update of every training graph: for streamed parameters. */
+void finetune_update(Finetune *f, int (*update)(void *ctx, Param *p, float *grad, Err *e), void *ctx);
 /* Bytes on the host: latents and one batch. */
 size_t finetune_bytes(const Finetune *f);
 

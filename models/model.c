@@ -101,6 +101,7 @@ static int group_of(void *ctx, const char *name)
 void model_train(Model *m, const ModelTraining *t)
 {
     m->train = *t;
+    if (t->half) params_stream(m->ps, DT_BF16);
     params_set_trainable(m->ps, group_of, m);
 }
 

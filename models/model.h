@@ -36,6 +36,7 @@ typedef struct {
     const Lora *lora;              /* LoRA under training, its initial values; borrowed */
     int lora_unet, lora_text;      /* which of its modules are trained; the others still act */
     int full_unet, full_text, full_vae;   /* train the weights themselves */
+    int half;                      /* full: in bf16, gradients streamed (params.h) */
 } ModelTraining;
 
 enum { GROUP_TEXT, GROUP_UNET, GROUP_VAE, GROUP_COUNT };     /* Param.group */

@@ -354,7 +354,7 @@ TEST(optim_refuses_broken_gradients_before_any_change)
         CHECK(strstr(e2.msg, "gradient of t2"));
         CHECK(!memcmp(before, r.block, r.block_bytes));
         e2 = (Err){0};
-        CHECK_INT(optim_update(r.o, 2, 1, &e2), ERR_FAIL);
+        CHECK_INT(optim_update(r.o, 2, &(OptimStep){.lr_factor = 1}, &e2), ERR_FAIL);
         rig_pull(&r);
         CHECK(!memcmp(before, r.block, r.block_bytes));
     }
@@ -387,7 +387,7 @@ TEST(optim_clips_and_leaves_tensors_alone)
     for (size_t t = 0; t < TENSORS; t++) {
         fill_grad(u.g[t], t, 0);
         rig_push(&u);
-        CHECK_OK(optim_update(u.o, t, 1, &e), &e);
+        CHECK_OK(optim_update(u.o, t, &(OptimStep){.lr_factor = 1}, &e), &e);
         rig_pull(&u);
     }
     CHECK(!memcmp(r.block, u.block, r.block_bytes));
@@ -466,4 +466,85 @@ TEST(optim_survives_lack_of_memory)
     CHECK_OK(optim_parse(&c, "Prodigy", NULL, &e), &e);
     CHECK(!optim_new(&c, NULL, NULL, unequal, 2, &e));
     CHECK_INT(e.code, ERR_USAGE);
+}
+
+TEST(dither_rounds_to_a_neighbour_and_keeps_the_mean)
+{
+    enum { N = 40001 };
+    Dev *d;
+    Ops ref, ops;
+    CHECK_INT(dev_open(&d, "cpu:ref", 1, ~0u), 0);
+    ops_init(&ref, d);
+    float *x = malloc(N * sizeof *x);
+    uint16_t *y = malloc(2 * N), *z = malloc(2 * N);
+    Dither h = {{5, 6}, 0};
+    for (int i = 0; i < N; i++) x[i] = 1 + 0.3f / 128;         /* a step of bf16 at 1 is 1/128 */
+    ref.optim.dither(d, &h, N, y, x);
+    double up = 0;
+    for (int i = 0; i < N; i++) {
+        CHECK(y[i] == 0x3f80 || y[i] == 0x3f81);
+        up += y[i] == 0x3f81;
+    }
+    CHECK_NEAR(up / N, 0.3, 4 * sqrt(0.3 * 0.7 / N));
+    for (int i = 0; i < N; i++) x[i] = start(1, (uint32_t)i);
+    x[7] = INFINITY, x[8] = -INFINITY, x[9] = NAN, x[10] = 0, x[11] = -1.5f;
+    ref.optim.dither(d, &h, N, y, x);
+    CHECK(y[7] == 0x7f80 && y[8] == 0xff80 && (y[9] & 0x7fff) > 0x7f80 && y[10] == 0 && y[11] == 0xbfc0);
+    dev_close(d);
+    /* the same bits in every version, and in pieces */
+    static const char *const device[] = {"cpu:avx2", "cpu:avx512"};
+    for (int k = 0; k < 2; k++) {
+        CHECK_INT(dev_open(&d, device[k], 2, ~0u), 0);
+        ops_init(&ops, d);
+        ops.optim.dither(d, &h, 1000, z, x);
+        ops.optim.dither(d, &(Dither){{5, 6}, 1000}, N - 1000, z + 1000, x + 1000);
+        dev_close(d);
+        CHECK(!memcmp(y, z, 2 * N));
+    }
+    free(x);
+    free(y);
+    free(z);
+}
+
+/* Many small updates move a bf16 weight by their sum, though each is far below half a
+ * step; rounding to the nearest would leave it alone. */
+TEST(optim_bf16_weights_learn_from_small_updates)
+{
+    enum { N = 5000, UPDATES = 200 };
+    Dev *d;
+    Ops ops;
+    Err e = {0};
+    OptimConfig c;
+    const double lr = 1e-5;
+    CHECK_INT(dev_open(&d, "cpu", 2, ~0u), 0);
+    ops_init(&ops, d);
+    CHECK_OK(optim_parse(&c, "AdamW8bit", "weight_decay=0", &e), &e);
+    double moved[2];
+    uint16_t first[2] = {0};
+    for (int run = 0; run < 2; run++) {
+        Optim *o = optim_new(&c, d, &ops, &lr, 1, &e);
+        uint16_t *w = malloc(2 * N);
+        float *g = malloc(4 * N);
+        for (int i = 0; i < N; i++) w[i] = 0x3f00, g[i] = 1;    /* 0.5: a step is 2^-9 */
+        CHECK_OK(optim_add(o, "w", 0, N, NULL, g, &e), &e);
+        o->list[0].param = w;
+        o->list[0].dt = DT_BF16;
+        o->seed = 11;
+        void *state = aligned_alloc(64, optim_bytes(o));
+        CHECK_OK(optim_place(o, state, &e), &e);
+        for (int s = 0; s < UPDATES; s++) CHECK_OK(optim_update(o, 0, &(OptimStep){.lr_factor = 1}, &e), &e);
+        moved[run] = 0;
+        for (int i = 0; i < N; i++) {
+            union { uint32_t u; float f; } v = {(uint32_t)w[i] << 16};
+            moved[run] += (0.5 - v.f) / N;
+        }
+        first[run] = w[123];
+        optim_free(o);
+        free(state);
+        free(w);
+        free(g);
+    }
+    dev_close(d);
+    CHECK_NEAR(moved[0], UPDATES * lr, 0.05 * UPDATES * lr);
+    CHECK(moved[0] == moved[1] && first[0] == first[1]);
 }

@@ -24,8 +24,12 @@ typedef struct {
 
 enum { SIDE = 16, LATENTS = SIDE * SIDE * 4 };
 
-static int step_build(Step *s, int full, Err *e)
+/* What is trained; STREAMED: all of it, each gradient used up at once. */
+enum { LORA, FULL, STREAMED };
+
+static int step_build(Step *s, int kind, Err *e)
 {
+    int full = kind != LORA;
     memset(s, 0, sizeof *s);
     ModelOptions o = {.config = &micro, .threads = 2, .seed = 3};
     TRY(model_open(&s->m, &o, e));
@@ -39,6 +43,7 @@ static int step_build(Step *s, int full, Err *e)
     }
     ModelTraining t = {.lora = full ? NULL : &s->lora, .lora_unet = !full, .lora_text = !full,
                        .full_unet = full, .full_text = full};
+    if (kind == STREAMED) params_stream(s->m.ps, DT_F32);
     model_train(&s->m, &t);
     Build b = s->b = model_graph(&s->m);
     int map[4] = {1, SIDE, SIDE, 4}, one = 1;
@@ -61,6 +66,22 @@ static void step_free(Step *s)
     model_close(&s->m);
 }
 
+/* Exec.update: keeps the gradient where step_run expects it. */
+typedef struct { const Params *ps; float *values; int calls; } Keep;
+
+static int keep_gradient(void *ctx, Param *p, float *grad, Err *e)
+{
+    Keep *k = ctx;
+    size_t at = 1;
+    (void)e;
+    for (size_t i = 0; k->ps->list[i] != p; i++)
+        if (k->ps->list[i]->trainable) at += k->ps->list[i]->count;
+    memcpy(k->values + at, grad, p->count * sizeof *grad);
+    memset(p->data, 0xFF, p->count * dtype_bytes(p->dt));       /* NaN: nobody may read it any more */
+    k->calls++;
+    return 0;
+}
+
 /* Fills the slab with byte `paint`, runs, and returns loss and gradients (free). */
 static float *step_run(Step *s, int paint, size_t *count, Err *e)
 {
@@ -78,12 +99,18 @@ static float *step_run(Step *s, int paint, size_t *count, Err *e)
     if (!rc) rc = exec_set(&s->x, "scale", &one, 1, e);
     if (!rc) rc = exec_set(&s->x, "ids", ids, SD_POSITIONS, e);
     params_zero_grad(s->m.ps);
-    if (!rc) rc = exec_run(&s->x, e);
-    if (rc) return NULL;
     *count = 1;
     for (size_t i = 0; i < s->m.ps->count; i++)
-        if (s->m.ps->list[i]->grad) *count += s->m.ps->list[i]->count;
-    out = malloc(*count * sizeof *out);
+        if (s->m.ps->list[i]->trainable) *count += s->m.ps->list[i]->count;
+    out = calloc(*count, sizeof *out);
+    Keep keep = {s->m.ps, out, 0};
+    s->x.update = keep_gradient;
+    s->x.update_ctx = &keep;
+    if (!rc) rc = exec_run(&s->x, e);
+    if (rc) {
+        free(out);
+        return NULL;
+    }
     exec_get(&s->x, "loss", out, 1, e);
     for (size_t i = 0, at = 1; i < s->m.ps->count; i++) {
         const Param *p = s->m.ps->list[i];
@@ -97,10 +124,10 @@ static float *step_run(Step *s, int paint, size_t *count, Err *e)
 /* What a step plans and gives with a budget; 0: planned as it is, nothing recomputed. */
 typedef struct { Plan plan; double seconds; float *values; size_t count; } Outcome;
 
-static int outcome(Outcome *r, int full, size_t budget, Err *e)
+static int outcome(Outcome *r, int kind, size_t budget, Err *e)
 {
     static Step s;
-    TRY(step_build(&s, full, e));
+    TRY(step_build(&s, kind, e));
     TRY(budget ? recompute_fit(&s.x.plan, s.x.g, budget, s.m.dev, &s.m.ops, e)
                : plan_make(&s.x.plan, s.x.g, s.m.dev, &s.m.ops, e));
     slab_want(&s.m.slab, &s.x.plan);
@@ -111,16 +138,16 @@ static int outcome(Outcome *r, int full, size_t budget, Err *e)
     return r->values ? 0 : ERR_FAIL;
 }
 
-static void recompute_keeps_bits(int full, Err *e)
+static void recompute_keeps_bits(int kind, Err *e)
 {
     Outcome all, r;
-    CHECK_OK(outcome(&all, full, 0, e), e);
+    CHECK_OK(outcome(&all, kind, 0, e), e);
     size_t last = all.plan.slab_bytes, budgets[] = {SIZE_MAX, last / 10 * 7, last / 2, last / 10 * 3, 1};
     size_t least = 0;
     CHECK_INT(all.plan.again_nodes, 0);
     double seconds = all.seconds;
     for (int i = 0; i < 5; i++) {
-        CHECK_OK(outcome(&r, full, budgets[i], e), e);
+        CHECK_OK(outcome(&r, kind, budgets[i], e), e);
         int same = r.count == all.count && !memcmp(r.values, all.values, r.count * sizeof(float));
         free(r.values);
         CHECK(same);
@@ -136,7 +163,7 @@ static void recompute_keeps_bits(int full, Err *e)
     free(all.values);
     CHECK(last < all.plan.slab_bytes / 3);
     CHECK(seconds < 1.6 * all.seconds);                /* no more than the forward pass twice */
-    CHECK_OK(outcome(&r, full, least + least / 50, e), e);
+    CHECK_OK(outcome(&r, kind, least + least / 50, e), e);
     free(r.values);
     CHECK(r.plan.slab_bytes <= least + least / 50);    /* what is said to be possible is */
 }
@@ -144,13 +171,28 @@ static void recompute_keeps_bits(int full, Err *e)
 TEST(recompute_changes_no_bit_of_a_lora_step)
 {
     Err e = {0};
-    recompute_keeps_bits(0, &e);
+    recompute_keeps_bits(LORA, &e);
 }
 
 TEST(recompute_changes_no_bit_of_a_full_step)
 {
     Err e = {0};
-    recompute_keeps_bits(1, &e);
+    recompute_keeps_bits(FULL, &e);
+}
+
+/* Gradients that live from their first sum to their update are those of all kept. */
+TEST(streamed_gradients_are_the_same)
+{
+    Err e = {0};
+    Outcome all, r;
+    CHECK_OK(outcome(&all, FULL, 0, &e), &e);
+    for (int i = 0; i < 3; i++) {
+        CHECK_OK(outcome(&r, STREAMED, i < 2 ? i ? SIZE_MAX : 0 : all.plan.slab_bytes / 2, &e), &e);
+        int same = r.count == all.count && !memcmp(r.values, all.values, r.count * sizeof(float));
+        free(r.values);
+        CHECK(same);
+    }
+    free(all.values);
 }
 
 /* Painted with two different bytes, the last one that a run changed in either is the
@@ -161,7 +203,7 @@ TEST(what_is_planned_is_used_to_the_byte)
         static Step s;
         Err e = {0};
         size_t count, end[2] = {0};
-        CHECK_OK(step_build(&s, 0, &e), &e);
+        CHECK_OK(step_build(&s, LORA, &e), &e);
         CHECK_OK(recompute_fit(&s.x.plan, s.x.g, recomputed ? 1 : SIZE_MAX, s.m.dev, &s.m.ops, &e), &e);
         slab_want(&s.m.slab, &s.x.plan);
         CHECK_OK(model_load(&s.m, &e), &e);

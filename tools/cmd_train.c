@@ -76,6 +76,9 @@ static int check_options(TrainRun *r, Err *e)
     if (o->init && !o->full && !o->train_vae)
         return err_set(e, ERR_USAGE, "option --init needs --full or --train_vae");
     if (o->full && o->train_vae) return err_set(e, ERR_USAGE, "options --full and --train_vae exclude each other");
+    if (o->full_bf16 && (!o->full || o->accumulation > 1))
+        return err_set(e, ERR_USAGE, "option --full_bf16: needs --full, and excludes --gradient_accumulation_steps: "
+                       "each gradient is used up as soon as it exists");
     if (o->unet_only && o->text_only)
         return err_set(e, ERR_USAGE, "options --network_train_unet_only and --network_train_text_encoder_only "
                        "exclude each other");
@@ -175,7 +178,8 @@ static int open_lora(TrainRun *r, Err *e)
 {
     TrainOptions *o = &r->o;
     ModelTraining t = {.full_vae = o->train_vae};
-    if (o->full) t = (ModelTraining){.full_unet = o->unet_lr != 0, .full_text = o->text_lr != 0};
+    if (o->full) t = (ModelTraining){.full_unet = o->unet_lr != 0, .full_text = o->text_lr != 0,
+                                    .half = o->full_bf16};
     if (!o->full && !o->train_vae) {
         LoraNew n = {o->network_dim, o->conv_dim, (float)o->network_alpha, (float)o->conv_alpha,
                      o->unet_lr != 0, o->text_lr != 0, (uint64_t)o->seed};
@@ -244,7 +248,7 @@ static int open_trainer(TrainRun *r, const OptimConfig *oc, Err *e)
     double lr[GROUP_COUNT] = {[GROUP_TEXT] = o->text_lr, [GROUP_UNET] = o->unet_lr, [GROUP_VAE] = o->lr};
     if (oc->kind == OPTIM_DADAPT_ADAM || oc->kind == OPTIM_PRODIGY)
         for (int i = 0; i < GROUP_COUNT; i++) lr[i] = o->unet_lr != 0 ? o->unet_lr : o->text_lr;
-    TrainConfig c = {.optim = *oc, .lr = lr, .groups = GROUP_COUNT, .max_grad_norm = o->max_grad_norm,
+    TrainConfig c = {.optim = *oc, .seed = (uint64_t)o->seed, .lr = lr, .groups = GROUP_COUNT, .max_grad_norm = o->max_grad_norm,
                      .loss_window = r->steps_per_epoch};
     c.sched = (LrSched){.total = (int)r->total, .cycles = o->lr_cycles, .power = o->lr_power, .lr = o->lr};
     TRY(lrsched_find(&c.sched.kind, o->lr_scheduler, e));
@@ -285,6 +289,7 @@ static int list_facts(TrainRun *r, Err *e)
     TRY(fact(r, "network_dim", mem_printf("%d", o->full || o->train_vae ? 0 : o->network_dim), e));
     TRY(fact(r, "network_alpha", mem_printf("%.17g", o->full || o->train_vae ? 0 : o->network_alpha), e));
     TRY(fact(r, "mixed_precision", mem_printf("%s", model_dtype_name(r->m.dtype)), e));
+    TRY(fact(r, "full_bf16", mem_printf("%d", o->full_bf16), e));
     TRY(fact(r, "train_data_dir", mem_printf("%zu pictures, %" PRIu32 " uses", r->ds->item_count, r->ds->entry_count), e));
     return 0;
 }
@@ -465,6 +470,7 @@ static int train(TrainRun *r, Err *e)
     TRY(train_samples_first(r, e));
     r->last_state = machine_seconds();
     r->first_step = r->t.step;
+    finetune_update(&r->ft, train_update, &r->t);
     TrainTask task = {run_micro, micros, after_step, stop_asked, r};
     progress_start(&r->progress, "steps");
     int rc = train_run(&r->t, &task, e);

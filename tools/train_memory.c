@@ -73,7 +73,7 @@ static int plan_pieces(TrainRun *r, int n, Err *e)
 /* Pieces first, which cost next to nothing, then what is computed twice. */
 static int shrink(TrainRun *r, size_t budget, Err *e)
 {
-    int pieces = !r->o.train_vae && !options_given(&r->opt, "micro_batch_size");
+    int pieces = !r->o.train_vae && !r->o.full_bf16 && !options_given(&r->opt, "micro_batch_size");
     while (needed(r) > budget && pieces && r->ft_config.micro > 1) TRY(plan_pieces(r, (r->ft_config.micro + 1) / 2, e));
     /* more than once: the larger graph makes the process itself larger */
     for (int i = 0; needed(r) > budget && i < 3; i++) {
@@ -107,7 +107,8 @@ static void what_fits(TrainRun *r, size_t budget, char *text, size_t cap)
     size_t fixed = memory_total(m) - m->activations, room = budget > fixed ? budget - fixed : 0;
     double least = (double)(m->plan.least_bytes ? m->plan.least_bytes : m->plan.slab_bytes);
     double scale = fmin(1, sqrt((double)room / least));
-    snprintf(text, cap, r->m.dtype == DT_F32 ? "; try --mixed_precision bf16" : "");
+    if (r->o.full && !r->o.full_bf16) snprintf(text, cap, "; try --full_bf16 and --optimizer_type AdamW8bit");
+    else snprintf(text, cap, r->m.dtype == DT_F32 ? "; try --mixed_precision bf16" : "");
     if (r->o.train_vae || !room) return;
     for (int w = (int)(size->w * scale) / 64 * 64; w >= 64; w -= 64) {
         int h = (int)((int64_t)size->h * w / size->w / 64 * 64);
@@ -178,6 +179,8 @@ int train_fit(TrainRun *r, Err *e)
     int count = 1;
     if (r->o.ram) TRY(memory_sizes(budget, MEMORY_ROWS, &count, "ram", r->o.ram, e));
     account(r);
+    if (r->o.full_bf16 && r->o.micro < r->o.batch)
+        return err_set(e, ERR_USAGE, "option --micro_batch_size: not with --full_bf16");
     if (count > 1) {
         if (!r->o.dry_run || r->o.train_vae)
             return err_set(e, ERR_USAGE, "option --ram: a list of sizes needs --dry_run");

@@ -450,3 +450,32 @@ void adapt_step_cuda(Dev *d, const AdaptStep *h, size_t count, float *p, const f
     CUDA_LAUNCH(d, adapt_step_kernel, four_blocks(count), OPTIM_THREADS, 0, (float)h->lr,
                 (float)h->decay, (float)h->eps, count, p, m, v);
 }
+
+/* ---- rounding ------------------------------------------------------------ */
+
+static __device__ __forceinline__ uint32_t dither_mix(uint32_t v)
+{
+    v ^= v >> 16;
+    v *= 0x7feb352du;
+    v ^= v >> 15;
+    v *= 0x846ca68bu;
+    return v ^ v >> 16;
+}
+
+static __global__ void dither_kernel(const Dither h, size_t count, uint16_t *y, const float *x)
+{
+    FOUR_EACH(count, i, m) {
+        float v[4];
+        four_get(v, x + i, m);
+        for (int k = 0; k < m; k++) {
+            uint32_t u = __float_as_uint(v[k]), nan = (u & 0x7fffffffu) > 0x7f800000u;
+            uint32_t r = dither_mix(dither_mix((h.first + (uint32_t)i + k) ^ h.key[0]) + h.key[1]);
+            y[i + k] = (uint16_t)((u + (nan ? 0 : r & 0xffffu)) >> 16 | nan);
+        }
+    }
+}
+
+void dither_cuda(Dev *d, const Dither *h, size_t count, uint16_t *y, const float *x)
+{
+    CUDA_LAUNCH(d, dither_kernel, four_blocks(count), OPTIM_THREADS, 0, *h, count, y, x);
+}

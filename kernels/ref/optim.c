@@ -197,3 +197,12 @@ void adapt_step_ref(Dev *d, const AdaptStep *h, size_t count, float *p, const fl
         p[i] = kept - lr * m[i] / (sqrtf(v[i]) + eps);
     }
 }
+
+void dither_ref(Dev *d, const Dither *h, size_t count, uint16_t *y, const float *x)
+{
+    (void)d;
+    for (size_t i = 0; i < count; i++) {
+        union { float f; uint32_t u; } v = {x[i]};
+        y[i] = optim_dither(v.u, optim_bits(h->key, h->first + (uint32_t)i));
+    }
+}

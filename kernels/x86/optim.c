@@ -91,3 +91,15 @@ void ISA(lion)(Dev *d, const Lion *h, size_t count, float *p, float *m, const fl
         if (i < end) lion_block(&c, p + i, m + i, g + i, end - i);
     }
 }
+
+/* The compiler makes vectors of this: integers only. */
+void ISA(dither)(Dev *d, const Dither *h, size_t count, uint16_t *y, const float *x)
+{
+    uint32_t key[2] = {h->key[0], h->key[1]}, first = h->first;
+#pragma omp parallel for simd num_threads(d->threads)
+    for (size_t i = 0; i < count; i++) {
+        uint32_t v;
+        memcpy(&v, x + i, sizeof v);
+        y[i] = optim_dither(v, optim_bits(key, first + (uint32_t)i));
+    }
+}
