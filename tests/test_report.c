@@ -1,0 +1,80 @@
+/* test_report.c - the report of a run: whole, self-contained, and text stays text. */
+#include <stdlib.h>
+
+#include "engine/image.h"
+#include "engine/io.h"
+#include "engine/mem.h"
+#include "engine/runlog.h"
+#include "tests/fail.h"
+#include "tests/test.h"
+#include "engine/report.h"
+
+static char png[600], html[600], lines[600];
+
+static void make_inputs(void)
+{
+    Image im;
+    RunLog l;
+    Err e = {0};
+    snprintf(png, sizeof png, "%s/p.png", test_dir());
+    snprintf(html, sizeof html, "%s/report.html", test_dir());
+    snprintf(lines, sizeof lines, "%s/x.jsonl", test_dir());
+    if (image_new(&im, 8, 8, 3, &e) || runlog_open(&l, test_dir(), "x", 0, &e)) abort();
+    memset(im.px, 200, 192);
+    if (image_save(png, &im, NULL, &e)) abort();
+    image_free(&im);
+    for (uint32_t i = 1; i <= 2000; i++) {
+        RunScalar s[] = {{"loss/current", 1.0 / i}, {"loss/average", 2.0 / i}, {"lr/unet", 1e-4}};
+        if (runlog_step(&l, i, s, 3, &e)) abort();
+    }
+    runlog_close(&l);
+}
+
+static int count(const char *text, const char *what)
+{
+    int n = 0;
+    for (const char *at = text; (at = strstr(at, what)); at++) n++;
+    return n;
+}
+
+TEST(report_has_everything_inside)
+{
+    Err e = {0};
+    make_inputs();
+    ReportRow rows[] = {{"rank", "16", "a <b>style</b> & more"}, {"seed", "1", NULL}};
+    ReportPicture pics[] = {{png, "\"grid\""}, {"/nowhere.png", "lost"}};
+    Report r = {"run <1>", "sdc train -m 'x y'", "fine", rows, 2, lines, pics, 2};
+    CHECK_OK(report_write(html, &r, &e), &e);
+    char *text;
+    CHECK_OK(io_read_text(&text, NULL, html, 1 << 22, &e), &e);
+    CHECK_INT(count(text, "<svg"), 2);                    /* loss and lr */
+    CHECK_INT(count(text, "<img"), 1);
+    CHECK_INT(count(text, "http"), 0);                    /* asks nobody */
+    CHECK(strstr(text, "a &#60;b&#62;style&#60;/b&#62; &#38; more"));
+    CHECK(strstr(text, "run &#60;1&#62;</h1>") && !strstr(text, "run <1>"));
+    CHECK(strstr(text, "base64,iVBORw0KGgo"));            /* a PNG's first bytes */
+    CHECK(count(text, "L") < 4 * 700);                    /* 2000 steps are thinned */
+    mem_free(text);
+}
+
+TEST(report_survives_a_strange_log_and_a_full_disk)
+{
+    Err e = {0};
+    static const char odd[] = "not json\n{\"step\": 1, \"loss/a\": 1}\n[]\n{\"step\": 2, \"loss/a\": "
+                              "\"x\", \"time\": 3}\n{\"step\": 3, \"loss/a\": 2}\n{\"st";
+    make_inputs();
+    CHECK_OK(io_write_file(lines, odd, sizeof odd - 1, &e), &e);
+    Report r = {"t", NULL, NULL, NULL, 0, lines, NULL, 0};
+    CHECK_OK(report_write(html, &r, &e), &e);
+    char *text;
+    CHECK_OK(io_read_text(&text, NULL, html, 1 << 22, &e), &e);
+    CHECK_INT(count(text, "<svg"), 1);
+    mem_free(text);
+    for (long n = 1; n < 5; n++) {
+        e = (Err){0};
+        fail_io(n);
+        CHECK(report_write(html, &r, &e) != 0);
+        fail_io(0);
+    }
+    CHECK_INT(io_exists(html), 1);                        /* the old one */
+}
