@@ -196,34 +196,40 @@ static __device__ __forceinline__ void tile_mma(const Product *p, ElemVec *share
     write_tile(p, acc, (float *)shared + warp * 16 * PITCH, m0 + m, n0 + n, rows);
 }
 
-/* Two big blocks fit on a multiprocessor if a thread does with 128 registers: big_tn
- * on sm_80 keeps one word in memory for it. */
-/* One kernel for each way to lie in memory (NT, NN, TN; conv_ gathered) and tile. */
+/* One kernel for each way to lie in memory (NT, NN, TN; conv_ gathered) and tile; no
+ * big tiles for what a library does unless the rank is low. */
 #define TILE(name, m_, n_, threads_, across_, rows_, a_kind, a_across, b_kind, b_across)   \
-    static __global__ void __launch_bounds__(threads_, BLOCKS * 256 / threads_) name(const Product p) \
+    static __global__ void __launch_bounds__(threads_, BLOCKS * 256 / threads_)            \
+    name(const Product p)                                                                  \
     {                                                                                      \
         CUDA_SHARED(ElemVec, shared);                                                      \
         const Side sa = {a_kind, a_across, m_, threads_};                                  \
         const Side sb = {b_kind, b_across, n_, threads_};                                  \
         tile_mma(&p, shared, sa, sb, across_, rows_);                                      \
     }
-#define TILES(name, ...)                                                                   \
+#define TILES_LOW(name, ...)                                                               \
     TILE(small_##name, 64, 64, 128, 2, 2, __VA_ARGS__)                                     \
-    TILE(tall_##name, 128, 32, 128, 1, 2, __VA_ARGS__)                                     \
+    TILE(tall_##name, 128, 32, 128, 1, 2, __VA_ARGS__)
+#define TILES(name, ...)                                                                   \
+    TILES_LOW(name, __VA_ARGS__)                                                           \
     TILE(big_##name, 128, 128, 256, 4, 4, __VA_ARGS__)
 TILES(nt, VIEW_MATRIX, 0, VIEW_MATRIX, 0)
-TILES(nn, VIEW_MATRIX, 0, VIEW_MATRIX, 1)
-TILES(tn, VIEW_MATRIX, 1, VIEW_MATRIX, 1)
+TILES_LOW(nn, VIEW_MATRIX, 0, VIEW_MATRIX, 1)
+TILES_LOW(tn, VIEW_MATRIX, 1, VIEW_MATRIX, 1)
 TILES(conv_nt, VIEW_PATCH, 0, VIEW_MATRIX, 0)
 TILES(conv_nn, VIEW_GRAD, 0, VIEW_TAPS, 1)
 TILES(conv_tn, VIEW_MATRIX, 1, VIEW_PATCH, 1)
 
-/* Runs kernel small_, tall_ or big_`name`. */
+/* Runs kernel small_ or tall_`name`; or also big_`name`. */
+#define RUN_LOW(name)                                                                      \
+    do {                                                                                   \
+        if (p->tile == TILE_TALL) CUDA_LAUNCH(d, tall_##name, grid, threads, bytes, *p);   \
+        else CUDA_LAUNCH(d, small_##name, grid, threads, bytes, *p);                       \
+    } while (0)
 #define RUN(name)                                                                          \
     do {                                                                                   \
-        if (p->tile == TILE_SMALL) CUDA_LAUNCH(d, small_##name, grid, threads, bytes, *p); \
-        else if (p->tile == TILE_TALL) CUDA_LAUNCH(d, tall_##name, grid, threads, bytes, *p); \
-        else CUDA_LAUNCH(d, big_##name, grid, threads, bytes, *p);                         \
+        if (p->tile == TILE_BIG) CUDA_LAUNCH(d, big_##name, grid, threads, bytes, *p);     \
+        else RUN_LOW(name);                                                                \
     } while (0)
 
 extern "C" void OP(product_tiles)(Dev *d, const Product *p)
@@ -235,8 +241,8 @@ extern "C" void OP(product_tiles)(Dev *d, const Product *p)
     dim3 grid((unsigned)(product_ceil(p->m, m) * product_ceil(p->n, n)), (unsigned)p->splits);
     switch (p->mode * 2 + p->conv) {
     case PRODUCT_NT * 2: RUN(nt); break;
-    case PRODUCT_NN * 2: RUN(nn); break;
-    case PRODUCT_TN * 2: RUN(tn); break;
+    case PRODUCT_NN * 2: RUN_LOW(nn); break;
+    case PRODUCT_TN * 2: RUN_LOW(tn); break;
     case PRODUCT_NT * 2 + 1: RUN(conv_nt); break;
     case PRODUCT_NN * 2 + 1: RUN(conv_nn); break;
     default: RUN(conv_tn); break;

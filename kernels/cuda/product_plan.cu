@@ -42,9 +42,10 @@ size_t product_plan(const CudaDev *c, Product *p, Dtype dt)
 {
     static const int cuts[] = {1, 2, 3, 4, 6, 8, 12, 16, 24, SPLIT_MOST};
     int mma = product_mma(c, dt), first = mma ? TILE_SMALL : TILE_SIMT, splits = 1;
+    int last = !mma ? TILE_SIMT : p->conv || p->mode == PRODUCT_NT ? TILE_BIG : TILE_TALL;
     size_t plane = (size_t)p->m * (size_t)p->n * sizeof(float);
     double best = 0;
-    for (int t = first; t <= (mma ? TILE_BIG : TILE_SIMT); t++)
+    for (int t = first; t <= last; t++)
         for (size_t i = 0; i < sizeof cuts / sizeof *cuts; i++) {
             int s = cuts[i];
             if (s > 1 && (p->k / s < SPLIT_LEAST || plane * (size_t)s > PART_MOST)) break;
@@ -81,6 +82,7 @@ enum { LOW_RANK = 64 };
 
 const Plan *linear_library(Dev *d, const Linear *p, Dtype dt, PlanOp op, int bias)
 {
+    if (dt == DT_BF16 && cuda_dev(d)->sm < 80) return NULL;
     if (dt != DT_F32) {
         /* The library would round the bias to 16 bits, or the sum before it. */
         if (op == PLAN_FORWARD && bias) return NULL;
@@ -91,6 +93,7 @@ const Plan *linear_library(Dev *d, const Linear *p, Dtype dt, PlanOp op, int bia
 
 const Plan *conv2d_library(Dev *d, const Conv2d *p, Dtype dt, PlanOp op)
 {
+    if (dt == DT_BF16 && cuda_dev(d)->sm < 80) return NULL;
     if (p->pad_lo != p->pad_hi) return NULL;
     /* In 16 bits the library rounds a sum before anything is added to it, and
      * gives dw in 16 bits; its tensor core kernels want channels by eights. */
@@ -102,10 +105,11 @@ const Plan *conv2d_library(Dev *d, const Conv2d *p, Dtype dt, PlanOp op)
 
 static size_t larger(size_t a, size_t b) { return a > b ? a : b; }
 
-static size_t tiles_bytes(const CudaDev *c, int mode, int m, int n, int k, Dtype dt)
+static size_t tiles_bytes(const CudaDev *c, int mode, int conv, int m, int n, int k,
+                          Dtype dt)
 {
     Product p = {};
-    p.mode = mode, p.m = m, p.n = n, p.k = k;
+    p.mode = mode, p.conv = conv, p.m = m, p.n = n, p.k = k;
     return product_plan(c, &p, dt);
 }
 
@@ -113,14 +117,14 @@ size_t linear_scratch_cuda(const Dev *dev, const Linear *p, Dtype dt)
 {
     Dev *d = (Dev *)dev;            /* what it finds out is kept in CudaDev.plans */
     const CudaDev *c = cuda_dev(d);
-    size_t most = tiles_bytes(c, PRODUCT_NT, p->m, p->n, p->k, dt);
-    most = larger(most, tiles_bytes(c, PRODUCT_NN, p->m, p->k, p->n, dt));
+    size_t most = tiles_bytes(c, PRODUCT_NT, 0, p->m, p->n, p->k, dt);
+    most = larger(most, tiles_bytes(c, PRODUCT_NN, 0, p->m, p->k, p->n, dt));
     for (int op = PLAN_FORWARD; op <= PLAN_DX; op++)
         for (int bias = 0; bias <= (op == PLAN_FORWARD); bias++)
             most = larger(most, plan_bytes(linear_library(d, p, dt, (PlanOp)op, bias)));
     most += product_weight_bytes(dt, p->wdt, (size_t)p->n * (size_t)p->k);
     most = larger(most, plan_bytes(linear_library(d, p, dt, PLAN_DW, 0)));
-    most = larger(most, tiles_bytes(c, PRODUCT_TN, p->n, p->k, p->m, dt));
+    most = larger(most, tiles_bytes(c, PRODUCT_TN, 0, p->n, p->k, p->m, dt));
     return larger(most, product_colsum_bytes(c, p->m, p->n));
 }
 
@@ -130,13 +134,13 @@ size_t conv2d_scratch_cuda(const Dev *dev, const Conv2d *p, Dtype dt)
     const CudaDev *c = cuda_dev(d);
     int k = p->ks * p->ks * p->cin, pixels = p->n * p->h * p->w;
     int m = p->n * conv2d_out(p, p->h) * conv2d_out(p, p->w);
-    size_t most = tiles_bytes(c, PRODUCT_NT, m, p->cout, k, dt);
-    most = larger(most, tiles_bytes(c, PRODUCT_NN, pixels, p->cin, p->ks * p->ks * p->cout, dt));
+    size_t most = tiles_bytes(c, PRODUCT_NT, 1, m, p->cout, k, dt);
+    most = larger(most, tiles_bytes(c, PRODUCT_NN, 1, pixels, p->cin, p->ks * p->ks * p->cout, dt));
     for (int op = PLAN_FORWARD; op <= PLAN_DX; op++)
         most = larger(most, plan_bytes(conv2d_library(d, p, dt, (PlanOp)op)));
     most += product_weight_bytes(dt, p->wdt, (size_t)p->cout * (size_t)k);
     most = larger(most, plan_bytes(conv2d_library(d, p, dt, PLAN_DW)));
-    most = larger(most, tiles_bytes(c, PRODUCT_TN, p->cout, k, m, dt));
+    most = larger(most, tiles_bytes(c, PRODUCT_TN, 1, p->cout, k, m, dt));
     Linear as = {m, p->cout, k, p->alpha, p->wdt};
     if (conv2d_is_linear(p)) most = larger(most, linear_scratch_cuda(dev, &as, dt));
     return larger(most, product_colsum_bytes(c, m, p->cout));
