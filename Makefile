@@ -170,6 +170,8 @@ EMU_TESTS ?= emu_ kernels_ small_shapes gemm conv gradients_ golden dev_
 emu: emu_seed_1 emu_seed_2      ## CUDA on a CPU: build/emu/sdc, and every kernel's checks
 emu_build:
 	$(MAKE) EMU=1 CONFIG=$(EMU_CONFIG) build/$(EMU_CONFIG)/sdc build/$(EMU_CONFIG)/test
+# Products are cut to the size of the device: of the second one, into the largest tiles.
+emu_seed_2: export SDC_EMU_PROCESSORS = 1
 emu_seed_%: emu_build
 	$Q$(RUN) OMP_NUM_THREADS=1 SDC_TEST_DEVICE=cuda SDC_EMU_SEED=$* \
 	    SDC_BIN=build/$(EMU_CONFIG)/sdc build/$(EMU_CONFIG)/test $(EMU_TESTS)
