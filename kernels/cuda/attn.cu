@@ -76,7 +76,7 @@ static __device__ __forceinline__ void forward(const int wide, const int narrow,
             a->lse[((size_t)n * p->heads + h) * p->tq + row] =
                 r.max[i] * p->scale + logf(r.sum[i]);
     }
-    simt_store(a->o + attn_at(p, p->tq, n, h, i0) + v0, r.o, scale, wide, narrow, p->tq - i0,
+    simt_store(a->o + attn_at(p, p->tq, n, h, i0) + v0, 0, r.o, scale, wide, narrow, p->tq - i0,
                p->d - v0, step);
 }
 
@@ -95,7 +95,7 @@ static void launch(Dev *d, const AttnForward *a)
     const Attention *p = &a->p;
     unsigned tiles = (unsigned)(p->tq + SIMT_X - 1) / SIMT_X;
 #define LAUNCH(cols, wide, narrow)                                                       \
-    if (p->d <= cols || cols == 128) {                                                   \
+    if (SIMT_SERVES(cols, p->d)) {                                                       \
         enum { KEYS = SIMT_Y * SIMT_STRIDE(SIMT_DIMS(cols)), PROBS = SIMT_Y * SIMT_P,    \
                X = SIMT_X * SIMT_STRIDE(SIMT_DIMS(cols)), V = SIMT_Y * SIMT_STRIDE(cols), \
                BYTES = 4 * (X + V + (KEYS > PROBS ? KEYS : PROBS)) };                    \
@@ -118,11 +118,3 @@ void OP(attention)(Dev *d, const Attention *p, void *o, float *lse, const void *
 #endif
     launch(d, &a);
 }
-
-#ifdef SDC_F32
-size_t attention_scratch_cuda(const Dev *d, const Attention *p, Dtype dt)
-{
-    (void)d, (void)dt;
-    return (size_t)p->n * p->heads * attn_padded(p->tq) * 2 * sizeof(float);
-}
-#endif

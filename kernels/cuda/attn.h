@@ -23,8 +23,10 @@
  * as a whole, so that the arrays indexed in it are registers. */
 #ifdef __CUDACC__
 #define UNROLL _Pragma("unroll")
+#define UNROLL_2 _Pragma("unroll 2")
 #else
 #define UNROLL
+#define UNROLL_2
 #endif
 
 #define ATTN_LOG2E 1.44269504f
@@ -52,8 +54,19 @@ typedef struct {
     int padded;                     /* attn_padded(TQ) */
     const Elem *x0, *x1, *y0, *y1;
     Elem *out0, *out1;
-    const float *lse2, *delta;      /* (N,H,padded), as attn_bwd.cu's rows() leaves them */
+    const float *lse2, *delta;      /* (N,H,padded), as attn_bwd.cu's attn_rows leaves them */
+    /* Few rows of x (cross attention has 77 keys) do not fill a device: rows of y
+     * are then taken in `splits` ranges of `range`, by blocks of their own, whose
+     * sums go to part (splits,2,N,XT,H*D); splits 1: NULL. */
+    int splits, range;
+    float *part;
 } AttnBackward;
+
+/* Where a range's sum of an output (0 or 1) begins. */
+static __device__ __forceinline__ float *attn_part(const AttnBackward *a, int split, int out)
+{
+    return a->part + (2 * split + out) * ((size_t)a->p.n * a->xt * a->p.heads * a->p.d);
+}
 
 /* Index of the first element of row t of head h, in a tensor of `rows` rows. */
 static __device__ __forceinline__ size_t attn_at(const Attention *p, int rows, int n, int h, int t)

@@ -53,7 +53,7 @@ static __device__ __forceinline__ void gradients(const int keys, const AttnBackw
         }
 }
 
-/* Block x: a tile of rows of x, and a range of columns of the outputs. Without
+/* Block x: a tile of rows of x, a range of columns of the outputs, one of rows of y. Without
  * `keys` there is no out1. One tile of x and one of y are in shared memory, so
  * y0, which is needed twice, is loaded twice. */
 static __device__ __forceinline__ void backward(const int wide, const int narrow, const int keys,
@@ -63,12 +63,15 @@ static __device__ __forceinline__ void backward(const int wide, const int narrow
     const Attention *p = &a->p;
     float *xs = shared, *ys = xs + SIMT_X * SIMT_STRIDE(dims);
     float *ps = ys + SIMT_Y * SIMT_STRIDE(cols);
-    int tiles = (a->xt + SIMT_X - 1) / SIMT_X, x0 = blockIdx.x % tiles * SIMT_X;
-    int c0 = blockIdx.x / tiles * cols, n = blockIdx.z, h = blockIdx.y, vector = p->d % VEC == 0;
+    int split = blockIdx.x % a->splits, block = blockIdx.x / a->splits;
+    int tiles = (a->xt + SIMT_X - 1) / SIMT_X, x0 = block % tiles * SIMT_X;
+    int c0 = block / tiles * cols, n = blockIdx.z, h = blockIdx.y, vector = p->d % VEC == 0;
     size_t step = (size_t)p->heads * p->d, head = (size_t)n * p->heads + h;
     size_t xat = attn_at(p, a->xt, n, h, x0);
     int y0 = p->causal && keys ? x0 : 0, end = a->yt;
     if (p->causal && !keys && x0 + SIMT_X < end) end = x0 + SIMT_X;
+    if (y0 < split * a->range) y0 = split * a->range;
+    if (end > (split + 1) * a->range) end = (split + 1) * a->range;
     float o0[4][SIMT_COLS] = {{0}}, o1[4][SIMT_COLS] = {{0}};
     for (; y0 < end; y0 += SIMT_Y) {
         size_t yat = attn_at(p, a->yt, n, h, y0);
@@ -103,8 +106,11 @@ static __device__ __forceinline__ void backward(const int wide, const int narrow
         simt_values(o0, ps, ys, wide, narrow);
     }
     float scale[4] = {p->scale, p->scale, p->scale, p->scale}, one[4] = {1, 1, 1, 1};
-    simt_store(a->out0 + xat + c0, o0, scale, wide, narrow, a->xt - x0, p->d - c0, step);
-    if (keys) simt_store(a->out1 + xat + c0, o1, one, wide, narrow, a->xt - x0, p->d - c0, step);
+    simt_store(a->out0 + xat + c0, a->part ? attn_part(a, split, 0) + xat + c0 : 0, o0, scale, wide,
+               narrow, a->xt - x0, p->d - c0, step);
+    if (keys)
+        simt_store(a->out1 + xat + c0, a->part ? attn_part(a, split, 1) + xat + c0 : 0, o1, one,
+                   wide, narrow, a->xt - x0, p->d - c0, step);
 }
 
 #define KERNEL(cols, wide, narrow)                                                       \
@@ -120,7 +126,7 @@ static __device__ __forceinline__ void backward(const int wide, const int narrow
         CUDA_SHARED(float, shared);                                                      \
         backward(wide, narrow, 1, &a, shared);                                           \
     }
-SIMT_WIDTHS(KERNEL)
+SIMT_WIDTHS_BWD(KERNEL)
 #undef KERNEL
 
 static void launch(Dev *d, const AttnBackward *a)
@@ -128,18 +134,62 @@ static void launch(Dev *d, const AttnBackward *a)
     const Attention *p = &a->p;
     unsigned tiles = (unsigned)(a->xt + SIMT_X - 1) / SIMT_X;
 #define LAUNCH(cols, wide, narrow)                                                       \
-    if (p->d <= cols || cols == 128) {                                                   \
+    if (SIMT_SERVES(cols, p->d)) {                                                       \
         enum { BYTES = 4 * (SIMT_X * SIMT_STRIDE(SIMT_DIMS(cols)) +                      \
                             SIMT_Y * (SIMT_STRIDE(cols) + SIMT_P)) };                    \
-        dim3 grid(tiles * (unsigned)((p->d + cols - 1) / cols), (unsigned)p->heads,      \
-                  (unsigned)p->n);                                                       \
+        dim3 grid(tiles * (unsigned)((p->d + cols - 1) / cols * a->splits),              \
+                  (unsigned)p->heads, (unsigned)p->n);                                   \
         if (a->out1) CUDA_LAUNCH(d, attn_simt_dkv_##cols, grid, SIMT_THREADS, BYTES, *a); \
         else CUDA_LAUNCH(d, attn_simt_dq_##cols, grid, SIMT_THREADS, BYTES, *a);         \
         return;                                                                          \
     }
-    SIMT_WIDTHS(LAUNCH)
+    SIMT_WIDTHS_BWD(LAUNCH)
 #undef LAUNCH
 }
+
+/* out0, out1 = sums of the parts. */
+static __global__ void __launch_bounds__(ROWS_THREADS) attn_gather(AttnBackward a)
+{
+    size_t count = (size_t)a.p.n * a.xt * a.p.heads * a.p.d;
+    for (size_t i = blockIdx.x * (size_t)ROWS_THREADS + threadIdx.x; i < count;
+         i += (size_t)gridDim.x * ROWS_THREADS) {
+        float s0 = 0, s1 = 0;
+        for (int k = 0; k < a.splits; k++)
+            s0 += attn_part(&a, k, 0)[i], s1 += attn_part(&a, k, 1)[i];
+        a.out0[i] = elem_put(s0), a.out1[i] = elem_put(s1);
+    }
+}
+
+/* Splits of the queries for dk and dv: two blocks to a processor, if these have RANGE
+ * queries. */
+enum { RANGE = 256 };
+
+static int key_splits(const Dev *d, const Attention *p)
+{
+    int blocks = (p->tk + SIMT_X - 1) / SIMT_X * p->heads * p->n;
+    int want = 2 * ((const CudaDev *)d)->processors / blocks, most = (p->tq + RANGE - 1) / RANGE;
+    return want < 1 || p->causal ? 1 : want < most ? want : most;
+}
+
+/* In floats: lse2 and delta, and the parts of dk and dv. */
+static size_t rows_size(const Attention *p)
+{
+    return (size_t)p->n * p->heads * attn_padded(p->tq);
+}
+
+static size_t parts_size(const Dev *d, const Attention *p)
+{
+    int splits = key_splits(d, p);
+    return splits > 1 ? 2 * (size_t)splits * p->n * p->tk * p->heads * p->d : 0;
+}
+
+#ifdef SDC_F32
+size_t attention_scratch_cuda(const Dev *d, const Attention *p, Dtype dt)
+{
+    (void)dt;
+    return (2 * rows_size(p) + parts_size(d, p)) * sizeof(float);
+}
+#endif
 
 static void one_side(Dev *d, const AttnBackward *a)
 {
@@ -156,9 +206,8 @@ void OP(attention_bwd)(Dev *d, const Attention *p, void *dq, void *dk, void *dv,
     assert((!p->causal || p->tq == p->tk) && p->scale > 0 && !dk == !dv);
     AttnBackward a;
     a.p = *p, a.padded = attn_padded(p->tq);
-    size_t rows = (size_t)p->n * p->heads * a.padded;
-    assert(d->ws_bytes >= 2 * rows * sizeof(float));
-    float *lse2 = (float *)d->ws, *delta = lse2 + rows;
+    assert(d->ws_bytes >= (2 * rows_size(p) + parts_size(d, p)) * sizeof(float));
+    float *lse2 = (float *)d->ws, *delta = lse2 + rows_size(p);
     dim3 grid((unsigned)a.padded / (ROWS_THREADS / 8), (unsigned)p->heads, (unsigned)p->n);
     CUDA_LAUNCH(d, attn_rows, grid, ROWS_THREADS, 0, *p, a.padded, lse2, delta,
                 (const Elem *)dout, (const Elem *)o, lse);
@@ -168,12 +217,19 @@ void OP(attention_bwd)(Dev *d, const Attention *p, void *dq, void *dk, void *dv,
         a.xt = p->tq, a.x0 = eq, a.x1 = (const Elem *)dout;
         a.yt = p->tk, a.y0 = ek, a.y1 = ev;
         a.out0 = (Elem *)dq, a.out1 = 0;
+        a.splits = 1, a.range = p->tk, a.part = 0;
         one_side(d, &a);
     }
     if (dk) {
         a.xt = p->tk, a.x0 = ek, a.x1 = ev;
         a.yt = p->tq, a.y0 = eq, a.y1 = (const Elem *)dout;
         a.out0 = (Elem *)dk, a.out1 = (Elem *)dv;
+        a.splits = key_splits(d, p);
+        a.range = attn_padded((p->tq + a.splits - 1) / a.splits);
+        a.part = a.splits > 1 ? delta + rows_size(p) : 0;
         one_side(d, &a);
+        size_t count = (size_t)p->n * p->tk * p->heads * p->d;
+        if (a.part)
+            CUDA_LAUNCH(d, attn_gather, cuda_blocks(count, ROWS_THREADS), ROWS_THREADS, 0, a);
     }
 }

@@ -65,19 +65,22 @@ static __device__ __forceinline__ void zero(const int rows, float o[][4])
         UNROLL for (int e = 0; e < 4; e++) o[n][e] = 0;
 }
 
-/* out (rows of x) = o * scale. */
+/* out or, where it is given, part (rows of x) = o * scale. */
 static __device__ __forceinline__ void store(const int D, const AttnBackward *a, Elem *out,
-                                             float o[][4], float scale, int x0)
+                                             float *part, float o[][4], float scale, int x0)
 {
     const Attention *p = &a->p;
     int lane = threadIdx.x & 31;
     UNROLL for (int half = 0; half < 2; half++) {
         int x = x0 + half * 8 + lane / 4;
         if (x >= a->xt) continue;
-        Elem *dst = out + attn_at(p, a->xt, blockIdx.z, blockIdx.y, x) + lane % 4 * 2;
-        UNROLL for (int c = 0; c < D / 8; c++)
-            if (c * 8 < p->d)
-                mma_put(dst + c * 8, o[c][2 * half] * scale, o[c][2 * half + 1] * scale);
+        size_t at = attn_at(p, a->xt, blockIdx.z, blockIdx.y, x) + lane % 4 * 2;
+        UNROLL for (int c = 0; c < D / 8; c++) {
+            float low = o[c][2 * half] * scale, high = o[c][2 * half + 1] * scale;
+            if (c * 8 >= p->d) continue;
+            if (part) *(float2 *)(part + at + c * 8) = make_float2(low, high);
+            else mma_put(out + at + c * 8, low, high);
+        }
     }
 }
 
@@ -103,10 +106,11 @@ static __device__ __forceinline__ void step(const int D, const int make, const A
 }
 
 static __device__ __forceinline__ void backward(const int D, const int make, const AttnBackward *a,
-                                                Elem *shared, int tile)
+                                                Elem *shared, int block)
 {
     const Attention *p = &a->p;
-    int n = blockIdx.z, h = blockIdx.y, x0 = tile * X, warp = (threadIdx.x >> 5) * 16;
+    int split = block % a->splits, x0 = block / a->splits * X;
+    int n = blockIdx.z, h = blockIdx.y, warp = (threadIdx.x >> 5) * 16;
     size_t head = (size_t)n * p->heads + h, xat = attn_at(p, a->xt, n, h, x0);
     size_t row = (size_t)p->heads * p->d;
     Elem *now = shared + 2 * X * MMA_STRIDE(D), *next = now + STAGE(D);
@@ -117,6 +121,8 @@ static __device__ __forceinline__ void backward(const int D, const int make, con
     }
     int y0 = p->causal && make & KEYS ? x0 : 0;
     int end = p->causal && !(make & KEYS) && x0 + X < a->yt ? x0 + X : a->yt;
+    if (y0 < split * a->range) y0 = split * a->range;
+    if (end > (split + 1) * a->range) end = (split + 1) * a->range;
     Rows r;
     zero(D / 8, r.o0[0]), zero(D / 8, r.o1[0]);
     mma_load(D, shared, a->x0 + xat, X, a->xt - x0, p->d, row);
@@ -130,13 +136,14 @@ static __device__ __forceinline__ void backward(const int D, const int make, con
         Elem *t = now;
         now = next, next = t;
     }
-    if (make & OUT0) store(D, a, a->out0, r.o0[0], p->scale, x0 + warp);
-    if (make & OUT1) store(D, a, a->out1, r.o1[0], 1.0f, x0 + warp);
+    float *p0 = a->part ? attn_part(a, split, 0) : 0, *p1 = a->part ? attn_part(a, split, 1) : 0;
+    if (make & OUT0) store(D, a, a->out0, p0, r.o0[0], p->scale, x0 + warp);
+    if (make & OUT1) store(D, a, a->out1, p1, r.o1[0], 1.0f, x0 + warp);
 }
 
 /* K(D, BLOCKS, SPLIT): blocks to a processor; whether dk and dv are of different
  * blocks, as registers do not suffice for both. */
-#define SIZES(K) K(40, 4, 0) K(64, 3, 0) K(80, 2, 0) K(160, 1, 1)
+#define SIZES(K) K(40, 3, 0) K(64, 3, 0) K(80, 2, 0) K(160, 1, 1)
 
 #define KERNEL(D, BLOCKS, SPLIT)                                                         \
     static __global__ void __launch_bounds__(32 * WARPS, BLOCKS)                         \
@@ -160,7 +167,7 @@ int OP(attn_mma_bwd)(Dev *d, const AttnBackward *a)
 {
     const Attention *p = &a->p;
     if (p->d % 8) return 0;
-    unsigned tiles = (unsigned)(a->xt + X - 1) / X;
+    unsigned blocks = (unsigned)((a->xt + X - 1) / X * a->splits);
 #define RUN(kernel, bytes)                                                               \
     do {                                                                                 \
         if (bytes > 48 * 1024) CUDA_SHARED_MAX(d, kernel, bytes);                        \
@@ -170,7 +177,8 @@ int OP(attn_mma_bwd)(Dev *d, const AttnBackward *a)
     if (p->d <= D) {                                                                     \
         enum { BYTES = 2 * (2 * X * MMA_STRIDE(D) + 2 * STAGE(D)) };                     \
         if (BYTES > cuda_dev(d)->shared_max) return 0;                                   \
-        dim3 grid(a->out1 ? tiles << SPLIT : tiles, (unsigned)p->heads, (unsigned)p->n); \
+        dim3 grid(a->out1 ? blocks << SPLIT : blocks, (unsigned)p->heads,                \
+                  (unsigned)p->n);                                                       \
         if (a->out1) RUN(attn_mma_dkv_##D, BYTES);                                       \
         else RUN(attn_mma_dq_##D, BYTES);                                                \
         return 1;                                                                        \

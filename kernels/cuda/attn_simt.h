@@ -26,8 +26,12 @@ typedef struct __align__(16) { float e[4]; } Float4;
 #define SIMT_DIMS(cols) ((cols) > 80 ? 64 : (cols))
 #define SIMT_STRIDE(cols) ((cols) + 4)
 
-/* X(name, wide, narrow): the output widths there are, smallest first. */
+/* X(columns, wide, narrow): the output widths there are, smallest first. The first
+ * one that serves heads of d is taken; large heads are of as few blocks as registers
+ * allow, in the backward with its two outputs one more. */
 #define SIMT_WIDTHS(X) X(40, 1, 1) X(64, 2, 0) X(80, 2, 2) X(128, 4, 0)
+#define SIMT_WIDTHS_BWD(X) X(40, 1, 1) X(64, 2, 0) X(80, 2, 2) X(104, 3, 1)
+#define SIMT_SERVES(cols, d) ((d) <= (cols) || (cols) > 80 || ((cols) == 80 && (d) == 160))
 
 /* tile (rows, cols) f32 = src, rows `step` elements apart, with zeros beyond
  * `have` rows and `left` columns. vector: all of it is a multiple of 16 bytes. */
@@ -37,7 +41,7 @@ static __device__ __forceinline__ void simt_load(float *tile, const Elem *src, c
 {
     int tid = threadIdx.x;
     if (vector) {
-        for (int i = tid; i < rows * (cols / VEC); i += SIMT_THREADS) {
+        UNROLL_2 for (int i = tid; i < rows * (cols / VEC); i += SIMT_THREADS) {
             int r = i / (cols / VEC), c = i % (cols / VEC) * VEC, ok = r < have && c < left;
             ElemVec v;
             if (ok) v = *(const ElemVec *)(src + r * step + c);
@@ -49,7 +53,7 @@ static __device__ __forceinline__ void simt_load(float *tile, const Elem *src, c
         }
         return;
     }
-    for (int i = tid; i < rows * cols; i += SIMT_THREADS) {
+    UNROLL_2 for (int i = tid; i < rows * cols; i += SIMT_THREADS) {
         int r = i / cols, c = i % cols;
         tile[r * SIMT_STRIDE(cols) + c] = r < have && c < left ? elem_get(src[r * step + c]) : 0.0f;
     }
@@ -125,8 +129,10 @@ static __device__ __forceinline__ float simt_max(float v)
     return v;
 }
 
-/* dst (rows `step` apart) = o * scale[i], rows below `have` and columns below `left`. */
-static __device__ __forceinline__ void simt_store(Elem *dst, const float o[4][SIMT_COLS],
+/* dst or, where it is given, part (rows `step` apart) = o * scale[i]; rows below
+ * `have` and columns below `left`. */
+static __device__ __forceinline__ void simt_store(Elem *dst, float *part,
+                                                  const float o[4][SIMT_COLS],
                                                   const float scale[4], const int wide,
                                                   const int narrow, int have, int left,
                                                   size_t step)
@@ -135,8 +141,10 @@ static __device__ __forceinline__ void simt_store(Elem *dst, const float o[4][SI
     UNROLL for (int i = 0; i < 4; i++)
         UNROLL for (int c = 0; c < wide * 4 + narrow; c++) {
             int col = simt_col(wide, c);
-            if (4 * ty + i < have && col < left)
-                dst[(4 * ty + i) * step + col] = elem_put(o[i][c] * scale[i]);
+            size_t at = (4 * ty + i) * step + col;
+            if (4 * ty + i >= have || col >= left) continue;
+            if (part) part[at] = o[i][c] * scale[i];
+            else dst[at] = elem_put(o[i][c] * scale[i]);
         }
 }
 
