@@ -1,0 +1,98 @@
+#!/bin/sh
+# Everything that only a machine with a GPU can tell, in about ten minutes: builds for
+# its card, runs the checks and goldens on it, the kernels under compute-sanitizer,
+# measures, and writes one results file, bench/gpu-<card>-<commit>.txt.
+#
+#   sh tests/gpu.sh [MODEL_DIR [PEERS_DIR]]
+#
+# MODEL_DIR   has sd15.safetensors, a model of the size of SD 1.5 to be timed (without
+#             it the pocket model is)
+# PEERS_DIR   has compare.py, which times PyTorch beside it
+# DEVICE=cuda:1 another card   BUILD=no  what is in build/release-cuda is good
+set -u
+cd "$(dirname "$0")/.." || exit 1
+model=${1:-} peers=${2:-}
+DEVICE=${DEVICE:-cuda}
+number=${DEVICE#cuda} number=${number#:} number=${number:-0}
+bin=build/release-cuda
+ask() { nvidia-smi -i "$number" --query-gpu="$1" --format=csv,noheader | head -n 1; }
+
+card=$(ask name 2>/dev/null)
+[ -n "$card" ] || { echo "gpu.sh: nvidia-smi names no card: no driver, or no GPU" >&2; exit 1; }
+commit=$(git rev-parse --short HEAD 2>/dev/null || echo unknown)
+git diff --quiet HEAD 2>/dev/null || commit=$commit-changed
+slug=$(echo "$card" | tr 'A-Z ' 'a-z-' | tr -cd 'a-z0-9-' | sed 's/^nvidia-//')
+mkdir -p bench
+out=bench/gpu-$slug-$commit.txt
+log=$(mktemp)
+trap 'rm -f "$log"' EXIT
+good=0 bad=0
+
+# part SECONDS LINES NAME COMMAND...: runs it that long at most; the last LINES of what
+# it says and how it ended go to the results.
+part() {
+    limit=$1 lines=$2 name=$3
+    shift 3
+    from=$(date +%s)
+    timeout -k 5 "$limit" "$@" >"$log" 2>&1
+    status=$?
+    took=$(($(date +%s) - from))
+    case $status in
+    0) end="ok" good=$((good + 1)) ;;
+    124 | 137) end="NOT FINISHED in $limit s" bad=$((bad + 1)) ;;
+    *) end="FAILED, exit $status" lines=60 bad=$((bad + 1)) ;;
+    esac
+    {
+        echo "== $name: $end, $took s"
+        grep -v '^  C[CUX]' "$log" | tail -n "$lines"
+        echo
+    } | tee -a "$out"
+}
+
+toolkit=$("${CUDA_HOME:-/usr/local/cuda}/bin/nvcc" --version 2>/dev/null | sed -n 's/.*release \([0-9.]*\).*/\1/p')
+{
+    echo "card     $card, $(ask memory.total), compute capability $(ask compute_cap)"
+    echo "driver   $(ask driver_version)"
+    echo "CUDA     ${toolkit:-no nvcc}"
+    echo "commit   $commit"
+    echo "host     $(nproc) cores, $(uname -sr)"
+    echo "date     $(date -u +%Y-%m-%dT%H:%MZ)"
+    echo
+} | tee "$out"
+
+if [ "${BUILD:-yes}" != no ]; then
+    arch=$(ask compute_cap | tr -d .)
+    part 300 3 build make -j"$(nproc)" CUDA=1 CUDA_ARCHS="$arch" $bin/sdc $bin/test
+fi
+export SDC_TEST_DEVICE="$DEVICE" SDC_BIN=$bin/sdc OMP_WAIT_POLICY=passive
+part 20 20 doctor $bin/sdc doctor --device "$DEVICE"
+part 120 3 "kernels, gradients, devices" $bin/test kernels_ gemm_ conv_ optim_ gradient dev_ ops_ gpu_
+part 150 3 goldens $bin/test golden
+part 120 3 "sampling and training as a user runs them" $bin/test sample_ train_ pipeline_
+
+# Slow: each tool gets the smaller checks, for as long as there is time.
+if command -v compute-sanitizer >/dev/null; then
+    for tool in memcheck racecheck initcheck synccheck; do
+        part 60 4 "compute-sanitizer $tool" compute-sanitizer --tool $tool --error-exitcode 9 \
+            $bin/test dev_gpu_copies dev_gpu_records kernels_ gemm_real conv_real
+    done
+else
+    echo "== compute-sanitizer: not installed" | tee -a "$out"
+    bad=$((bad + 1))
+fi
+
+file=models/pocket/pocket.safetensors
+[ -n "$model" ] && file=$model/sd15.safetensors
+for what in sample vae train; do
+    for dtype in bf16 f32; do
+        part 40 1 "bench $what $dtype" $bin/sdc bench $what --model "$file" --dtype $dtype \
+            --repeat 10 --device "$DEVICE"
+    done
+done
+if [ -n "$peers" ] && [ -n "$model" ]; then
+    part 240 12 "against torch.compile, max-autotune" python3 "$peers/compare.py" --sdc $bin/sdc \
+        --model "$model" --device cuda --compile --repeat 10 --limit sample=1,vae=1,train=0.7
+fi
+echo "$good parts are good, $bad are not" | tee -a "$out"
+echo "results: $out"
+[ $bad -eq 0 ]
