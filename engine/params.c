@@ -367,21 +367,26 @@ int params_set(Params *ps, Param *p, const float *file_layout, Err *e)
     return check_device(ps, "while a weight was set", e);
 }
 
+/* Some rows at a time: tensors of a whole model under training are large. */
 static int read_back(const Params *ps, const Param *p, const void *src, Dtype dt, float *out, Err *e)
 {
+    size_t row = row_count(p), step = chunk_rows(p), all = (size_t)p->dim[0], bytes = dtype_bytes(dt);
     Staging s;
-    TRY(staging_new(&s, p->count, e));
-    dev_download(ps->dev, s.file, src, p->count * dtype_bytes(dt));
-    int rc = check_device(ps, "before a weight was read", e);
-    const float *f = s.file;
-    if (dt != DT_F32) {
-        half_to_f32(dt, s.mem, s.file, p->count);
-        f = s.mem;
+    TRY(staging_new(&s, step * row, e));
+    for (size_t first = 0; first < all; first += step) {
+        size_t rows = all - first < step ? all - first : step, count = rows * row;
+        dev_download(ps->dev, s.file, (const char *)src + first * row * bytes, count * bytes);
+        dev_sync(ps->dev);
+        const float *f = s.file;
+        if (dt != DT_F32) {
+            half_to_f32(dt, s.mem, s.file, count);
+            f = s.mem;
+        }
+        if (p->ndim == 4) permute(p, out + first * row, f, rows, 1);
+        else memcpy(out + first * row, f, count * sizeof(float));
     }
-    if (p->ndim == 4) permute(p, out, f, (size_t)p->dim[0], 1);
-    else memcpy(out, f, p->count * sizeof(float));
     staging_free(&s);
-    return rc;
+    return check_device(ps, "before a weight was read", e);
 }
 
 int params_read(const Params *ps, const Param *p, float *file_layout, Err *e)

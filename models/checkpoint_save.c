@@ -175,6 +175,7 @@ static int copy_raw(TensorWriter *w, const TensorFile *tf, const FileTensor *t, 
         int64_t n = t->count - i < step ? t->count - i : step;
         rc = tensorfile_read_raw(tf, t, i, n, buf, e);
         if (!rc) rc = tensorwriter_write(w, buf, (size_t)(n * bytes), e);
+        tensorfile_drop(tf, t, i, n);
     }
     mem_free(buf);
     return rc;
@@ -207,8 +208,12 @@ static int gather(const Plan *p, const Out *o, float *values, int *copy, Err *e)
     *copy = !changed && o->raw && o->raw->dtype == o->dtype;
     if (*copy) return 0;
     at = 0;
-    for (int i = 0; i < o->parts; at += o->part[i++]->count)
-        if (!got[i]) TRY(checkpoint_read_f32(o->part[i], values + at, e));
+    for (int i = 0; i < o->parts; at += o->part[i++]->count) {
+        const CheckpointEntry *en = o->part[i];
+        if (got[i]) continue;
+        TRY(checkpoint_read_f32(en, values + at, e));
+        tensorfile_drop(en->file, en->tensor, en->first, en->count);
+    }
     return check_finite(o, values, at, e);
 }
 

@@ -210,8 +210,8 @@ static double bytes_of(const char *name)
 {
     char start[40];
     snprintf(start, sizeof start, "\n%s ", name);
-    const char *at = strstr(out, start);
-    return at ? strtod(at + strlen(start), NULL) : 0;
+    const char *at = strncmp(out, start + 1, strlen(start) - 1) ? strstr(out, start) : out;
+    return at ? strtod(strchr(at + 1, ' '), NULL) : 0;
 }
 
 TEST(train_full_in_bf16_resumes_to_the_same_file)
@@ -229,10 +229,11 @@ TEST(train_full_in_bf16_resumes_to_the_same_file)
     CHECK(fixture_same_file(in_dir("a/x.safetensors"), in_dir("b/x.safetensors")));
     snprintf(more, sizeof more, "%s --dry_run", full);
     TRAIN_OK(in_dir("c"), more);
-    double half = bytes_of("total");
+    double half = bytes_of("weights") + bytes_of("optimizer");
     CHECK(bytes_of("gradients") == 0);
     TRAIN_OK(in_dir("c"), "--full --dry_run");
-    CHECK(half < 0.6 * bytes_of("total"));
+    CHECK(bytes_of("gradients") > 0);
+    CHECK(half < 0.6 * (bytes_of("weights") + bytes_of("optimizer")));
     CHECK_INT(train(in_dir("c"), "--full --full_bf16 --gradient_accumulation_steps 2"), 2);
     CHECK_INT(train(in_dir("c"), "--full_bf16"), 2);
     CHECK_INT(train(in_dir("c"), "--full --full_bf16 --optimizer_type Prodigy"), 2);
@@ -339,4 +340,19 @@ TEST(train_stops_at_a_loss_that_is_not_finite)
     CHECK_INT(train(in_dir("b"), more), 1);
     CHECK(strstr(err, "finite"));
     CHECK_INT(io_exists(in_dir("b/x.safetensors")), 0);
+}
+
+TEST(plan_lists_what_fits)
+{
+    CHECK(fixture_model() != NULL);
+    int fit = 0, not = 0;
+    snprintf(args, sizeof args, "plan -m %s --vram 1G --network_dim 4", fixture_model());
+    CHECK_INT(test_sdc(args, out, err, sizeof out), 0);
+    for (const char *s = out; (s = strstr(s, " s ")); s++) fit++;
+    CHECK(fit >= 20);
+    snprintf(args, sizeof args, "plan -m %s --device-memory 20M", fixture_model());
+    CHECK_INT(test_sdc(args, out, err, sizeof out), 0);
+    for (const char *s = out; (s = strstr(s, "does not fit")); s++) not++;
+    CHECK_INT(not, 28);
+    CHECK_INT(test_sdc("plan --vram much", out, err, sizeof out), 2);
 }

@@ -72,6 +72,7 @@ static const Option table[] = {
     {"threads", 't', OPT_INT, AT(threads), 0, 1024, "N", "0: all cores (0)", NULL},
     {"ram", 0, OPT_TEXT, AT(ram), 0, 0, "SIZE",
      "memory to stay within, such as 3G (what is free, less a reserve)", "vram"},
+    {"device_memory", 0, OPT_TEXT, AT(ram), 0, 0, "SIZE", "the same, of a device that is not here", NULL},
     {"dry_run", 0, OPT_FLAG, AT(dry_run), 0, 0, NULL,
      "print the memory that is planned and the time of a step, and stop", NULL},
     {"trace", 0, OPT_FLAG, AT(trace), 0, 0, NULL,

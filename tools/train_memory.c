@@ -22,6 +22,20 @@ static size_t encoder_weights(const TrainRun *r)
     return params_part(r->m.ps, "vae.encoder.").frozen + params_part(r->m.ps, "vae.quant_conv.").frozen;
 }
 
+/* What saving holds: of a LoRA its up factors, which are pages of zeros until then; of
+ * a model one tensor in f32. */
+static size_t saving_bytes(const TrainRun *r)
+{
+    size_t up = 0, most = 0;
+    for (size_t i = 0; i < r->m.ps->count; i++) {
+        const Param *p = r->m.ps->list[i];
+        size_t bytes = p->trainable ? p->count * sizeof(float) : 0;
+        if (strstr(p->name, ".lora_up.")) up += bytes;
+        if (bytes > most) most = bytes;
+    }
+    return up + most;
+}
+
 static void account(TrainRun *r)
 {
     ParamBytes p = params_part(r->m.ps, NULL);
@@ -35,7 +49,7 @@ static void account(TrainRun *r)
         return;
     }
     r->memory.plan = largest(&r->ft)->exec.plan;
-    r->memory.host = finetune_bytes(&r->ft);
+    r->memory.host = finetune_bytes(&r->ft) + saving_bytes(r);
     if (r->val_ds) r->memory.host += finetune_bytes(&r->val);
     snprintf(r->memory.note, sizeof r->memory.note, "the VAE's encoder is released after the latents are made");
 }

@@ -120,6 +120,7 @@ static const Option table[] = {
     INT("threads", threads, 0, 1024, "0: all cores"),
     INT("stop_after_steps", stop_after_steps, 1, 1e9, "stop after N steps of this session as on Ctrl-C"),
     {"ram", 0, OPT_TEXT, AT(ram), 0, 0, "SIZE", "memory to stay within, such as 4G (what is free, less a reserve); with --dry_run a list", "vram"},
+    TEXT("device_memory", ram, "SIZE", "the same, of a device that is not here"),
     INT("micro_batch_size", micro, 1, 1024, "pictures that run at a time (the batch, or what fits)"),
     FLAG("dry_run", dry_run, "plan, print steps, time and memory, and stop"),
 
