@@ -38,9 +38,9 @@ FUZZ     := $(patsubst tests/fuzz/%.c,%,$(wildcard tests/fuzz/fuzz_*.c))
 LIB_OBJ  := $(LIB_SRC:%.c=$(B)/%.o)
 
 # kernels/x86 is compiled twice, once for each vector width; kernels/ops.c picks at run time.
-# What both widths share is compiled once: kernels/gemm_plan.c.
+# What both widths share is compiled once: kernels/gemm_plan.c, kernels/i8_plan.c.
 ifeq ($(filter x86_64 amd64,$(ARCH)),)
-LIB_OBJ := $(filter-out $(B)/kernels/gemm_plan.o,$(LIB_OBJ))
+LIB_OBJ := $(filter-out $(B)/kernels/gemm_plan.o $(B)/kernels/i8_plan.o,$(LIB_OBJ))
 else
 X86_SRC := $(wildcard kernels/x86/*.c)
 LIB_OBJ += $(X86_SRC:%.c=$(B)/%.avx2.o) $(X86_SRC:%.c=$(B)/%.avx512.o)

@@ -1,6 +1,7 @@
 /* gemm_plan.c - see gemm_plan.h. Compiled for any x86, like all that runs
  * before the instruction set is known. */
 #include "kernels/gemm_plan.h"
+#include "kernels/i8_plan.h"
 #include "kernels/impl.h"
 
 enum { ROW_PAD = 64, PANEL_PAD = 64, STEPS = 384, ACC_CAP = 2 << 20 };
@@ -104,6 +105,7 @@ static size_t forward_need(int threads, int pair, int m, int n, int k)
 
 size_t linear_scratch_x86(const Dev *d, const Linear *p, Dtype dt)
 {
+    if (p->wdt == DT_I8) return i8_linear_scratch(d, p, dt);
     int pair = dt == DT_BF16;
     size_t b = forward_need(d->threads, pair, p->m, p->n, p->k);
     b = need(b, (GemmShape){p->m, p->k, p->n, pair, 0, 1}, d->threads);
@@ -114,6 +116,7 @@ size_t linear_scratch_x86(const Dev *d, const Linear *p, Dtype dt)
 
 size_t conv2d_scratch_x86(const Dev *d, const Conv2d *p, Dtype dt)
 {
+    if (p->wdt == DT_I8) return i8_conv2d_scratch(d, p, dt);
     int pair = dt == DT_BF16, k = p->ks * p->ks * p->cin;
     int m = p->n * conv2d_out(p, p->h) * conv2d_out(p, p->w);
     size_t b = forward_need(d->threads, pair, m, p->cout, k);

@@ -13,6 +13,9 @@
  *   T is the activation dtype of the slot. `w` of a product has the dtype
  *   p->wdt (f32, bf16 or f16), whatever T is. Norm weights, biases, statistics
  *   and all parameter gradients are f32.
+ *   With wdt DT_I8, w is laid out as in int8.h; the result is that of the values it
+ *   stands for. Versions of linear and conv2d may round x for it, each row of
+ *   channels to 256 steps between its smallest and its largest value.
  *   Buffers are 64-byte aligned and do not overlap unless "in place ok".
  *   Outputs are overwritten. A data gradient is overwritten, or added to when
  *   its `acc` is 1. Parameter gradients are always added to. A NULL optional
@@ -30,8 +33,9 @@
 #include "kernels/dev.h"
 #include "kernels/optim.h"
 
-typedef enum { DT_F32, DT_BF16, DT_F16, DT_N } Dtype;
-static inline size_t dtype_bytes(Dtype dt) { return dt == DT_F32 ? 4 : 2; }
+/* DT_I8 is no dtype of activations: only wdt of linear and conv2d may be it. */
+typedef enum { DT_F32, DT_BF16, DT_F16, DT_N, DT_I8 = DT_N } Dtype;
+static inline size_t dtype_bytes(Dtype dt) { return dt == DT_F32 ? 4 : dt == DT_I8 ? 1 : 2; }
 
 /* ---- products ------------------------------------------------------------ */
 

@@ -2,7 +2,7 @@
  * the one given, or the fastest product found in the same run, which is some
  * percent below that of the arithmetic units.
  *
- *     bench_ops [-t THREADS] [-i avx2|avx512] [-d f32|bf16] [-p PEAK]
+ *     bench_ops [-t THREADS] [-i avx2|avx512] [-d f32|bf16] [-w i8] [-p PEAK]
  *               [SUBSTRING]
  *
  * A line: op, shape, milliseconds (best of several), GFLOP/s, percent of peak.
@@ -13,6 +13,7 @@
 #include <time.h>
 
 #include "kernels/half.h"
+#include "kernels/int8.h"
 #include "kernels/ops.h"
 
 /* With one thread its own time, which other programs do not disturb. */
@@ -26,7 +27,7 @@ static double now(int one_thread)
 typedef struct {
     Dev *d;
     Ops ops;
-    Dtype dt;
+    Dtype dt, wdt;          /* wdt DT_I8: layers that int8 does not fit are left out */
     double peak;            /* GFLOP/s */
     const char *only;
 } Bench;
@@ -35,6 +36,7 @@ static void *fill(Bench *b, Dtype dt, size_t n)
 {
     void *p;
     if (dev_alloc(b->d, &p, n * dtype_bytes(dt))) exit(1);
+    if (dt == DT_I8) return memset(p, 3, n);       /* scales too: small numbers */
     for (size_t i = 0; i < n; i++) {
         float v = (float)((i * 2654435761u >> 7 & 255) - 128) / 256.0f;
         if (dt == DT_F32) ((float *)p)[i] = v;
@@ -50,7 +52,7 @@ typedef struct {
     Conv2d c;
     void *x, *y, *w;
     float *dw;
-    size_t nx, ny, nw;
+    size_t nx, ny, nw, nfill;           /* nfill: elements, or bytes of an int8 weight */
 } Layer;
 
 static void layer_run(Bench *b, const Layer *l, int which)
@@ -71,7 +73,7 @@ static void layer_run(Bench *b, const Layer *l, int which)
 static void layer_time(Bench *b, const Layer *l, const char *name, double flop)
 {
     static const char *const what[] = {"", "_dx", "_dw"};
-    for (int which = 0; which < 3; which++) {
+    for (int which = 0; which < (b->wdt == DT_I8 ? 2 : 3); which++) {
         double best = 1e9, spent = 0;
         for (int i = 0; i < 3 || (spent < 0.15 && i < 2000); i++) {
             double t = now(b->d->threads == 1);
@@ -93,14 +95,14 @@ static void layer_bench(Bench *b, Layer *l, const char *name, double flop, size_
 {
     if (b->only && !strstr(name, b->only)) return;
     Dtype wdt = l->conv ? l->c.wdt : l->lin.wdt;
-    l->x = fill(b, b->dt, l->nx), l->y = fill(b, b->dt, l->ny), l->w = fill(b, wdt, l->nw);
+    l->x = fill(b, b->dt, l->nx), l->y = fill(b, b->dt, l->ny), l->w = fill(b, wdt, l->nfill);
     l->dw = fill(b, DT_F32, l->nw);
     if (dev_alloc(b->d, &b->d->ws, ws)) exit(1);
     b->d->ws_bytes = ws;
     layer_time(b, l, name, flop);
     dev_free(b->d, l->x, l->nx * dtype_bytes(b->dt));
     dev_free(b->d, l->y, l->ny * dtype_bytes(b->dt));
-    dev_free(b->d, l->w, l->nw * dtype_bytes(wdt));
+    dev_free(b->d, l->w, l->nfill * dtype_bytes(wdt));
     dev_free(b->d, l->dw, l->nw * 4);
     dev_free(b->d, b->d->ws, ws);
 }
@@ -108,8 +110,11 @@ static void layer_bench(Bench *b, Layer *l, const char *name, double flop, size_
 static void linear(Bench *b, int m, int n, int k)
 {
     char name[80];
-    Layer l = {.lin = {m, n, k, 1, b->dt}, .nx = (size_t)m * (size_t)k, .ny = (size_t)m * (size_t)n,
-               .nw = (size_t)n * (size_t)k};
+    int i8 = b->wdt == DT_I8;
+    Layer l = {.lin = {m, n, k, 1, b->wdt}, .nx = (size_t)m * (size_t)k,
+               .ny = (size_t)m * (size_t)n, .nw = (size_t)n * (size_t)k};
+    l.nfill = i8 ? i8_bytes((size_t)n, 1, (size_t)k) : l.nw;
+    if (i8 && !i8_fits(n, 1, k)) return;
     snprintf(name, sizeof name, "lin m %d n %d k %d", m, n, k);
     layer_bench(b, &l, name, 2.0 * m * n * k, b->ops.linear_scratch(b->d, &l.lin, b->dt));
 }
@@ -117,10 +122,13 @@ static void linear(Bench *b, int m, int n, int k)
 static void conv(Bench *b, int n, int hw, int cin, int cout, int stride)
 {
     char name[80];
-    Layer l = {.conv = 1, .c = {n, hw, hw, cin, cout, 3, stride, 1, 1, 1, b->dt}};
+    int i8 = b->wdt == DT_I8;
+    Layer l = {.conv = 1, .c = {n, hw, hw, cin, cout, 3, stride, 1, 1, 1, b->wdt}};
     size_t out = (size_t)n * (size_t)conv2d_out(&l.c, hw) * (size_t)conv2d_out(&l.c, hw);
     l.nx = (size_t)n * (size_t)hw * (size_t)hw * (size_t)cin, l.ny = out * (size_t)cout;
     l.nw = 9 * (size_t)cin * (size_t)cout;
+    l.nfill = i8 ? i8_bytes((size_t)cout, 9, (size_t)cin) : l.nw;
+    if (i8 && !i8_fits(cout, 9, cin)) return;
     snprintf(name, sizeof name, "conv n %d %dx%d %d>%d s%d", n, hw, hw, cin, cout, stride);
     layer_bench(b, &l, name, 18.0 * (double)out * cin * cout,
                 b->ops.conv2d_scratch(b->d, &l.c, b->dt));
@@ -151,15 +159,19 @@ int main(int argc, char **argv)
     Bench b = {.dt = DT_F32};
     int threads = 0;
     unsigned isa = ~0u;
+    int i8 = 0;
     for (int i = 1; i < argc; i++) {
         if (!strcmp(argv[i], "-t") && i + 1 < argc) threads = atoi(argv[++i]);
         else if (!strcmp(argv[i], "-i") && i + 1 < argc)
             isa = strcmp(argv[++i], "avx2") ? ~0u : DEV_REF | DEV_AVX2;
         else if (!strcmp(argv[i], "-d") && i + 1 < argc)
             b.dt = strcmp(argv[++i], "bf16") ? DT_F32 : DT_BF16;
+        else if (!strcmp(argv[i], "-w") && i + 1 < argc)
+            i8 = !strcmp(argv[++i], "i8");
         else if (!strcmp(argv[i], "-p") && i + 1 < argc) b.peak = atof(argv[++i]);
         else b.only = argv[i];
     }
+    b.wdt = i8 ? DT_I8 : b.dt;
     if (dev_open(&b.d, "cpu", threads, isa)) return 1;
     ops_init(&b.ops, b.d);
     if (b.peak <= 0) find_peak(&b);

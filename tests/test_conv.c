@@ -30,7 +30,7 @@ static Rig rig_new(const Case *c, Dtype dt)
     g.x_n = n * (size_t)p->h * (size_t)p->w * (size_t)p->cin;
     g.w_n = cout * (size_t)p->ks * (size_t)p->ks * (size_t)p->cin;
     g.x = input_new(&r, dt, g.x_n, c->kind, 1);
-    g.w = input_new(&r, p->wdt, g.w_n, KERN_NORMAL, 0.1);
+    g.w = input_weight(&r, p->wdt, cout, (size_t)p->ks * (size_t)p->ks, (size_t)p->cin, 0.1);
     g.dy = input_new(&r, dt, g.y_n, c->kind == KERN_ZERO ? KERN_ZERO : KERN_NORMAL, 1);
     g.b = input_new(&r, DT_F32, c->extra ? cout : 0, KERN_NORMAL, 1);
     g.rowbias = input_new(&r, dt, c->extra & 2 ? n * cout : 0, KERN_NORMAL, 1);
@@ -48,6 +48,17 @@ static int rig_free(Rig *g)
            input_free(&g->dw) & input_free(&g->db);
 }
 
+/* What rounding x for int8 weights may add: the reference on the variances. */
+static void rounding(const Rig *g, Dev *d, Result *r)
+{
+    Conv2d p = g->p;
+    p.wdt = DT_F32, p.alpha *= p.alpha;
+    Rounding v = rounding_new(&g->x, (size_t)p.cin, &g->w);
+    r->var = kern_buf(r->n * 4);
+    conv2d_f32_ref(d, &p, r->var.p, v.x.p, v.w.p, NULL, NULL, NULL);
+    CHECK(rounding_free(&v));
+}
+
 /* which: 0 conv2d, 1 conv2d_dx, 2 conv2d_dw, 3 its db. */
 static void exact(const Rig *g, Dev *d, int which, Result *r)
 {
@@ -58,6 +69,7 @@ static void exact(const Rig *g, Dev *d, int which, Result *r)
     if (which == 0) {
         conv2d_f32_ref(d, &p, r->want.p, g->x.f.p, g->w.f.p, g->b.f.p, g->rowbias.f.p, g->res.f.p);
         conv2d_f32_ref(d, &a, r->mag.p, g->x.a.p, g->w.a.p, g->b.a.p, g->rowbias.a.p, g->res.a.p);
+        if (g->p.wdt == DT_I8) rounding(g, d, r);
     } else if (which == 1) {
         if (g->acc.n) memcpy(r->want.p, g->acc.f.p, bytes), memcpy(r->mag.p, g->acc.a.p, bytes);
         conv2d_dx_f32_ref(d, &p, r->want.p, g->dy.f.p, g->w.f.p, g->acc.n > 0);
@@ -198,4 +210,19 @@ TEST(conv_reference_gradient)
         CHECK_NEAR(db[o], s, 1e-5);
     }
     CHECK(input_free(&x) & input_free(&w) & input_free(&dy) & kern_close(&kd));
+}
+
+/* int8 weights: borders, strides, several pictures and tasks, columns of dx in parts. */
+TEST(conv_int8)
+{
+    static const Case cases[] = {
+        {{1, 5, 7, 4, 16, 3, 1, 1, 1, 1, DT_I8}, KERN_NORMAL, 3},
+        {{2, 6, 5, 20, 48, 3, 2, 1, 1, 0.5f, DT_I8}, KERN_MEAN, 3},
+        {{2, 8, 8, 36, 32, 3, 2, 0, 1, 1, DT_I8}, KERN_NORMAL, 1},
+        {{3, 3, 4, 68, 64, 1, 1, 0, 0, -1, DT_I8}, KERN_NORMAL, 0},
+        {{2, 9, 8, 64, 80, 3, 1, 1, 1, 1, DT_I8}, KERN_NORMAL, 3},
+        {{1, 4, 4, 132, 1280, 3, 1, 1, 1, 1, DT_I8}, KERN_NORMAL, 1},
+        {{1, 12, 12, 32, 32, 3, 1, 1, 1, 1, DT_I8}, KERN_ZERO, 0},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) check_case(&cases[i]);
 }

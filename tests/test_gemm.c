@@ -25,7 +25,7 @@ static Rig rig_new(const Case *c, Dtype dt)
     size_t m = (size_t)c->m, n = (size_t)c->n, k = (size_t)c->k;
     Rig g = {.c = c, .p = {c->m, c->n, c->k, (float)c->alpha, c->wdt}};
     g.x = input_new(&r, dt, m * k, c->kind, 1);
-    g.w = input_new(&r, c->wdt, n * k, KERN_NORMAL, 0.1);
+    g.w = input_weight(&r, c->wdt, n, 1, k, 0.1);
     g.dy = input_new(&r, dt, m * n, c->kind == KERN_ZERO ? KERN_ZERO : KERN_NORMAL, 1);
     g.b = input_new(&r, DT_F32, c->extra ? n : 0, KERN_NORMAL, 1);
     g.res = input_new(&r, dt, c->extra ? m * n : 0, KERN_NORMAL, 1);
@@ -41,6 +41,17 @@ static int rig_free(Rig *g)
            input_free(&g->res) & input_free(&g->acc) & input_free(&g->dw) & input_free(&g->db);
 }
 
+/* What rounding x for int8 weights may add: the reference on the variances. */
+static void rounding(const Rig *g, Dev *d, Result *r)
+{
+    Linear p = g->p;
+    p.wdt = DT_F32, p.alpha *= p.alpha;
+    Rounding v = rounding_new(&g->x, (size_t)p.k, &g->w);
+    r->var = kern_buf(r->n * 4);
+    linear_f32_ref(d, &p, r->var.p, v.x.p, v.w.p, NULL, NULL);
+    CHECK(rounding_free(&v));
+}
+
 /* which: 0 linear, 1 linear_dx, 2 linear_dw, 3 its db. The exact result by the
  * f32 reference on f32 copies. */
 static void exact(const Rig *g, Dev *d, int which, Result *r)
@@ -52,6 +63,7 @@ static void exact(const Rig *g, Dev *d, int which, Result *r)
     if (which == 0) {
         linear_f32_ref(d, &p, r->want.p, g->x.f.p, g->w.f.p, g->b.f.p, g->res.f.p);
         linear_f32_ref(d, &a, r->mag.p, g->x.a.p, g->w.a.p, g->b.a.p, g->res.a.p);
+        if (g->p.wdt == DT_I8) rounding(g, d, r);
     } else if (which == 1) {
         if (g->acc.n) memcpy(r->want.p, g->acc.f.p, bytes), memcpy(r->mag.p, g->acc.a.p, bytes);
         linear_dx_f32_ref(d, &p, r->want.p, g->dy.f.p, g->w.f.p, g->acc.n > 0);
@@ -142,6 +154,18 @@ TEST(gemm_blocks)
         {64, 96, 1030, DT_BF16, KERN_NORMAL, 1, 1},   {200, 33, 513, DT_F32, KERN_MEAN, 0, -2},
         {13, 700, 65, DT_F16, KERN_NORMAL, 1, 0.5},   {1030, 40, 27, DT_BF16, KERN_MEAN, 1, 1},
         {97, 129, 2051, DT_F32, KERN_NORMAL, 0, 1},   {2100, 9, 31, DT_F32, KERN_NORMAL, 1, 1},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) check_case(&cases[i]);
+}
+
+/* int8 weights: rows left over, a panel alone, several tasks, columns of dx in parts. */
+TEST(gemm_int8)
+{
+    static const Case cases[] = {
+        {1, 16, 4, DT_I8, KERN_NORMAL, 1, 1},      {5, 48, 68, DT_I8, KERN_MEAN, 1, 0.5},
+        {25, 80, 36, DT_I8, KERN_NORMAL, 0, -1},   {13, 32, 64, DT_I8, KERN_ZERO, 1, 1},
+        {130, 320, 320, DT_I8, KERN_NORMAL, 1, 1}, {67, 64, 1284, DT_I8, KERN_NORMAL, 1, 1},
+        {3, 1280, 516, DT_I8, KERN_NORMAL, 0, 1},  {40, 8208, 132, DT_I8, KERN_NORMAL, 1, 1},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) check_case(&cases[i]);
 }

@@ -11,6 +11,10 @@ static size_t weight_at(const Conv2d *p, int o, int i, int j)
 {
     return (((size_t)o * p->ks + i) * p->ks + j) * p->cin;
 }
+static double weight(const Conv2d *p, const void *w, int o, int i, int j, int c)
+{
+    return elem_weight(p->wdt, w, p->ks * p->ks, p->cin, o, ((size_t)i * p->ks + j) * p->cin + c);
+}
 
 /* One output element: the sum over taps inside the picture and input channels. */
 static double forward_at(const Conv2d *p, Dtype dt, const void *x, const void *w, int n, int oy,
@@ -21,9 +25,9 @@ static double forward_at(const Conv2d *p, Dtype dt, const void *x, const void *w
         for (int j = 0; j < p->ks; j++) {
             int iy = oy * p->stride + i - p->pad_lo, ix = ox * p->stride + j - p->pad_lo;
             if (iy < 0 || iy >= p->h || ix < 0 || ix >= p->w) continue;
-            size_t xi = map_at(n, iy, ix, p->h, p->w, p->cin), wi = weight_at(p, o, i, j);
+            size_t xi = map_at(n, iy, ix, p->h, p->w, p->cin);
             for (int c = 0; c < p->cin; c++)
-                s += elem_get(dt, x, xi + c) * elem_get(p->wdt, w, wi + c);
+                s += elem_get(dt, x, xi + c) * weight(p, w, o, i, j, c);
         }
     return s;
 }
@@ -59,7 +63,7 @@ static double backward_at(const Conv2d *p, Dtype dt, const void *dy, const void 
             if (oy >= ho || ox >= wo) continue;
             size_t yi = map_at(n, oy, ox, ho, wo, p->cout);
             for (int o = 0; o < p->cout; o++)
-                s += elem_get(dt, dy, yi + o) * elem_get(p->wdt, w, weight_at(p, o, i, j) + c);
+                s += elem_get(dt, dy, yi + o) * weight(p, w, o, i, j, c);
         }
     return s;
 }

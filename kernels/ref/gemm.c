@@ -11,7 +11,7 @@ static void forward(Dev *d, const Linear *p, Dtype dt, void *y, const void *x, c
             size_t k = (size_t)p->k, at = (size_t)m * p->n + n;
             double s = 0;
             for (size_t i = 0; i < k; i++)
-                s += elem_get(dt, x, m * k + i) * elem_get(p->wdt, w, n * k + i);
+                s += elem_get(dt, x, m * k + i) * elem_weight(p->wdt, w, 1, p->k, n, i);
             s *= p->alpha;
             if (b) s += b[n];
             if (res) s += elem_get(dt, res, at);
@@ -28,7 +28,7 @@ static void backward_x(Dev *d, const Linear *p, Dtype dt, void *dx, const void *
             size_t n = (size_t)p->n, at = (size_t)m * p->k + k;
             double s = 0;
             for (size_t i = 0; i < n; i++)
-                s += elem_get(dt, dy, m * n + i) * elem_get(p->wdt, w, i * p->k + k);
+                s += elem_get(dt, dy, m * n + i) * elem_weight(p->wdt, w, 1, p->k, i, k);
             s *= p->alpha;
             if (acc) s += elem_get(dt, dx, at);
             elem_put(dt, dx, at, s);

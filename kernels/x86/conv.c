@@ -1,5 +1,5 @@
-/* conv.c - conv2d, conv2d_dx, conv2d_dw by the product of gemm.h. */
-#include "kernels/x86/gemm.h"
+/* conv.c - conv2d, conv2d_dx, conv2d_dw by the product of gemm.h, or of i8.h. */
+#include "kernels/x86/i8.h"
 
 static int pairs(Dtype dt) { return WIDE && dt == DT_BF16; }
 
@@ -90,10 +90,16 @@ static void backward_w(Dev *d, const Conv2d *p, Dtype dt, float *dw, float *db, 
 #define CONV(dt, DT)                                                                       \
     void ISA(conv2d_##dt)(Dev *d, const Conv2d *p, void *y, const void *x, const void *w,  \
                           const float *b, const void *rowbias, const void *res)            \
-    { forward(d, p, DT, y, x, w, b, rowbias, res); }                                       \
+    {                                                                                      \
+        if (p->wdt == DT_I8) ISA(i8_conv2d)(d, p, DT, y, x, w, b, rowbias, res);           \
+        else forward(d, p, DT, y, x, w, b, rowbias, res);                                  \
+    }                                                                                      \
     void ISA(conv2d_dx_##dt)(Dev *d, const Conv2d *p, void *dx, const void *dy,            \
                              const void *w, int acc)                                       \
-    { backward_x(d, p, DT, dx, dy, w, acc); }                                              \
+    {                                                                                      \
+        if (p->wdt == DT_I8) ISA(i8_conv2d_dx)(d, p, DT, dx, dy, w, acc);                  \
+        else backward_x(d, p, DT, dx, dy, w, acc);                                         \
+    }                                                                                      \
     void ISA(conv2d_dw_##dt)(Dev *d, const Conv2d *p, float *dw, float *db,                \
                              const void *dy, const void *x)                                \
     { backward_w(d, p, DT, dw, db, dy, x); }

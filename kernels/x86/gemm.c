@@ -1,5 +1,5 @@
-/* gemm.c - linear, linear_dx, linear_dw by the product of gemm.h. */
-#include "kernels/x86/gemm.h"
+/* gemm.c - linear, linear_dx, linear_dw by the product of gemm.h, or of i8.h. */
+#include "kernels/x86/i8.h"
 
 static int pairs(Dtype dt) { return WIDE && dt == DT_BF16; }
 
@@ -39,10 +39,16 @@ static void backward_w(Dev *d, const Linear *p, Dtype dt, float *dw, float *db, 
 #define LINEAR(dt, DT)                                                                     \
     void ISA(linear_##dt)(Dev *d, const Linear *p, void *y, const void *x, const void *w,  \
                           const float *b, const void *res)                                 \
-    { forward(d, p, DT, y, x, w, b, res); }                                                \
+    {                                                                                      \
+        if (p->wdt == DT_I8) ISA(i8_linear)(d, p, DT, y, x, w, b, res);                    \
+        else forward(d, p, DT, y, x, w, b, res);                                           \
+    }                                                                                      \
     void ISA(linear_dx_##dt)(Dev *d, const Linear *p, void *dx, const void *dy,            \
                              const void *w, int acc)                                       \
-    { backward_x(d, p, DT, dx, dy, w, acc); }                                              \
+    {                                                                                      \
+        if (p->wdt == DT_I8) ISA(i8_linear_dx)(d, p, DT, dx, dy, w, acc);                  \
+        else backward_x(d, p, DT, dx, dy, w, acc);                                         \
+    }                                                                                      \
     void ISA(linear_dw_##dt)(Dev *d, const Linear *p, float *dw, float *db,                \
                              const void *dy, const void *x)                                \
     { backward_w(d, p, DT, dw, db, dy, x); }
