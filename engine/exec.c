@@ -76,19 +76,21 @@ void *exec_address(const Exec *x, const Tensor *t)
     return (char *)x->slab->base + t->offset;
 }
 
-/* ERR_FAIL when the device has failed; where: "at", or "at or before". */
-static int check_device(const Exec *x, const char *where, const Node *n, Err *e)
+/* ERR_FAIL when the device has failed. What ran before n may have failed as well,
+ * unless it was waited for. */
+static int check_device(const Exec *x, const Node *n, int waited, Err *e)
 {
     const char *why = dev_failure(x->slab->dev);
     if (!why[0]) return 0;
-    return err_set(e, ERR_FAIL, "%s failed %s layer %s (%s): %s", dev_name(x->slab->dev), where,
-                   n->name, op_name(n->op), why);
+    return err_set(e, ERR_FAIL, "%s failed %s layer %s (%s): %s%s", dev_name(x->slab->dev),
+                   waited ? "in" : "in or before", n->name, op_name(n->op), why,
+                   waited ? "" : "; with --trace it says which");
 }
 
 static int check_all(const Exec *x, Err *e)
 {
     const Graph *g = x->g;
-    return g->node_count ? check_device(x, "at or before", g->nodes[g->node_count - 1], e) : 0;
+    return g->node_count ? check_device(x, g->nodes[g->node_count - 1], 0, e) : 0;
 }
 
 /* ---- inputs and outputs -------------------------------------------------- */
@@ -274,7 +276,7 @@ static int walk(Exec *x, int quiet, Err *e)
             dev_sync(d);
             trace_node(x, n, now_ms() - start);
         }
-        TRY(check_device(x, "at", n, e));
+        TRY(check_device(x, n, x->trace != NULL, e));
     }
     return 0;
 }

@@ -3,6 +3,7 @@
 #include <stdlib.h>
 
 #include "engine/image.h"
+#include "engine/io.h"
 #include "engine/tensorfile.h"
 #include "tests/fixture.h"
 #include "tests/kern.h"
@@ -27,7 +28,11 @@ static int is_gpu(void) { return strncmp(kern_device(), "cpu", 3) != 0; }
  * depend on it. A real GPU takes what order it likes. */
 static void other_order(int on)
 {
+    static char before[32];
+    const char *now = getenv("SDC_EMU_SEED");
+    if (on) snprintf(before, sizeof before, "%s", now ? now : "");
     if (on) setenv("SDC_EMU_SEED", "77", 1);
+    else if (*before) setenv("SDC_EMU_SEED", before, 1);
     else unsetenv("SDC_EMU_SEED");
 }
 
@@ -130,4 +135,47 @@ TEST(gpu_trains_what_the_processor_does)
     CHECK(!rc && fixture_same_file(at("a/x.safetensors"), at("b/x.safetensors")));
     CHECK_NEAR(gap("a/x.safetensors", "cpu/x.safetensors", "lora_up"), 0, 6e-5);
     CHECK_NEAR(gap("a/x.safetensors", "cpu/x.safetensors", "lora_down"), 0, 2e-5);
+}
+
+/* ---- what goes wrong ----------------------------------------------------- */
+
+static int is_emulated(void)
+{
+    char text[400];
+    return is_gpu() && dev_describe(0, text, sizeof text) && strstr(text, "CUDA on a CPU");
+}
+
+/* The exit code of a short sampling run with one variable set. */
+static int sample_with(const char *name, const char *value, const char *more)
+{
+    setenv(name, value, 1);
+    snprintf(args, sizeof args, "sample -m %s -o %s -W 64 -H 64 --steps 1 --dtype f32 -p cat %s",
+             fixture_model(), at("x.png"), more);
+    int rc = test_sdc(args, NULL, err, sizeof err);
+    unsetenv(name);
+    return rc;
+}
+
+/* A kernel that ends with an error, as after an illegal access, which is found later. */
+TEST(gpu_failure_names_the_layer)
+{
+    if (!is_emulated()) return;
+    CHECK_INT(sample_with("SDC_EMU_FAIL", "time_embed_kernel", ""), 1);
+    CHECK(strstr(err, "cuda:0 (") && strstr(err, "failed in or before layer"));
+    CHECK(strstr(err, "illegal memory access"));
+    CHECK(strstr(err, "; with --trace it says which"));
+    CHECK_INT(io_exists(at("x.png")), 0);
+    CHECK_INT(sample_with("SDC_EMU_FAIL", "time_embed_kernel", "--trace"), 1);
+    CHECK(strstr(err, "failed in layer") && strstr(err, "(time_embed)"));
+}
+
+TEST(gpu_that_is_not_there_is_told)
+{
+    if (!is_emulated()) return;
+    CHECK_INT(sample_with("SDC_EMU_DEVICES", "0", ""), 2);
+    CHECK(strstr(err, "option --device: no GPU can be used here: "));
+    CHECK_INT(sample_with("SDC_EMU_DEVICES", "0", "--device auto"), 0);
+    CHECK(strstr(err, "device     cpu ("));
+    CHECK_INT(sample_with("SDC_EMU_SM", "61", ""), 2);
+    CHECK(strstr(err, "(sm_61) is too old, sm_75 or later is needed"));
 }
