@@ -91,10 +91,12 @@ Tensor *block_layernorm(Build *b, Path path, Tensor *x)
 Tensor *block_resnet(Build *b, Path path, Tensor *x, int cout, Tensor *temb, float eps)
 {
     Tensor *t = temb ? block_linear(b, block_path("%s.time_emb_proj", path.s), temb, cout, 1, NULL) : NULL;
+    /* first, so that the norm can be written over x */
+    Tensor *skip = x;
+    if (tensor_last(x) != cout)
+        skip = block_linear(b, block_path("%s.conv_shortcut", path.s), x, cout, 1, NULL);
     Tensor *h = block_groupnorm(b, block_path("%s.norm1", path.s), x, eps, 1);
     h = block_conv3(b, block_path("%s.conv1", path.s), h, cout, 1, 1, t, NULL);
     h = block_groupnorm(b, block_path("%s.norm2", path.s), h, eps, 1);
-    if (tensor_last(x) != cout)
-        x = block_linear(b, block_path("%s.conv_shortcut", path.s), x, cout, 1, NULL);
-    return block_conv3(b, block_path("%s.conv2", path.s), h, cout, 1, 1, NULL, x);
+    return block_conv3(b, block_path("%s.conv2", path.s), h, cout, 1, 1, NULL, skip);
 }

@@ -299,7 +299,9 @@ static int list_facts(TrainRun *r, Err *e)
 static int save_state(TrainRun *r, Err *e)
 {
     r->last_state = machine_seconds();
-    return train_save(&r->t, r->state_path, r->facts, r->fact_count, e);
+    train_save_begin(r);
+    TRY(train_save(&r->t, r->state_path, r->facts, r->fact_count, e));
+    return train_save_end(r, e);
 }
 
 static void summary(const TrainRun *r)
@@ -455,6 +457,7 @@ static int load(TrainRun *r, Err *e)
     if (r->o.train_vae) return model_load(&r->m, e);
     TRY(slab_alloc(&r->m.slab, r->m.dev, e));
     for (int i = 0; i < 4; i++) TRY(model_load_part(&r->m, parts[i], e));
+    train_drop_lora(r);
     return 0;
 }
 

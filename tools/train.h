@@ -68,6 +68,13 @@ int train_fit(TrainRun *r, Err *e);
 /* For --dry_run: the whole account. */
 int train_print_memory(TrainRun *r, Err *e);
 
+/* Frees the host's copy of a LoRA under training: its values are on the device. */
+void train_drop_lora(TrainRun *r);
+/* Around everything that writes a model or a state: gives the activations' memory back
+ * meanwhile. */
+void train_save_begin(TrainRun *r);
+int train_save_end(TrainRun *r, Err *e);
+
 /* The trained weights under output_dir/name.safetensors. epoch and step are for
  * the metadata. */
 int train_save_weights(TrainRun *r, const char *name, uint32_t epoch, Err *e);

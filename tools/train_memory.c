@@ -22,18 +22,16 @@ static size_t encoder_weights(const TrainRun *r)
     return params_part(r->m.ps, "vae.encoder.").frozen + params_part(r->m.ps, "vae.quant_conv.").frozen;
 }
 
-/* What saving holds: of a LoRA its up factors, which are pages of zeros until then; of
- * a model one tensor in f32. */
-static size_t saving_bytes(const TrainRun *r)
+/* What the process holds when everything is loaded: the initial values of a LoRA, which
+ * it holds now, are freed by then. */
+static size_t process_bytes(const TrainRun *r)
 {
-    size_t up = 0, most = 0;
-    for (size_t i = 0; i < r->m.ps->count; i++) {
-        const Param *p = r->m.ps->list[i];
-        size_t bytes = p->trainable ? p->count * sizeof(float) : 0;
-        if (strstr(p->name, ".lora_up.")) up += bytes;
-        if (bytes > most) most = bytes;
+    size_t now = memory_process(), down = 0;
+    for (size_t i = 0; i < r->lora.count; i++) {       /* the up factors are pages of zeros */
+        const LoraModule *m = &r->lora.list[i];
+        down += (size_t)m->rank * (size_t)m->target->in * (size_t)m->target->k * (size_t)m->target->k * sizeof(float);
     }
-    return up + most;
+    return now > down ? now - down : now;
 }
 
 static void account(TrainRun *r)
@@ -43,13 +41,13 @@ static void account(TrainRun *r)
     r->memory = (Memory){.weights = p.frozen - encoder_weights(r) + (lora ? 0 : p.trained),
                          .lora = lora ? p.trained : 0, .gradients = p.gradients,
                          .optimizer = train_bytes(&r->t), .activations = r->m.slab.bytes,
-                         .scratch = r->m.slab.scratch_bytes, .process = memory_process()};
+                         .scratch = r->m.slab.scratch_bytes, .process = process_bytes(r)};
     if (r->o.train_vae) {
         r->memory.plan = r->ae.exec.plan;
         return;
     }
     r->memory.plan = largest(&r->ft)->exec.plan;
-    r->memory.host = finetune_bytes(&r->ft) + saving_bytes(r);
+    r->memory.host = finetune_bytes(&r->ft);
     if (r->val_ds) r->memory.host += finetune_bytes(&r->val);
     snprintf(r->memory.note, sizeof r->memory.note, "the VAE's encoder is released after the latents are made");
 }

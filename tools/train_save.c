@@ -148,16 +148,38 @@ static void put_run(Meta *m, const TrainRun *r)
     put(m, "ss_sd_model_name", "%s", base_name(o->model));
 }
 
+static const Param *factor(const TrainRun *r, const LoraModule *m, int up)
+{
+    char name[KEY_MAX + 32];
+    snprintf(name, sizeof name, "%s.lora_%s.weight", m->target->path, up ? "up" : "down");
+    return params_find(r->m.ps, name);
+}
+
+void train_drop_lora(TrainRun *r)
+{
+    for (size_t i = 0; i < r->lora.count; i++) {
+        LoraModule *m = &r->lora.list[i];
+        float **values[2] = {&m->down, &m->up};
+        for (int up = 0; up < 2; up++) {
+            if (!factor(r, m, up)) continue;           /* no layer of this run: keep it as it is */
+            mem_free(*values[up]);
+            *values[up] = NULL;
+        }
+    }
+}
+
 /* The trained values back into the Lora. */
 static int read_lora(TrainRun *r, Err *e)
 {
     for (size_t i = 0; i < r->lora.count; i++) {
         LoraModule *m = &r->lora.list[i];
+        float **values[2] = {&m->down, &m->up};
         for (int up = 0; up < 2; up++) {
-            char name[KEY_MAX + 32];
-            snprintf(name, sizeof name, "%s.lora_%s.weight", m->target->path, up ? "up" : "down");
-            const Param *p = params_find(r->m.ps, name);
-            if (p) TRY(params_read(r->m.ps, p, up ? m->up : m->down, e));
+            const Param *p = factor(r, m, up);
+            if (!p) continue;
+            if (!*values[up]) *values[up] = mem_alloc(p->count * sizeof(float));
+            if (!*values[up]) return err_nomem(e, p->count * sizeof(float), p->name);
+            TRY(params_read(r->m.ps, p, *values[up], e));
         }
     }
     return 0;
@@ -187,12 +209,23 @@ static int write_file(TrainRun *r, const char *path, const Meta *m, Err *e)
     FileDtype dt = FD_F16;
     TRY(save_precision(&r->o, &dt, e));
     if (!r->o.full && !r->o.train_vae) {
-        TRY(read_lora(r, e));
-        return lora_save(path, r->lora.list, r->lora.count, dt, m->list, m->count, e);
+        int rc = read_lora(r, e);
+        if (!rc) rc = lora_save(path, r->lora.list, r->lora.count, dt, m->list, m->count, e);
+        train_drop_lora(r);
+        return rc;
     }
     CheckpointSave s = {trained_values, r, 1, dt, m->list, m->count};
     return checkpoint_save(r->m.ck, path, &s, e);
 }
+
+/* Nothing runs while files are written: the activations make room for it. */
+void train_save_begin(TrainRun *r)
+{
+    dev_sync(r->m.dev);
+    slab_release(&r->m.slab);
+}
+
+int train_save_end(TrainRun *r, Err *e) { return slab_alloc(&r->m.slab, r->m.dev, e); }
 
 int train_save_weights(TrainRun *r, const char *name, uint32_t epoch, Err *e)
 {
@@ -205,8 +238,10 @@ int train_save_weights(TrainRun *r, const char *name, uint32_t epoch, Err *e)
         put(&m, "ss_epoch", "%" PRIu32, epoch);
     }
     char *path = mem_printf("%s/%s.safetensors", r->o.output_dir, name);
+    train_save_begin(r);
     int rc = path ? e->code : err_nomem(e, 64, "a file name");
     if (!rc) rc = write_file(r, path, &m, e);
+    if (!rc) rc = train_save_end(r, e);
     mem_free(path);
     for (size_t i = 0; i < m.count; i++) mem_free((void *)(uintptr_t)m.list[i].value);
     return rc;
