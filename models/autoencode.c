@@ -82,17 +82,23 @@ static const Image *picture(Autoencode *a, uint64_t k)
     return &a->pictures[a->ds->entries[a->order[k % count]]];
 }
 
-/* Crop i of step's batch, as floats in [-1,1]. */
+/* Crop i of step's batch, as floats in [-1,1]. Half of them have their colour
+ * channels shuffled: most pictures differ along one axis of colour (orange to
+ * blue, mostly), and the others must not wait for it. */
 static void crop(Autoencode *a, uint32_t step, int i)
 {
+    static const uint8_t ORDER[6][3] = {{0, 1, 2}, {0, 2, 1}, {1, 0, 2}, {1, 2, 0}, {2, 0, 1}, {2, 1, 0}};
     size_t s = (size_t)a->c.crop;
     const Image *p = picture(a, (uint64_t)step * (uint64_t)a->c.batch + (uint64_t)i);
     RngKey key = {a->c.seed, step, (uint32_t)i + 1, RNG_PURPOSE_CROP};
     size_t x = rng_below(key, 0, (uint32_t)(p->w - (int)s + 1)), y = rng_below(key, 1, (uint32_t)(p->h - (int)s + 1));
     float *dst = a->crops + (size_t)i * s * s * 3;
+    uint32_t draw = rng_below(key, 2, 10);
+    const uint8_t *order = ORDER[draw < 6 ? draw : 0];
     for (size_t r = 0; r < s; r++) {
         const uint8_t *src = p->px + ((y + r) * (size_t)p->w + x) * 3;
-        for (size_t k = 0; k < 3 * s; k++) *dst++ = (float)src[k] / 255 * 2 - 1;
+        for (size_t k = 0; k < s; k++, src += 3)
+            for (int c = 0; c < 3; c++) *dst++ = (float)src[order[c]] / 255 * 2 - 1;
     }
 }
 

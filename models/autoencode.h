@@ -1,7 +1,8 @@
 /* autoencode.h - training a VAE from scratch or further (`sdc train --train_vae`).
  *
  *   loss = mean|e| + mean e^2 + 0.5 mean|gradient of e| + kl_weight * KL,
- *   e = decode(sample(encode(x))) - x,  x random crops in [-1,1]
+ *   e = decode(sample(encode(x))) - x,  x random crops in [-1,1], half of
+ *   them with their colour channels shuffled
  * No discriminator and no perceptual network: what small pictures of flat
  * colours need (ops.h: recon, gauss).
  */

@@ -144,14 +144,24 @@ size_t model_bytes(const Model *m)
 
 /* ---- weights ------------------------------------------------------------- */
 
+/* Weights that start at zero: biases, the last convolution of the U-Net (DDPM),
+ * and what closes the residual branches of the VAE (Zhang et al., Fixup). */
+static int starts_at_zero(const Layer *l, int bias)
+{
+    int last = strstr(l->path, ".conv2") || strstr(l->path, ".to_out");
+    return bias || !strcmp(l->path, "unet.conv_out") || (last && !strncmp(l->path, "vae.", 4));
+}
+
 /* Random weights as PyTorch's layers start: uniform in +-1/sqrt(fan in) for
- * products, zero for their biases; norms 1 and 0; embeddings gaussian as in
- * CLIP. The last convolution of the U-Net starts at zero (DDPM). */
+ * products; norms 1 and 0; embeddings gaussian as in CLIP. The VAE starts at
+ * sqrt(3) times that, which keeps the variance: what is left then is a chain of
+ * convolutions that lets all colours through. With a chain that shrinks them
+ * one axis of colour is learnt after the other, and the last one too late. */
 static void random_values(const Model *m, const CheckpointEntry *en, float *dst)
 {
     size_t n = (size_t)en->count;
     const Layer *l = en->layer;
-    int bias = strstr(en->name, ".bias") != NULL;
+    int bias = strstr(en->name, ".bias") != NULL, zero = starts_at_zero(l, bias);
     uint32_t h = 2166136261u;                   /* each tensor has a stream of its own */
     for (const char *s = en->name; *s; s++) h = (h ^ (unsigned char)*s) * 16777619u;
     RngKey key = {m->seed, 0, h, RNG_PURPOSE_INIT};
@@ -160,8 +170,8 @@ static void random_values(const Model *m, const CheckpointEntry *en, float *dst)
         for (size_t i = 0; i < n; i++) dst[i] *= 0.02f;
         return;
     }
-    float bound = 1.0f / sqrtf((float)l->in * (float)l->k * (float)l->k);
-    int zero = bias || !strcmp(l->path, "unet.conv_out");
+    float gain = strncmp(l->path, "vae.", 4) ? 1 : sqrtf(3);
+    float bound = gain / sqrtf((float)l->in * (float)l->k * (float)l->k);
     for (size_t i = 0; i < n; i++) {
         if (l->kind == LAYER_NORM) dst[i] = !bias;
         else dst[i] = zero ? 0 : (2 * rng_uniform(key, (uint32_t)i) - 1) * bound;
