@@ -78,7 +78,7 @@ else ifneq ($(EMU),)
 EMU_SRC    := $(wildcard tests/emu/*.cc)
 LIB_OBJ    += $(EMU_SRC:%=$(B)/%.o)
 EMU_TEST   := $(patsubst %,$(B)/%.o,$(wildcard tests/emu/test_*.cu))
-CXXFLAGS   ?= -O2 -g
+CXXFLAGS   ?= -O2 -g $(shell grep -qw fma /proc/cpuinfo && echo -mavx2 -mfma)
 CU_COMPILE  = $(CXX) -x c++ -std=c++17 -fopenmp -ffp-contract=off -Wall -Wextra -Werror \
               -Wno-unknown-pragmas $(CXXFLAGS) $(SAN) -I. -Itests/emu/include -D_GNU_SOURCE \
               -DSDC_CUDA -DSDC_CUDNN -DEMU_UNIT=$(subst .,_,$(basename $(basename $(notdir $@))))

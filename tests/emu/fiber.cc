@@ -89,7 +89,9 @@ EmuFiber *emu_fiber_new(void (*entry)(void))
     }
     f->stack = m + GUARD, f->bytes = STACK, f->entry = entry;
 #ifdef __x86_64__
-    void **top = (void **)(f->stack + STACK);
+    /* Tops at different distances from the page: at one distance, all of them would
+     * want the same lines of the cache. */
+    void **top = (void **)(f->stack + STACK - (used * 1600 & 0xffc0));
     top[-1] = NULL;                            /* where begin() would return to */
     top[-2] = (void *)begin;
     for (int i = 3; i <= 8; i++) top[-i] = NULL;
