@@ -3,6 +3,7 @@
 #include "kernels/gemm_plan.h"
 #include "kernels/i8_plan.h"
 #include "kernels/impl.h"
+#include "kernels/wino_plan.h"
 
 enum { ROW_PAD = 64, PANEL_PAD = 64, STEPS = 384, ACC_CAP = 2 << 20 };
 
@@ -125,6 +126,12 @@ size_t conv2d_scratch_x86(const Dev *d, const Conv2d *p, Dtype dt)
         ConvClass c = conv_class(p, i / p->stride, i % p->stride);
         GemmShape s = {p->n * c.rows * c.cols, p->cin, c.kh * c.kw * p->cout, pair, 0, 1};
         if (s.m && s.k) b = need(b, s, d->threads);
+    }
+    for (int i = 0; i < 4; i++) {                   /* forward and dx, both widths */
+        WinoPlan g;
+        wino_plan(&g, p, i & 1, dt, d->threads, i >> 1);
+        size_t bytes = wino_bytes(&g, d->threads);
+        if (bytes > b) b = bytes;
     }
     return b;
 }

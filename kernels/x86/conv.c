@@ -1,5 +1,7 @@
-/* conv.c - conv2d, conv2d_dx, conv2d_dw by the product of gemm.h, or of i8.h. */
+/* conv.c - conv2d, conv2d_dx, conv2d_dw by the product of gemm.h, or where it is
+ * faster by Winograd's algorithm (wino.h); int8 weights by that of i8.h. */
 #include "kernels/x86/i8.h"
+#include "kernels/x86/wino.h"
 
 static int pairs(Dtype dt) { return WIDE && dt == DT_BF16; }
 
@@ -15,6 +17,20 @@ static View view_input(const Conv2d *p, const void *x, Dtype dt)
     return v;
 }
 
+/* 1 when it is done by Winograd's algorithm; x is dy for a gradient. */
+static int winograd(Dev *d, const Conv2d *p, int dx, Dtype dt, const void *x, const void *w,
+                    const Out *out)
+{
+    WinoPlan plan;
+    wino_plan(&plan, p, dx, dt, d->threads, WIDE);
+    if (!plan.m) return 0;
+    ptrdiff_t row = 9 * (ptrdiff_t)p->cin;
+    Wino c = {.s = wino_shape(p, dx), .x = x, .w = w, .dt = dt, .wdt = p->wdt, .st = p->cin,
+              .so = dx ? 1 : row, .sc = dx ? row : 1, .flip = dx, .out = *out};
+    ISA(wino_run)(d, &c, &plan);
+    return 1;
+}
+
 static void forward(Dev *d, const Conv2d *p, Dtype dt, void *y, const void *x, const void *w,
                     const float *b, const void *rowbias, const void *res)
 {
@@ -23,6 +39,7 @@ static void forward(Dev *d, const Conv2d *p, Dtype dt, void *y, const void *x, c
     Gemm g = {.s = {p->n * hw, p->cout, k, pairs(dt), 0, 0}, .p = vx, .q = vw,
               .out = {.y = y, .dt = dt, .alpha = p->alpha, .b = b, .rowbias = rowbias, .res = res,
                       .hw = hw, .cols = p->cout, .sx = p->cout}};
+    if (winograd(d, p, 0, dt, x, w, &g.out)) return;
     if (gemm_swap(g.s.m, g.s.n)) {
         g.swap = 1, g.s.m = p->cout, g.s.n = p->n * hw;
         g.p = vw, g.q = vx;
@@ -72,6 +89,8 @@ static void backward_class(Dev *d, const Conv2d *p, Dtype dt, void *dx, const vo
 static void backward_x(Dev *d, const Conv2d *p, Dtype dt, void *dx, const void *dy, const void *w,
                        int acc)
 {
+    Out out = {.y = dx, .dt = dt, .alpha = p->alpha, .res = acc ? dx : 0, .sx = p->cin};
+    if (winograd(d, p, 1, dt, dy, w, &out)) return;
     for (int i = 0; i < p->stride * p->stride; i++)
         backward_class(d, p, dt, dx, dy, w, acc, i / p->stride, i % p->stride);
 }
