@@ -46,10 +46,10 @@ TEST(cli_every_command_has_help)
     for (int i = 0; i < COMMANDS; i++) {
         char args[64], start[64];
         snprintf(args, sizeof args, "%s --help", commands[i]);
-        snprintf(start, sizeof start, "sdc %s - ", commands[i]);
+        snprintf(start, sizeof start, "sdc %s ", commands[i]);
         CHECK_INT(test_sdc(args, out, err, CAP), 0);
         CHECK_STR(err, "");
-        CHECK(!strncmp(out, start, strlen(start)));
+        CHECK(!strncmp(out, start, strlen(start)) && strstr(out, " - "));
         CHECK(strstr(out, "--"));
     }
 }
