@@ -82,7 +82,7 @@ static const Attention attention_probe = {1, 2048, 2048, HEADS, 40, 0, 0.158f};
 typedef struct {
     Dev *dev;
     const Ops *ops;
-    Dtype dt;
+    Dtype dt, wdt;
     char *a, *b, *c, *w;           /* buffers of ELEMENTS floats; w for two */
     void *scratch;
     size_t scratch_bytes;
@@ -93,7 +93,7 @@ static void run_probe(const Probe *p, CostKind kind)
     Linear l = linear_probe;
     Conv2d v = conv_probe;
     const Attention *t = &attention_probe;
-    l.wdt = v.wdt = p->dt;
+    l.wdt = v.wdt = p->wdt;
     Dev *d = p->dev;
     float *f = (float *)(void *)p->w;
     /* q, k, v and so on: pieces of the buffers, whose contents are zeros */
@@ -152,11 +152,14 @@ static void measure(Speed *s, Probe *p)
     p->dev->ws_bytes = ws_bytes;
 }
 
-int cost_measure(Speed *s, Dev *dev, const Ops *ops, Dtype dt, Err *e)
+int cost_measure(Speed *s, Dev *dev, const Ops *ops, Dtype dt, Dtype wdt, Err *e)
 {
-    Probe p = {.dev = dev, .ops = ops, .dt = dt};
+    Probe p = {.dev = dev, .ops = ops, .dt = dt, .wdt = wdt};
+    Linear linear = linear_probe;
+    Conv2d conv = conv_probe;
+    linear.wdt = conv.wdt = wdt;
     size_t room = (size_t)ELEMENTS * sizeof(float), all = 5 * room;
-    size_t need[3] = {ops->linear_scratch(dev, &linear_probe, dt), ops->conv2d_scratch(dev, &conv_probe, dt),
+    size_t need[3] = {ops->linear_scratch(dev, &linear, dt), ops->conv2d_scratch(dev, &conv, dt),
                       ops->attention_scratch(dev, &attention_probe, dt)};
     for (int i = 0; i < 3; i++)
         if (need[i] > p.scratch_bytes) p.scratch_bytes = need[i];

@@ -30,8 +30,9 @@ typedef struct {
  * not depend on how busy the machine was. */
 extern const Speed cost_nominal;
 
-/* Runs each kind of product once on a typical shape: some tenths of a second. */
-int cost_measure(Speed *s, Dev *dev, const Ops *ops, Dtype dt, Err *e);
+/* Runs each kind of product once on a typical shape, activations in dt and weights in
+ * wdt: some tenths of a second. */
+int cost_measure(Speed *s, Dev *dev, const Ops *ops, Dtype dt, Dtype wdt, Err *e);
 
 double cost_seconds(const Speed *s, const Node *n);
 double cost_graph_seconds(const Speed *s, const Graph *g);

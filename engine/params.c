@@ -7,6 +7,7 @@
 
 #include "engine/convert.h"
 #include "engine/mem.h"
+#include "kernels/int8.h"
 
 enum { ALIGN = 64 };
 
@@ -63,6 +64,8 @@ void params_set_trainable(Params *ps, params_group_fn *group, void *ctx)
     ps->group_ctx = ctx;
 }
 
+void params_set_int8(Params *ps, params_int8_fn *which) { ps->int8 = which; }
+
 void params_stream(Params *ps, Dtype dt)
 {
     ps->trained = dt;
@@ -87,6 +90,18 @@ Param *params_find(const Params *ps, const char *name)
     return i < ps->count && !strcmp(ps->index[i]->name, name) ? ps->index[i] : NULL;
 }
 
+/* As a weight of rows x taps x channels (kernels/int8.h). */
+static int tap_count(const Param *p) { return p->ndim == 4 ? p->dim[1] * p->dim[2] : 1; }
+static int channels(const Param *p) { return p->dim[p->ndim - 1]; }
+
+static Dtype storage(const Params *ps, const Param *p)
+{
+    if (p->ndim == 1) return DT_F32;
+    if (p->trainable) return ps->trained;
+    int small = ps->int8 && i8_fits(p->dim[0], tap_count(p), channels(p)) && ps->int8(p->name);
+    return small ? DT_I8 : ps->wdt;
+}
+
 static Param *declare(Params *ps, const char *name, int ndim, const int *dim)
 {
     size_t at = index_of(ps, name), cap = ps->cap;
@@ -109,7 +124,7 @@ static Param *declare(Params *ps, const char *name, int ndim, const int *dim)
     p->group = ps->group ? ps->group(ps->group_ctx, name) : -1;
     p->trainable = p->group >= 0;
     p->streamed = p->trainable && ps->streamed;
-    p->dt = ndim == 1 ? DT_F32 : p->trainable ? ps->trained : ps->wdt;
+    p->dt = storage(ps, p);
     memmove(ps->index + at + 1, ps->index + at, (ps->count - at) * sizeof *ps->index);
     ps->index[at] = p;
     ps->list[ps->count++] = p;
@@ -129,7 +144,14 @@ Param *params_get(Params *ps, const char *name, int ndim, const int *dim)
 
 /* ---- memory -------------------------------------------------------------- */
 
-static size_t data_bytes(const Param *p) { return align_up(p->count * dtype_bytes(p->dt)); }
+/* Of some rows in dt; for DT_I8, a multiple of 16 of them. */
+static size_t row_bytes(const Param *p, Dtype dt, size_t rows)
+{
+    if (dt == DT_I8) return i8_bytes(rows, (size_t)tap_count(p), (size_t)channels(p));
+    return rows * (p->count / (size_t)p->dim[0]) * dtype_bytes(dt);
+}
+
+static size_t data_bytes(const Param *p) { return align_up(row_bytes(p, p->dt, (size_t)p->dim[0])); }
 
 static size_t grad_bytes(const Param *p)
 {
@@ -264,18 +286,17 @@ static size_t row_count(const Param *p) { return p->count / (size_t)p->dim[0]; }
  * values; file holds them and is overwritten. */
 static void store(Params *ps, const Param *p, size_t first, size_t rows, float *file, float *mem)
 {
-    size_t row = row_count(p), count = rows * row, bytes = dtype_bytes(p->dt);
+    size_t count = rows * row_count(p);
     float *src = file, *room = mem;
     if (p->ndim == 4) {
         permute(p, mem, file, rows, 0);
         src = mem;
         room = file;
     }
-    if (p->dt != DT_F32) {
-        half_from_f32(p->dt, room, src, count);
-        src = room;
-    }
-    dev_upload(ps->dev, (char *)p->data + first * row * bytes, src, count * bytes);
+    if (p->dt == DT_I8) i8_from_f32(room, src, rows, (size_t)tap_count(p), (size_t)channels(p));
+    else if (p->dt != DT_F32) half_from_f32(p->dt, room, src, count);
+    if (p->dt != DT_F32) src = room;
+    dev_upload(ps->dev, (char *)p->data + row_bytes(p, p->dt, first), src, row_bytes(p, p->dt, rows));
 }
 
 enum { CHUNK = 1 << 18 };              /* values that a thread converts at a time */
@@ -284,6 +305,7 @@ enum { CHUNK = 1 << 18 };              /* values that a thread converts at a tim
 static size_t chunk_rows(const Param *p)
 {
     size_t rows = CHUNK / row_count(p);
+    if (p->dt == DT_I8) rows = rows < I8_ROWS ? I8_ROWS : rows / I8_ROWS * I8_ROWS;
     return rows < 1 ? 1 : rows > (size_t)p->dim[0] ? (size_t)p->dim[0] : rows;
 }
 
@@ -370,18 +392,18 @@ int params_set(Params *ps, Param *p, const float *file_layout, Err *e)
 /* Some rows at a time: tensors of a whole model under training are large. */
 static int read_back(const Params *ps, const Param *p, const void *src, Dtype dt, float *out, Err *e)
 {
-    size_t row = row_count(p), step = chunk_rows(p), all = (size_t)p->dim[0], bytes = dtype_bytes(dt);
+    size_t row = row_count(p), step = chunk_rows(p), all = (size_t)p->dim[0];
     Staging s;
     TRY(staging_new(&s, step * row, e));
     for (size_t first = 0; first < all; first += step) {
         size_t rows = all - first < step ? all - first : step, count = rows * row;
-        dev_download(ps->dev, s.file, (const char *)src + first * row * bytes, count * bytes);
+        dev_download(ps->dev, s.file, (const char *)src + row_bytes(p, dt, first),
+                     row_bytes(p, dt, rows));
         dev_sync(ps->dev);
         const float *f = s.file;
-        if (dt != DT_F32) {
-            half_to_f32(dt, s.mem, s.file, count);
-            f = s.mem;
-        }
+        if (dt == DT_I8) i8_to_f32(s.mem, s.file, rows, (size_t)tap_count(p), (size_t)channels(p));
+        else if (dt != DT_F32) half_to_f32(dt, s.mem, s.file, count);
+        if (dt != DT_F32) f = s.mem;
         if (p->ndim == 4) permute(p, out + first * row, f, rows, 1);
         else memcpy(out + first * row, f, count * sizeof(float));
     }

@@ -10,6 +10,7 @@
  * memory, (COUT,CIN,kh,kw) in files and in params_fill's source. 1x1
  * convolutions are linear. Matrices and convolutions are stored in Params.wdt
  * unless trainable (f32, or as params_stream says); vectors (biases, norms) always in f32.
+ * Those that params_set_int8 names and whose shape allows it are DT_I8 (kernels/int8.h).
  */
 #ifndef SDC_ENGINE_PARAMS_H
 #define SDC_ENGINE_PARAMS_H
@@ -27,7 +28,7 @@ typedef struct Param {
     int trainable;
     int streamed;          /* trainable, and its gradient lives in the slab, not here */
     int group;             /* optimizer group of a trainable parameter */
-    void *data;            /* on the device, count elements of dt; NULL: no memory yet, or released */
+    void *data;            /* on the device, in dt; NULL: no memory yet, or released */
     int block;             /* which of Params.blocks holds it */
     float *grad;           /* on the device, count f32; NULL unless trainable, or when streamed */
     int filled;            /* data holds values */
@@ -50,6 +51,7 @@ typedef struct Params {
     Param **list;
     size_t count, cap;
     Param **index;         /* the same, sorted by name */
+    int (*int8)(const char *name);
     int (*group)(void *ctx, const char *name);
     void *group_ctx;
     ParamBlock *blocks;
@@ -65,6 +67,10 @@ void params_free(Params *ps);                                /* NULL ok */
  * the callback is asked once per name; group < 0 means frozen. */
 typedef int params_group_fn(void *ctx, const char *name);
 void params_set_trainable(Params *ps, params_group_fn *group, void *ctx);
+/* Frozen matrices for which the callback says 1 are stored in 8 bits. Before the first
+ * declaration. */
+typedef int params_int8_fn(const char *name);
+void params_set_int8(Params *ps, params_int8_fn *which);
 /* Trainable matrices are stored in dt, and no gradient has memory of its own: each one
  * is used up by an update as soon as it is complete (graph.h, OP_update). Before the
  * first declaration. */

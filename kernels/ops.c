@@ -42,6 +42,7 @@ void ops_init(Ops *ops, const Dev *d)
         .linear_scratch = linear_scratch_ref,
         .conv2d_scratch = conv2d_scratch_ref,
         .attention_scratch = attention_scratch_ref,
+        .int8 = !(d->isa & DEV_CUDA),
     };
     for (unsigned isa = DEV_REF; isa <= DEV_CUDA; isa <<= 1)
         if (d->isa & isa) fill(ops, isa);

@@ -221,6 +221,7 @@ typedef struct {
 #undef X
     cast_fn *cast[DT_N][DT_N];       /* [destination][source] */
     OptimOps optim;                  /* kernels/optim.h; f32 only */
+    int int8;                        /* 1: linear and conv2d take weights of DT_I8 */
     /* Scratch bytes (Dev.ws) that any of linear, linear_dx, linear_dw and so
      * on needs for these shapes with T == dt. Never NULL. */
     size_t (*linear_scratch)(const Dev *d, const Linear *p, Dtype dt);

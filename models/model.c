@@ -11,11 +11,17 @@ static const char *const dtype_names[DT_N] = {"f32", "bf16", "f16"};
 
 const char *model_dtype_name(Dtype dt) { return dtype_names[dt]; }
 
-int model_dtype(Dtype *dt, const char *name, Err *e)
+const char *model_precision(const Model *m) { return m->int8 ? "int8" : dtype_names[m->dtype]; }
+
+Dtype model_storage(const Model *m) { return m->int8 ? DT_I8 : m->dtype; }
+
+int model_dtype(ModelOptions *o, const char *name, Err *e)
 {
+    o->int8 = !strcmp(name, "int8");
+    if (o->int8) return o->dtype = DT_BF16, 0;
     for (int i = 0; i < DT_N; i++)
-        if (!strcmp(name, dtype_names[i])) return *dt = (Dtype)i, 0;
-    return err_set(e, ERR_USAGE, "option --dtype: \"%s\" is not f32, bf16 or f16", name);
+        if (!strcmp(name, dtype_names[i])) return o->dtype = (Dtype)i, 0;
+    return err_set(e, ERR_USAGE, "option --dtype: \"%s\" is not f32, bf16, f16 or int8", name);
 }
 
 /* ---- opening ------------------------------------------------------------- */
@@ -31,6 +37,30 @@ static int open_device(Model *m, const ModelOptions *o, Err *e)
     }
     if (rc) return err_set(e, ERR_MEMORY, "device %s cannot be opened: too little memory", name);
     ops_init(&m->ops, m->dev);
+    if (o->int8 && !m->ops.int8)
+        return err_set(e, ERR_USAGE, "int8 weights: there are no products for them on %s; bf16 works there",
+                       dev_name(m->dev));
+    return 0;
+}
+
+static int starts(const char *s, const char *prefix) { return !strncmp(s, prefix, strlen(prefix)); }
+
+/* params_int8_fn. Kept in full: the few weights that every value of a picture passes
+ * (in and out of the U-Net, its time embedding), the tables of embeddings, what LoRAs
+ * under training add, and the VAE, whose errors are seen directly. */
+static int int8_weight(const char *name)
+{
+    if (strstr(name, ".lora_")) return 0;
+    if (starts(name, "text_encoder.")) return !strstr(name, ".embeddings.");
+    return starts(name, "unet.") && !starts(name, "unet.conv_in.") && !starts(name, "unet.conv_out.") &&
+           !starts(name, "unet.time_embedding.");
+}
+
+static int open_params(Model *m, const ModelOptions *o, Err *e)
+{
+    m->ps = params_new(m->dev, &m->ops, o->dtype);
+    if (!m->ps) return err_nomem(e, sizeof *m->ps, "the table of weights");
+    if (o->int8) params_set_int8(m->ps, int8_weight);
     return 0;
 }
 
@@ -48,13 +78,13 @@ static int open_loras(Model *m, const ModelOptions *o, Err *e)
 static int open_all(Model *m, const ModelOptions *o, Err *e)
 {
     m->dtype = o->dtype;
+    m->int8 = o->int8;
     m->seed = o->seed;
     TRY(open_device(m, o, e));
     TRY(o->path ? checkpoint_open(&m->ck, o->path, e) : checkpoint_new(&m->ck, o->config, e));
     TRY(layers_lora_targets(&m->ck->layers, &m->targets, &m->target_count, e));
     TRY(open_loras(m, o, e));
-    m->ps = params_new(m->dev, &m->ops, o->dtype);
-    return m->ps ? 0 : err_nomem(e, sizeof *m->ps, "the table of weights");
+    return open_params(m, o, e);
 }
 
 int model_open(Model *m, const ModelOptions *o, Err *e)
@@ -85,8 +115,6 @@ const LoraTarget *model_target(const Model *m, const char *path)
 }
 
 /* ---- what is trained ----------------------------------------------------- */
-
-static int starts(const char *s, const char *prefix) { return !strncmp(s, prefix, strlen(prefix)); }
 
 /* params_group_fn */
 static int group_of(void *ctx, const char *name)

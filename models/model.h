@@ -25,6 +25,7 @@ typedef struct {
     const char *device;            /* "cpu"; NULL: the best there is */
     int threads;                   /* 0: all cores */
     Dtype dtype;                   /* of activations and frozen matrices */
+    int int8;                      /* frozen matrices of U-Net and text encoder in 8 bits instead */
     char *const *lora;             /* "FILE:W:TEW", merged into the weights when they are loaded */
     size_t lora_count;
     const SdConfig *config;        /* with path NULL: a model of random weights (seed) */
@@ -45,6 +46,7 @@ typedef struct {
     Dev *dev;
     Ops ops;
     Dtype dtype;
+    int int8;
     Checkpoint *ck;
     LoraTarget *targets;
     size_t target_count;
@@ -87,8 +89,13 @@ int model_initial(const Model *m, const CheckpointEntry *en, float *dst, Err *e)
 /* The target of a canonical module path, NULL when it cannot carry a LoRA. */
 const LoraTarget *model_target(const Model *m, const char *path);
 
-/* "f32", "bf16", "f16"; ERR_USAGE otherwise. */
-int model_dtype(Dtype *dt, const char *name, Err *e);
+/* Sets dtype and int8 by the value of --dtype: "f32", "bf16", "f16", or "int8" (with
+ * activations in bf16); ERR_USAGE otherwise. */
+int model_dtype(ModelOptions *o, const char *name, Err *e);
 const char *model_dtype_name(Dtype dt);
+/* That value. */
+const char *model_precision(const Model *m);
+/* What most frozen weights are stored in. */
+Dtype model_storage(const Model *m);
 
 #endif

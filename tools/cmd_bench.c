@@ -33,7 +33,7 @@ static const Option bench_options[] = {
     {"model", 'm', OPT_TEXT, AT(model), 0, 0, "FILE", "checkpoint or diffusers folder", NULL},
     {"width", 'W', OPT_INT, AT(width), 64, 8192, "N", "of the picture (512)", NULL},
     {"height", 'H', OPT_INT, AT(height), 64, 8192, "N", "of the picture (512)", NULL},
-    {"dtype", 0, OPT_TEXT, AT(dtype), 0, 0, "TYPE", "f32, bf16 or f16 (bf16)", NULL},
+    {"dtype", 0, OPT_TEXT, AT(dtype), 0, 0, "TYPE", "f32, bf16, f16 or int8 (bf16)", NULL},
     {"repeat", 0, OPT_INT, AT(repeat), 1, REPEAT_MAX, "N", "counted runs (3)", NULL},
     {"device", 0, OPT_TEXT, AT(device), 0, 0, "NAME", "where to run: " DEV_NAMES, NULL},
     {"threads", 't', OPT_INT, AT(threads), 0, 1024, "N", "0: all cores", NULL},
@@ -173,14 +173,14 @@ static void report(const Bench *b, const char *name)
         printf("{\"bench\":\"%s\",\"seconds\":[", name);
         for (int i = 0; i < o->repeat; i++) printf("%s%.6f", i ? "," : "", b->seconds[i]);
         printf("],\"peak_bytes\":%zu,\"dtype\":\"%s\",\"device\":\"%s\"}\n", peak_bytes(b),
-               model_dtype_name(b->m.dtype), dev_name(b->m.dev));
+               model_precision(&b->m), dev_name(b->m.dev));
         return;
     }
     double best = b->seconds[0];
     for (int i = 1; i < o->repeat; i++)
         if (b->seconds[i] < best) best = b->seconds[i];
     printf("%s %dx%d %s on %s: best of %d %.3f s, peak memory %.0f MB (planned %.0f MB)\n", name, o->width,
-           o->height, model_dtype_name(b->m.dtype), dev_name(b->m.dev), o->repeat, best,
+           o->height, model_precision(&b->m), dev_name(b->m.dev), o->repeat, best,
            (double)peak_bytes(b) / (1 << 20), (double)planned(b) / (1 << 20));
 }
 
@@ -195,7 +195,7 @@ static int bench(Bench *b, const char *name, Err *e)
     if (o->width % 64 || o->height % 64)
         return err_set(e, ERR_USAGE, "options --width and --height: multiples of 64 expected");
     ModelOptions mo = {.path = o->model, .device = machine_device(device, sizeof device, o->device), .threads = o->threads};
-    TRY(model_dtype(&mo.dtype, o->dtype ? o->dtype : "bf16", e));
+    TRY(model_dtype(&mo, o->dtype ? o->dtype : "bf16", e));
     TRY(model_open(&b->m, &mo, e));
     b->left = dev_memory_free(b->m.dev);
     TRY(benches[k].init(b, e));

@@ -29,7 +29,7 @@ static const Option table[] = {
     {"ram", 0, OPT_TEXT, AT(ram), 0, 0, "SIZE", "memory, such as 6G (what is free, less a reserve)", "vram"},
     {"device_memory", 0, OPT_TEXT, AT(ram), 0, 0, "SIZE", "the same, of a device that is not here", NULL},
     {"network_dim", 0, OPT_INT, AT(network_dim), 1, 4096, "N", "rank of the LoRA (32)", NULL},
-    {"dtype", 0, OPT_TEXT, AT(dtype), 0, 0, "TYPE", "f32, bf16 or f16 (bf16 where that is faster, else f32)", "type"},
+    {"dtype", 0, OPT_TEXT, AT(dtype), 0, 0, "TYPE", "f32, bf16, f16 or int8 (bf16 where that is faster)", "type"},
     {"device", 0, OPT_TEXT, AT(device), 0, 0, "NAME", "where to run: " DEV_NAMES, NULL},
     {"threads", 't', OPT_INT, AT(threads), 0, 1024, "N", "0: all cores (0)", NULL},
 };
@@ -196,9 +196,9 @@ static int measure(Planner *p, Err *e)
     TRY(model_open(&m, &p->mo, e));
     p->budget = memory_default(m.dev) + memory_process();
     int rc = p->o->ram ? memory_size(&p->budget, "ram", p->o->ram, e) : 0;
-    if (!rc) rc = cost_measure(&p->speed, m.dev, &m.ops, p->mo.dtype, e);
+    if (!rc) rc = cost_measure(&p->speed, m.dev, &m.ops, m.dtype, model_storage(&m), e);
     char have[32];
-    if (!rc) printf("%s, %s, %s\n", dev_name(m.dev), model_dtype_name(p->mo.dtype),
+    if (!rc) printf("%s, %s, %s\n", dev_name(m.dev), model_precision(&m),
                     memory_text(have, sizeof have, p->budget));
     model_close(&m);
     return rc;
@@ -213,7 +213,7 @@ static int run(const PlanOptions *o, Err *e)
     machine_device(device, sizeof device, o->device);
     p.mo = (ModelOptions){.path = o->model, .device = device, .threads = o->threads,
                           .config = o->model ? NULL : &config};
-    TRY(model_dtype(&p.mo.dtype, o->dtype ? o->dtype : machine_fast_bf16(device, o->threads) ? "bf16" : "f32", e));
+    TRY(model_dtype(&p.mo, o->dtype ? o->dtype : machine_fast_bf16(device, o->threads) ? "bf16" : "f32", e));
     TRY(measure(&p, e));
     snprintf(lora, sizeof lora, "train a LoRA of rank %d, AdamW8bit: seconds of a step", o->network_dim);
     TRY(print_rows(&p, "pictures: seconds of a sampling step with guidance", PICTURE, e));

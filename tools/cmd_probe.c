@@ -26,7 +26,7 @@ static const Option probe_options[] = {
     {"in", 0, OPT_TEXT, AT(in), 0, 0, "FILE", "input tensors (safetensors)", NULL},
     {"out", 0, OPT_TEXT, AT(out), 0, 0, "FILE", "output tensors (safetensors)", NULL},
     {"device", 0, OPT_TEXT, AT(device), 0, 0, "NAME", "where to run: " DEV_NAMES, NULL},
-    {"dtype", 0, OPT_TEXT, AT(dtype), 0, 0, "TYPE", "f32, bf16 or f16", NULL},
+    {"dtype", 0, OPT_TEXT, AT(dtype), 0, 0, "TYPE", "f32, bf16, f16 or int8", NULL},
     {"threads", 0, OPT_INT, AT(threads), 0, 1024, "N", "0: all cores", NULL},
     {"clip_skip", 0, OPT_INT, AT(clip_skip), 0, 64, "N", "1: after the last layer", NULL},
     {"trace", 0, OPT_FLAG, AT(trace), 0, 0, NULL, "time and checksum of each node on stderr", NULL},
@@ -121,7 +121,7 @@ int probe_model(Probe *p, int merge_loras, Err *e)
     ModelOptions mo = {.path = o->model, .device = device, .threads = o->threads};
     if (!o->model) return err_set(e, ERR_USAGE, "option --model is missing");
     if (merge_loras) mo.lora = o->lora.item, mo.lora_count = o->lora.count;
-    TRY(model_dtype(&mo.dtype, o->dtype, e));
+    TRY(model_dtype(&mo, o->dtype, e));
     return model_open(&p->m, &mo, e);
 }
 

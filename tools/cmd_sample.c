@@ -67,7 +67,7 @@ static const Option table[] = {
      "pictures, with seeds counting up: out.png, out-1.png, ... (1)", NULL},
     {"grid", 0, OPT_TEXT, AT(grid), 0, 0, "FILE", "all of them on one sheet, too", NULL},
     {"dtype", 0, OPT_TEXT, AT(dtype), 0, 0, "TYPE",
-     "f32, bf16 or f16 (bf16 where that is faster, else f32)", "type"},
+     "f32, bf16, f16 or int8 (bf16 where that is faster, else f32)", "type"},
     {"device", 0, OPT_TEXT, AT(device), 0, 0, "NAME", "where to run: " DEV_NAMES, NULL},
     {"threads", 't', OPT_INT, AT(threads), 0, 1024, "N", "0: all cores (0)", NULL},
     {"ram", 0, OPT_TEXT, AT(ram), 0, 0, "SIZE",
@@ -197,7 +197,7 @@ static int open_model(SampleRun *r, Err *e)
     ModelOptions mo = {.path = o->model, .device = machine_device(device, sizeof device, o->device),
                        .threads = o->threads, .lora_count = r->loras.count};
     TRY(fill(&o->dtype, machine_fast_bf16(device, o->threads) ? "bf16" : "f32", e));
-    TRY(model_dtype(&mo.dtype, o->dtype, e));
+    TRY(model_dtype(&mo, o->dtype, e));
     r->specs = mem_calloc(r->loras.count + 1, sizeof *r->specs);
     if (!r->specs) return err_nomem(e, r->loras.count * sizeof *r->specs, "LoRA files");
     for (size_t i = 0; i < r->loras.count; i++) r->specs[i] = r->loras.list[i].spec;
@@ -292,9 +292,10 @@ static int too_large(SampleRun *r, PipelineConfig *c, size_t budget, Err *e)
     memory_text(have, sizeof have, budget);
     what_fits(r, c, budget, other, sizeof other);
     return err_set(e, ERR_MEMORY, "%dx%d in %s needs %s, and %s %s%s%s", r->o.width, r->o.height,
-                   model_dtype_name(r->m.dtype), need, have,
+                   model_precision(&r->m), need, have,
                    r->o.ram ? "is allowed by --ram" : "is free", other,
-                   r->m.dtype == DT_F32 ? "; --dtype bf16 needs about half" : "");
+                   r->m.dtype == DT_F32 ? "; --dtype bf16 needs about half" :
+                   r->m.ops.int8 && !r->m.int8 ? "; --dtype int8 needs less" : "");
 }
 
 static double step_seconds(const SampleRun *r, const Speed *s)
@@ -307,7 +308,7 @@ static double step_seconds(const SampleRun *r, const Speed *s)
 static int print_table(SampleRun *r, PipelineConfig *c, const size_t *budget, int count, Err *e)
 {
     Speed speed;
-    TRY(cost_measure(&speed, r->m.dev, &r->m.ops, r->m.dtype, e));
+    TRY(cost_measure(&speed, r->m.dev, &r->m.ops, r->m.dtype, model_storage(&r->m), e));
     printf("allowed     needed     step  how\n");
     for (int i = 0; i < count; i++) {
         char allowed[32], need[32];
@@ -354,7 +355,7 @@ static void summary(const SampleRun *r)
     const Sampler *s = &r->p.sampler;
     const SamplerInfo *si = sampler_info((int)s->kind);
     const char *schedule = si->own_timesteps ? "" : schedule_info((int)s->schedule)->label;
-    fprintf(stderr, "device     %s, %s\n", dev_name(r->m.dev), model_dtype_name(r->m.dtype));
+    fprintf(stderr, "device     %s, %s\n", dev_name(r->m.dev), model_precision(&r->m));
     fprintf(stderr, "model      %s (%s)\n", o->model, config_name(&r->m.ck->config));
     for (size_t i = 0; i < r->loras.count; i++)
         fprintf(stderr, "LoRA       %s: U-Net %g, text encoder %g, %zu modules\n",
@@ -370,7 +371,7 @@ static void summary(const SampleRun *r)
 static int print_plan(SampleRun *r, Err *e)
 {
     Speed speed;
-    TRY(cost_measure(&speed, r->m.dev, &r->m.ops, r->m.dtype, e));
+    TRY(cost_measure(&speed, r->m.dev, &r->m.ops, r->m.dtype, model_storage(&r->m), e));
     r->memory.seconds = step_seconds(r, &speed);
     memory_print(&r->memory, stdout);
     double picture = r->memory.seconds * r->o.steps + cost_graph_seconds(&speed, r->p.vae.g);

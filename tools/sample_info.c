@@ -175,7 +175,7 @@ static int set_fields(Infotext *t, const SampleOptions *o, const SampleModel *sm
     TRY(set_loras(t, l, e));
     if (o->pad_conds) TRY(infotext_set(t, "Pad conds", "True", e));
     if (o->prediction) TRY(infotext_set(t, "Prediction", p->c.v_pred ? "v" : "eps", e));
-    TRY(infotext_set(t, "Dtype", model_dtype_name(p->m->dtype), e));
+    TRY(infotext_set(t, "Dtype", model_precision(p->m), e));
     return infotext_set(t, "Version", "sdc", e);
 }
 

@@ -170,7 +170,7 @@ static void print_row(const TrainRun *r, size_t budget, const Speed *s)
 static int print_table(TrainRun *r, size_t *budget, int count, Err *e)
 {
     Speed speed;
-    TRY(cost_measure(&speed, r->m.dev, &r->m.ops, r->m.dtype, e));
+    TRY(cost_measure(&speed, r->m.dev, &r->m.ops, r->m.dtype, model_storage(&r->m), e));
     printf("allowed    needed       step\n");
     for (int i = 0; i < count; i++) {
         for (int k = i + 1; k < count; k++)
@@ -207,7 +207,7 @@ int train_fit(TrainRun *r, Err *e)
 int train_print_memory(TrainRun *r, Err *e)
 {
     Speed speed;
-    TRY(cost_measure(&speed, r->m.dev, &r->m.ops, r->m.dtype, e));
+    TRY(cost_measure(&speed, r->m.dev, &r->m.ops, r->m.dtype, model_storage(&r->m), e));
     r->memory.seconds = step_seconds(r, &speed);
     memory_print(&r->memory, stdout);
     printf("all steps   %14.3g seconds, expected\n", r->memory.seconds * r->total);
