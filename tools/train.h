@@ -1,7 +1,8 @@
 /* train.h - what the parts of `sdc train` share.
  *
  *   train_options.c  the option table, defaults, what kohya has and we have not
- *   cmd_train.c      the run from the first line to the last
+ *   train_open.c     the run before its first step
+ *   cmd_train.c      its steps, and what is done after each
  *   train_save.c     LoRA and checkpoint files with kohya's metadata
  *   train_memory.c   what the run needs, and how it is made to fit
  *   train_samples.c  sample pictures and the grid
@@ -62,6 +63,8 @@ typedef struct {
     struct TrainSamples *samples;  /* train_samples.c; NULL: none */
 } TrainRun;
 
+/* From parsed options to everything planned; nothing is loaded or written. */
+int train_open(TrainRun *r, Err *e);
 /* After everything is planned: makes the run fit into --ram (or what is free) by smaller
  * pieces of a batch and by recomputing; ERR_MEMORY with what would fit. */
 int train_fit(TrainRun *r, Err *e);
