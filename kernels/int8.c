@@ -1,31 +1,51 @@
 /* int8.c - see int8.h. */
 #include "kernels/int8.h"
 
-/* The step of a row: NaN when one of its values is not finite. A row of steps below
- * 1e-30 is stored as zeros. */
+#include <string.h>
+
+#include "kernels/half.h"
+
+/* The step of a row: NaN when one of its values is not finite. Positive floats are in
+ * the order of their bits. */
 static float step_of(const float *src, size_t count)
 {
-    float most = 0, bad = 0;
+    int most = 0;
+#pragma omp simd reduction(max : most)
     for (size_t i = 0; i < count; i++) {
-        float a = fabsf(src[i]);
+        int a = (int)(f32_bits(src[i]) & 0x7fffffff);
         most = a > most ? a : most;
-        bad += src[i] * 0.0f;
     }
-    return most / 127 + bad;
+    return most < 0x7f800000 ? f32_from_bits((uint32_t)most) / 127 : NAN;
 }
 
-static void row_from_f32(int8_t *q, float *scale, float *sum, const float *src, size_t r,
+enum { PART = 256 };                    /* values that are rounded at a time */
+
+/* q = src * inv, rounded: adding 1.5 * 2^23 leaves the number, in two's complement, in
+ * the last bits. Returns the sum. */
+static int round_part(int8_t *q, const float *src, float inv, size_t n)
+{
+    int total = 0;
+#pragma omp simd
+    for (size_t i = 0; i < n; i++) q[i] = (int8_t)(f32_bits(src[i] * inv + 0x1.8p23f) & 255);
+#pragma omp simd reduction(+ : total)
+    for (size_t i = 0; i < n; i++) total += q[i];
+    return total;
+}
+
+/* A row with steps below 1e-30 becomes zeros. */
+static void row_from_f32(int8_t *panel, float *scale, float *sum, const float *src, size_t r,
                          size_t taps, size_t c)
 {
     float step = step_of(src, taps * c), inv = step > 1e-30f ? 1 / step : 0;
+    int8_t q[PART], *to = panel + i8_at(r, 0);
     scale[r] = step;
     for (size_t t = 0; t < taps; t++) {
         int total = 0;
-        for (size_t i = 0; i < c; i++) {
-            float v = rintf(src[t * c + i] * inv);
-            int n = v >= 127 ? 127 : v >= -127 ? (int)v : -127;                /* or NaN */
-            q[i8_at(r, t * c + i)] = (int8_t)n;
-            total += n;
+        for (size_t i = 0; i < c; i += PART) {
+            size_t n = c - i < PART ? c - i : PART;
+            total += round_part(q, src + t * c + i, inv, n);
+            for (size_t k = 0; k < n; k += I8_STEP, to += I8_ROWS * I8_STEP)
+                memcpy(to, q + k, I8_STEP);
         }
         sum[t * I8_ROWS + r] = (float)total;
     }
