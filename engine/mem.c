@@ -6,6 +6,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#ifdef __GLIBC__
+#include <malloc.h>
+#endif
 
 void *mem_alloc(size_t bytes) { return malloc(bytes ? bytes : 1); }
 
@@ -17,6 +20,13 @@ void *mem_calloc(size_t count, size_t bytes)
 void *mem_realloc(void *p, size_t bytes) { return realloc(p, bytes ? bytes : 1); }
 
 void mem_free(void *p) { free(p); }
+
+void mem_trim(void)
+{
+#ifdef __GLIBC__
+    malloc_trim(0);
+#endif
+}
 
 char *mem_strdup(const char *s)
 {

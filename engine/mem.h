@@ -15,6 +15,8 @@ void *mem_alloc(size_t bytes);                 /* uninitialised, 16-byte aligned
 void *mem_calloc(size_t count, size_t bytes);  /* zeroed; NULL on overflow of count*bytes */
 void *mem_realloc(void *p, size_t bytes);      /* NULL leaves p as it was */
 void mem_free(void *p);                        /* NULL ok */
+/* Gives what was freed back to the system, where the C library can. */
+void mem_trim(void);
 char *mem_strdup(const char *s);
 char *mem_printf(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 

@@ -19,6 +19,7 @@ typedef struct {
     size_t least_bytes;      /* recompute.h: about what the smallest plan would need */
     size_t again_bytes;      /* results that are computed a second time instead of kept */
     int again_nodes;
+    double again_share;      /* recompute.h: their time, about, as a share of all else */
 } Plan;
 
 /* Fills *plan and the plan fields of g's tensors. ERR_FAIL naming the node when

@@ -212,6 +212,17 @@ static int step(Graph *g, size_t target, int cheap_only, int *done, size_t *leas
     return n ? rewire(g, e) : 0;
 }
 
+static double share_of_clones(const Graph *g)
+{
+    double clones = 0, all = 0;
+    for (int i = 0; i < g->node_count; i++) {
+        double s = cost_seconds(&cost_nominal, g->nodes[i]);
+        all += s;
+        if (g->nodes[i]->clone) clones += s;
+    }
+    return clones > 0 ? clones / (all - clones) : 0;
+}
+
 int recompute_fit(Plan *plan, Graph *g, size_t slab_bytes, const Dev *dev, const Ops *ops, Err *e)
 {
     int done = g->err.code || !has_backward(g);
@@ -229,6 +240,7 @@ int recompute_fit(Plan *plan, Graph *g, size_t slab_bytes, const Dev *dev, const
         TRY(plan_make(plan, g, dev, ops, e));
         if (nothing) break;
     }
+    plan->again_share = share_of_clones(g);
     plan->least_bytes = least < plan->slab_bytes ? least : plan->slab_bytes;
     return 0;
 }

@@ -178,6 +178,7 @@ static int load(TrainRun *r, Err *e)
     TRY(slab_alloc(&r->m.slab, r->m.dev, e));
     for (int i = 0; i < 4; i++) TRY(model_load_part(&r->m, parts[i], e));
     train_drop_lora(r);
+    mem_trim();
     return 0;
 }
 

@@ -6,9 +6,15 @@
 
 #include "engine/io.h"
 
-size_t memory_total(const Memory *m)
+size_t memory_sum(const Memory *m)
 {
     return m->weights + m->lora + m->gradients + m->optimizer + m->activations + m->scratch + m->host + m->process;
+}
+
+size_t memory_total(const Memory *m)
+{
+    size_t sum = memory_sum(m);
+    return sum > m->before ? sum : m->before;
 }
 
 const char *memory_text(char *s, size_t cap, size_t bytes)
@@ -33,9 +39,10 @@ void memory_line(const Memory *m, FILE *f)
         comma = ", ";
     }
     fputc('\n', f);
+    if (m->before > memory_sum(m)) fprintf(f, "           most of it is needed while latents are made\n");
     if (m->plan.again_nodes)
-        fprintf(f, "recompute  %d operations of the forward pass, %s of results\n", m->plan.again_nodes,
-                memory_text(s, sizeof s, m->plan.again_bytes));
+        fprintf(f, "recompute  %d operations of the forward pass, %s of results, about %.1f%% more time\n",
+                m->plan.again_nodes, memory_text(s, sizeof s, m->plan.again_bytes), 100 * m->plan.again_share);
 }
 
 static void print_bytes(FILE *f, const char *name, size_t bytes, const char *note)
@@ -57,10 +64,10 @@ void memory_print(const Memory *m, FILE *f)
     print_bytes(f, "scratch", m->scratch, "");
     print_bytes(f, "pictures", m->host, "");
     print_bytes(f, "process", m->process, "");
-    print_bytes(f, "total", memory_total(m), "");
+    print_bytes(f, "total", memory_total(m), m->before > memory_sum(m) ? "while latents are made" : "");
     if (m->plan.again_nodes)
-        fprintf(f, "recomputed  %14zu bytes  (%d operations of the forward pass)\n", m->plan.again_bytes,
-                m->plan.again_nodes);
+        fprintf(f, "recomputed  %14zu bytes  (%d operations of the forward pass, about %.1f%% more time)\n",
+                m->plan.again_bytes, m->plan.again_nodes, 100 * m->plan.again_share);
     if (m->seconds > 0) fprintf(f, "step        %14.3g seconds, expected\n", m->seconds);
 }
 

@@ -17,11 +17,14 @@ typedef struct {
     size_t activations, scratch;
     size_t host;               /* pictures, latents, captions */
     size_t process;            /* memory_process() */
+    size_t before;             /* all that was there while latents were made; 0: there was no such time */
     Plan plan;                 /* of the graph whose activations these are */
     char note[120];            /* about the weights: what is released when */
     double seconds;            /* expected per step; 0: not measured */
 } Memory;
 
+/* All of the above but before; and the larger of that and before. */
+size_t memory_sum(const Memory *m);
 size_t memory_total(const Memory *m);
 /* A line on stderr, or the whole account on stdout. */
 void memory_line(const Memory *m, FILE *f);

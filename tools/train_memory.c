@@ -49,16 +49,9 @@ static void account(TrainRun *r)
     r->memory.plan = largest(&r->ft)->exec.plan;
     r->memory.host = finetune_bytes(&r->ft);
     if (r->val_ds) r->memory.host += finetune_bytes(&r->val);
+    r->memory.before = encoder_weights(r) + r->ft.slab.bytes + r->ft.slab.scratch_bytes + r->memory.host +
+                       r->memory.process;
     snprintf(r->memory.note, sizeof r->memory.note, "the VAE's encoder is released after the latents are made");
-}
-
-/* The larger of the steps and of making latents. */
-static size_t needed(const TrainRun *r)
-{
-    size_t steps = memory_total(&r->memory);
-    size_t latents = encoder_weights(r) + r->ft.slab.bytes + r->ft.slab.scratch_bytes + r->memory.host +
-                     r->memory.process;
-    return steps > latents ? steps : latents;
 }
 
 /* Plans everything again with at most slab_bytes of activations in a step. */
@@ -86,10 +79,10 @@ static int plan_pieces(TrainRun *r, int n, Err *e)
 static int shrink(TrainRun *r, size_t budget, Err *e)
 {
     int pieces = !r->o.train_vae && !r->o.full_bf16 && !options_given(&r->opt, "micro_batch_size");
-    while (needed(r) > budget && pieces && r->ft_config.micro > 1) TRY(plan_pieces(r, (r->ft_config.micro + 1) / 2, e));
+    while (memory_total(&r->memory) > budget && pieces && r->ft_config.micro > 1) TRY(plan_pieces(r, (r->ft_config.micro + 1) / 2, e));
     /* more than once: the larger graph makes the process itself larger */
-    for (int i = 0; needed(r) > budget && i < 3; i++) {
-        size_t fixed = memory_total(&r->memory) - r->memory.activations;
+    for (int i = 0; memory_total(&r->memory) > budget && i < 3; i++) {
+        size_t fixed = memory_sum(&r->memory) - r->memory.activations;
         TRY(plan_within(r, budget > fixed ? budget - fixed : 1, e));
     }
     return 0;
@@ -116,7 +109,7 @@ static void what_fits(TrainRun *r, size_t budget, char *text, size_t cap)
 {
     const Memory *m = &r->memory;
     const BucketConfig *size = &r->ds->cfg.bucket;
-    size_t fixed = memory_total(m) - m->activations, room = budget > fixed ? budget - fixed : 0;
+    size_t fixed = memory_sum(m) - m->activations, room = budget > fixed ? budget - fixed : 0;
     double least = (double)(m->plan.least_bytes ? m->plan.least_bytes : m->plan.slab_bytes);
     double scale = fmin(1, sqrt((double)room / least));
     if (r->o.full && !r->o.full_bf16) snprintf(text, cap, "; try --full_bf16 and --optimizer_type AdamW8bit");
@@ -135,8 +128,9 @@ static int too_large(TrainRun *r, size_t budget, Err *e)
 {
     char need[32], have[32], other[80];
     Memory *m = &r->memory;
-    size_t least = needed(r);
+    size_t least = memory_sum(m);
     if (m->plan.least_bytes && m->plan.least_bytes < m->activations) least -= m->activations - m->plan.least_bytes;
+    if (m->before > least) least = m->before;
     memory_text(need, sizeof need, least + least / 100);
     memory_text(have, sizeof have, budget);
     what_fits(r, budget, other, sizeof other);
@@ -159,9 +153,9 @@ static void print_row(const TrainRun *r, size_t budget, const Speed *s)
 {
     char allowed[32], need[32];
     memory_text(allowed, sizeof allowed, budget);
-    memory_text(need, sizeof need, needed(r));
+    memory_text(need, sizeof need, memory_total(&r->memory));
     printf("%-9s  %-9s  ", allowed, need);
-    if (needed(r) > budget) printf("does not fit\n");
+    if (memory_total(&r->memory) > budget) printf("does not fit\n");
     else printf("%6.2f s  %d pictures at a time, %d operations recomputed\n", step_seconds(r, s),
                 largest(&r->ft)->n, r->memory.plan.again_nodes);
 }
@@ -179,7 +173,7 @@ static int print_table(TrainRun *r, size_t *budget, int count, Err *e)
                 budget[i] = budget[k];
                 budget[k] = t;
             }
-        if (needed(r) > budget[i]) TRY(shrink(r, budget[i], e));
+        if (memory_total(&r->memory) > budget[i]) TRY(shrink(r, budget[i], e));
         print_row(r, budget[i], &speed);
     }
     return 0;
@@ -199,9 +193,9 @@ int train_fit(TrainRun *r, Err *e)
         r->table = 1;
         return print_table(r, budget, count, e);
     }
-    if (needed(r) <= budget[0]) return 0;
+    if (memory_total(&r->memory) <= budget[0]) return 0;
     TRY(shrink(r, budget[0], e));
-    return needed(r) <= budget[0] ? 0 : too_large(r, budget[0], e);
+    return memory_total(&r->memory) <= budget[0] ? 0 : too_large(r, budget[0], e);
 }
 
 int train_print_memory(TrainRun *r, Err *e)

@@ -212,6 +212,7 @@ static int write_file(TrainRun *r, const char *path, const Meta *m, Err *e)
         int rc = read_lora(r, e);
         if (!rc) rc = lora_save(path, r->lora.list, r->lora.count, dt, m->list, m->count, e);
         train_drop_lora(r);
+        mem_trim();
         return rc;
     }
     CheckpointSave s = {trained_values, r, 1, dt, m->list, m->count};
