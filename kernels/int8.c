@@ -6,16 +6,21 @@
 #include "kernels/half.h"
 
 /* The step of a row: NaN when one of its values is not finite. Positive floats are in
- * the order of their bits. */
+ * the order of their bits. Several maxima, so that compilers use vectors. */
 static float step_of(const float *src, size_t count)
 {
-    int most = 0;
-#pragma omp simd reduction(max : most)
-    for (size_t i = 0; i < count; i++) {
-        int a = (int)(f32_bits(src[i]) & 0x7fffffff);
-        most = a > most ? a : most;
+    int most[16] = {0};
+    for (size_t i = 0; i < count; i += 16) {
+        float end[16] = {0};
+        const float *v = count - i < 16 ? memcpy(end, src + i, (count - i) * 4) : src + i;
+#pragma omp simd
+        for (int j = 0; j < 16; j++) {
+            int a = (int)(f32_bits(v[j]) & 0x7fffffff);
+            most[j] = a > most[j] ? a : most[j];
+        }
     }
-    return most < 0x7f800000 ? f32_from_bits((uint32_t)most) / 127 : NAN;
+    for (int j = 1; j < 16; j++) most[0] = most[j] > most[0] ? most[j] : most[0];
+    return most[0] < 0x7f800000 ? f32_from_bits((uint32_t)most[0]) / 127 : NAN;
 }
 
 enum { PART = 256 };                    /* values that are rounded at a time */
