@@ -31,7 +31,7 @@ static int step_build(Step *s, int kind, Err *e)
 {
     int full = kind != LORA;
     memset(s, 0, sizeof *s);
-    ModelOptions o = {.config = &micro, .threads = 2, .seed = 3};
+    ModelOptions o = {.config = &micro, .device = "cpu", .threads = 2, .seed = 3};   /* looks into the slab */
     TRY(model_open(&s->m, &o, e));
     LoraNew n = {4, 4, 2, 2, 1, 1, 5};
     TRY(lora_new(&s->lora, &n, s->m.targets, s->m.target_count, e));

@@ -66,7 +66,8 @@ static int plan_picture(Planner *p, int side, Cell *c, Err *e)
         rc = model_open(&m, &p->mo, e);
         if (rc) break;
         rc = pipeline_init(pipe, &m, tok, &pc, e);
-        size_t bytes = rc ? 0 : pipeline_device_bytes(pipe) + pipeline_bytes(pipe) + memory_process();
+        size_t bytes = rc ? 0 : pipeline_device_bytes(pipe) + memory_held(m.dev);
+        if (!rc && !dev_own_memory(m.dev)) bytes += pipeline_bytes(pipe);
         if (!rc && bytes <= p->budget)
             *c = (Cell){bytes, cost_graph_seconds(&p->speed, pipe->unet[0].g), pc.swap, 0, 1};
         if (!rc) pipeline_free(pipe);
@@ -128,7 +129,7 @@ static int try_step(Planner *p, Job *j, int side, int n, size_t *fixed, Cell *c,
         ParamBytes w = params_part(j->m.ps, NULL);
         size_t state = 0;
         rc = optimizer_bytes(j, &state, e);
-        *fixed = w.frozen + w.trained + w.gradients + state + memory_process();
+        *fixed = w.frozen + w.trained + w.gradients + state + memory_held(j->m.dev);
     }
     size_t fixed_all = *fixed + d.exec.plan.scratch_bytes;
     size_t room = p->budget > fixed_all ? p->budget - fixed_all : 0;
@@ -194,7 +195,7 @@ static int measure(Planner *p, Err *e)
 {
     Model m;
     TRY(model_open(&m, &p->mo, e));
-    p->budget = memory_default(m.dev) + memory_process();
+    p->budget = memory_default(m.dev) + memory_held(m.dev);
     int rc = p->o->ram ? memory_size(&p->budget, "ram", p->o->ram, e) : 0;
     if (!rc) rc = cost_measure(&p->speed, m.dev, &m.ops, m.dtype, model_storage(&m), e);
     char have[32];

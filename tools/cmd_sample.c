@@ -232,8 +232,8 @@ static void account(SampleRun *r)
     Pipeline *p = &r->p;
     Memory *m = &r->memory;
     size_t decoder = params_part(r->m.ps, "vae.").frozen;
-    *m = (Memory){.weights = pipeline_weights(p), .host = pipeline_bytes(p) + grid_bytes(r),
-                  .process = memory_process()};
+    *m = (Memory){.weights = pipeline_weights(p), .process = memory_held(r->m.dev)};
+    if (!dev_own_memory(r->m.dev)) m->host = pipeline_bytes(p) + grid_bytes(r);
     memory_graph(m, &p->text);
     memory_graph(m, &p->unet[0]);
     if (p->unet[1].g) memory_graph(m, &p->unet[1]);
@@ -325,7 +325,7 @@ static int print_table(SampleRun *r, PipelineConfig *c, const size_t *budget, in
 
 static int fit(SampleRun *r, PipelineConfig *c, Err *e)
 {
-    size_t budget[MEMORY_ROWS] = {memory_default(r->m.dev) + memory_process()};
+    size_t budget[MEMORY_ROWS] = {memory_default(r->m.dev) + memory_held(r->m.dev)};
     int count = 1, rc = 0;
     if (r->o.ram) TRY(memory_sizes(budget, MEMORY_ROWS, &count, "ram", r->o.ram, e));
     if (count > 1 && !r->o.dry_run)

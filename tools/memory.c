@@ -84,6 +84,8 @@ size_t memory_process(void) { return status_kb("VmRSS:") * 1024; }
 
 size_t memory_peak(void) { return status_kb("VmHWM:") * 1024; }
 
+size_t memory_held(const Dev *d) { return dev_own_memory(d) ? 0 : memory_process(); }
+
 void memory_graph(Memory *m, const Exec *x)
 {
     if (x->plan.scratch_bytes > m->scratch) m->scratch = x->plan.scratch_bytes;

@@ -15,8 +15,8 @@ typedef struct {
     size_t weights;            /* of the model: the most that is loaded at a time */
     size_t lora, gradients, optimizer;
     size_t activations, scratch;
-    size_t host;               /* pictures, latents, captions */
-    size_t process;            /* memory_process() */
+    size_t host;               /* pictures, latents, captions; 0 where d has memory of its own */
+    size_t process;            /* memory_held() */
     size_t before;             /* all that was there while latents were made; 0: there was no such time */
     Plan plan;                 /* of the graph whose activations these are */
     char note[120];            /* about the weights: what is released when */
@@ -33,6 +33,10 @@ void memory_print(const Memory *m, FILE *f);
 /* Bytes of memory that this process holds now; the most it ever held. */
 size_t memory_process(void);
 size_t memory_peak(void);
+
+/* What counts besides the plan on this device: the process, or nothing where the device
+ * has memory of its own. */
+size_t memory_held(const Dev *d);
 
 /* The larger of what m knows and what this graph needs, which is as large as *x. */
 void memory_graph(Memory *m, const Exec *x);

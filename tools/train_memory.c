@@ -26,7 +26,7 @@ static size_t encoder_weights(const TrainRun *r)
  * it holds now, are freed by then. */
 static size_t process_bytes(const TrainRun *r)
 {
-    size_t now = memory_process(), down = 0;
+    size_t now = memory_held(r->m.dev), down = 0;
     for (size_t i = 0; i < r->lora.count; i++) {       /* the up factors are pages of zeros */
         const LoraModule *m = &r->lora.list[i];
         down += (size_t)m->rank * (size_t)m->target->in * (size_t)m->target->k * (size_t)m->target->k * sizeof(float);
@@ -47,8 +47,8 @@ static void account(TrainRun *r)
         return;
     }
     r->memory.plan = largest(&r->ft)->exec.plan;
-    r->memory.host = finetune_bytes(&r->ft);
-    if (r->val_ds) r->memory.host += finetune_bytes(&r->val);
+    if (!dev_own_memory(r->m.dev))
+        r->memory.host = finetune_bytes(&r->ft) + (r->val_ds ? finetune_bytes(&r->val) : 0);
     r->memory.before = encoder_weights(r) + r->ft.slab.bytes + r->ft.slab.scratch_bytes + r->memory.host +
                        r->memory.process;
     snprintf(r->memory.note, sizeof r->memory.note, "the VAE's encoder is released after the latents are made");
@@ -114,6 +114,8 @@ static void what_fits(TrainRun *r, size_t budget, char *text, size_t cap)
     double scale = fmin(1, sqrt((double)room / least));
     if (r->o.full && !r->o.full_bf16) snprintf(text, cap, "; try --full_bf16 and --optimizer_type AdamW8bit");
     else snprintf(text, cap, r->m.dtype == DT_F32 ? "; try --mixed_precision bf16" : "");
+    if (!room && !*text)
+        snprintf(text, cap, "; weights, gradients and optimizer alone need %.2f GB", (double)fixed / (1 << 30));
     if (r->o.train_vae || !room) return;
     for (int w = (int)(size->w * scale) / 64 * 64; w >= 64; w -= 64) {
         int h = (int)((int64_t)size->h * w / size->w / 64 * 64);
@@ -181,7 +183,7 @@ static int print_table(TrainRun *r, size_t *budget, int count, Err *e)
 
 int train_fit(TrainRun *r, Err *e)
 {
-    size_t budget[MEMORY_ROWS] = {memory_default(r->m.dev) + memory_process()};
+    size_t budget[MEMORY_ROWS] = {memory_default(r->m.dev) + memory_held(r->m.dev)};
     int count = 1;
     if (r->o.ram) TRY(memory_sizes(budget, MEMORY_ROWS, &count, "ram", r->o.ram, e));
     account(r);
