@@ -30,7 +30,7 @@ typedef struct {
         keep_tokens, flip_aug, enable_bucket, bucket_no_upscale, min_bucket_reso, max_bucket_reso,
         bucket_reso_steps, clip_skip, max_token_length, v_pred, threads, dry_run, lr_cycles, min_timestep,
         max_timestep, dropout_every_n_epochs, skip_bad_images, vae_crop, cache_latents_to_disk, no_metadata,
-        stop_after_steps, unit_latents, micro, full_bf16;
+        stop_after_steps, unit_latents, micro, full_bf16, int8_base;
     int64_t seed;
     double network_alpha, conv_alpha, lr, unet_lr, text_lr, max_grad_norm, lr_power, min_snr_gamma, huber_c,
         noise_offset, caption_dropout_rate, tag_dropout_rate, prior_loss_weight, kl_weight,

@@ -72,6 +72,8 @@ static int check_options(TrainRun *r, Err *e)
     if (o->init && !o->full && !o->train_vae)
         return err_set(e, ERR_USAGE, "option --init needs --full or --train_vae");
     if (o->full && o->train_vae) return err_set(e, ERR_USAGE, "options --full and --train_vae exclude each other");
+    if (o->int8_base && (o->full || o->train_vae))
+        return err_set(e, ERR_USAGE, "option --int8_base: only for a LoRA; weights under training need their precision");
     if (o->full_bf16 && (!o->full || o->accumulation > 1))
         return err_set(e, ERR_USAGE, "option --full_bf16: needs --full, and excludes --gradient_accumulation_steps: "
                        "each gradient is used up as soon as it exists");
@@ -128,6 +130,7 @@ static int open_model(TrainRun *r, Err *e)
     else if (!mp && !o->train_vae && machine_fast_bf16(mo.device, o->threads)) mo.dtype = DT_BF16;
     if (mp && !strcmp(mp, "fp16"))
         fprintf(stderr, "note: --mixed_precision fp16 means bf16 here: the same speed, and it does not overflow\n");
+    mo.int8 = o->int8_base;
     return model_open(&r->m, &mo, e);
 }
 
@@ -284,7 +287,8 @@ static int list_facts(TrainRun *r, Err *e)
     TRY(fact(r, "max_grad_norm", mem_printf("%.17g", o->max_grad_norm), e));
     TRY(fact(r, "network_dim", mem_printf("%d", o->full || o->train_vae ? 0 : o->network_dim), e));
     TRY(fact(r, "network_alpha", mem_printf("%.17g", o->full || o->train_vae ? 0 : o->network_alpha), e));
-    TRY(fact(r, "mixed_precision", mem_printf("%s", model_dtype_name(r->m.dtype)), e));
+    TRY(fact(r, "mixed_precision", mem_printf("%s%s", model_dtype_name(r->m.dtype),
+                                                 o->int8_base ? ", int8 base" : ""), e));
     TRY(fact(r, "full_bf16", mem_printf("%d", o->full_bf16), e));
     TRY(fact(r, "train_data_dir", mem_printf("%zu pictures, %" PRIu32 " uses", r->ds->item_count, r->ds->entry_count), e));
     return 0;

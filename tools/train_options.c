@@ -116,6 +116,7 @@ static const Option table[] = {
 
     HEAD("Machine"),
     TEXT("mixed_precision", mixed_precision, "TYPE", "no, bf16 (bf16 where it is fast)"),
+    FLAG("int8_base", int8_base, "frozen weights of U-Net and text encoder in 8 bits: half their memory"),
     TEXT("device", device, "NAME", DEV_NAMES),
     INT("threads", threads, 0, 1024, "0: all cores"),
     INT("stop_after_steps", stop_after_steps, 1, 1e9, "stop after N steps of this session as on Ctrl-C"),
@@ -137,6 +138,7 @@ static const Option table[] = {
     IGNORED("no_half_vae", "", "the VAE runs in the training dtype, checked for overflow"),
     IGNORED("use_safetensors", "", "safetensors is the only format written"),
     IGNORED("v2", "", "the model's kind is read from its tensors"),
+    REFUSED("fp8_base", "", "use --int8_base"),
     REFUSED("full_fp16", "", "use --full_bf16"),
     REFUSED("color_aug", "", "not supported: latents are cached"),
     REFUSED("random_crop", "", "not supported: latents are cached"),
