@@ -3,8 +3,8 @@
  *
  * The output is cut into tiles of m x m pixels. A tile needs (m+2)^2 points of
  * the transformed input and as many products per pair of channels, where the
- * direct way needs 9 m^2: F(4x4,3x3) a quarter, F(6x6,3x3) a fifth. Products are
- * f32 whatever T and wdt are: bf16 operands would lose 10 times more than the
+ * direct way needs 9 m^2: F(4x4,3x3) a quarter, F(6x6,3x3) a fifth, F(8x8,3x3) a
+ * sixth. Products are f32 whatever T and wdt are: bf16 operands would lose 10 times more than the
  * direct product, while f32 ones lose less than bf16 results are rounded by.
  *
  * Tiles are worked on in batches, and in a batch block after block of input
@@ -24,7 +24,7 @@ typedef struct { int n, h, w, c, ho, wo, cout, pad; } WinoShape;
 WinoShape wino_shape(const Conv2d *p, int dx);
 
 typedef struct {
-    int m;                      /* outputs of a tile along an axis, 4 or 6; 0: direct is faster */
+    int m;                      /* outputs of a tile along an axis, 4, 6 or 8; 0: direct is faster */
     int points;                 /* (m+2)^2 */
     int mr, nr;                 /* micro tile */
     int ty, tx, tiles;          /* of one picture along each axis, of all */

@@ -3,7 +3,8 @@
  */
 #include "kernels/x86/wino.h"
 
-#define UNROLL _Pragma("GCC unroll 8")
+#define UNROLL _Pragma("GCC unroll 10")
+#define UNROLL_VW _Pragma("GCC unroll 16")
 /* A loop of transforms stays one: unrolled, all its addresses would be kept. */
 #define ROLLED _Pragma("GCC unroll 1")
 
@@ -13,7 +14,9 @@
     switch ((m) * 4 + (int)(dt)) {                                                        \
     case 16: CASE(4, DT_F32, call) case 17: CASE(4, DT_BF16, call)                        \
     case 18: CASE(4, DT_F16, call) case 24: CASE(6, DT_F32, call)                         \
-    case 25: CASE(6, DT_BF16, call) case 26: CASE(6, DT_F16, call) default: break;        \
+    case 25: CASE(6, DT_BF16, call) case 26: CASE(6, DT_F16, call)                        \
+    case 32: CASE(8, DT_F32, call) case 33: CASE(8, DT_BF16, call)                        \
+    case 34: CASE(8, DT_F16, call) default: break;                                        \
     }
 
 /* Where tile number `tile` is: picture, first row and column of its output. */
@@ -75,14 +78,20 @@ void ISA(wino_put_input)(const Wino *w, const WinoPlan *g, int tile, int row, in
 }
 
 /* The 9 taps of VW input channels from c0 (`cs` of them) and VW output channels
- * from o0 (`os`), as vectors of output channels: g [c][tap]. */
-VEC void load_taps(Dtype dt, const Wino *w, int o0, int os, int c0, int cs, vf g[VW][9])
+ * from o0 (`os`), as vectors of output channels: g [c][tap]. They lie far apart in
+ * memory, so those of `more` channels further on are asked for ahead. */
+VEC void load_taps(Dtype dt, const Wino *w, int o0, int os, int c0, int cs, int more, vf g[VW][9])
 {
+    ptrdiff_t ahead = more > 2 * VW ? 2 * VW * w->sc : 0;
     for (int tap = 0; tap < 9; tap++) {
         vf r[VW];
         ptrdiff_t at = o0 * w->so + c0 * w->sc + (w->flip ? 8 - tap : tap) * w->st;
+        ptrdiff_t step = w->sc == 1 ? w->so : w->sc;
+        for (int i = 0; i < VW && ahead; i++)
+            _mm_prefetch((const char *)w->w + (size_t)(at + ahead + i * step) * dtype_bytes(dt),
+                         _MM_HINT_T0);
         if (w->sc == 1) {
-            UNROLL
+            UNROLL_VW
             for (int i = 0; i < VW; i++)
                 r[i] = i < os ? vec_get_most(dt, w->w, (size_t)(at + i * w->so), (size_t)cs)
                               : vec_zero();
@@ -92,7 +101,7 @@ VEC void load_taps(Dtype dt, const Wino *w, int o0, int os, int c0, int cs, vf g
                 r[i] = i < cs ? vec_get_most(dt, w->w, (size_t)(at + i * w->sc), (size_t)os)
                               : vec_zero();
         }
-        UNROLL
+        UNROLL_VW
         for (int i = 0; i < VW; i++) g[i][tap] = r[i];
     }
 }
@@ -128,7 +137,7 @@ VEC void weights_in(int m, Dtype dt, const Wino *w, const WinoPlan *g, int o0, i
             vf taps[VW][9];
             int os = w->s.cout - o0 - half, cs = kc - k < VW ? kc - k : VW;
             os = os < 0 ? 0 : os < VW ? os : VW;
-            load_taps(dt, w, o0 + half, os, c0 + k, cs, taps);
+            load_taps(dt, w, o0 + half, os, c0 + k, cs, kc - k, taps);
             for (int i = 0; i < cs; i++)
                 weight_in(m, taps[i], u + (k + i) * NR + half, g->u_plane);
         }
