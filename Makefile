@@ -80,7 +80,7 @@ LIB_OBJ    += $(EMU_SRC:%=$(B)/%.o)
 EMU_TEST   := $(patsubst %,$(B)/%.o,$(wildcard tests/emu/test_*.cu))
 CXXFLAGS   ?= -O2 -g $(shell grep -qw fma /proc/cpuinfo && echo -mavx2 -mfma)
 CU_COMPILE  = $(CXX) -x c++ -std=c++17 -fopenmp -ffp-contract=off -Wall -Wextra -Werror \
-              -Wno-unknown-pragmas $(CXXFLAGS) $(SAN) -I. -Itests/emu/include -D_GNU_SOURCE \
+              -Wno-unknown-pragmas -Wno-maybe-uninitialized $(CXXFLAGS) $(SAN) -I. -Itests/emu/include -D_GNU_SOURCE \
               -DSDC_CUDA -DSDC_CUDNN -DEMU_UNIT=$(subst .,_,$(basename $(basename $(notdir $@))))
 endif
 
@@ -176,7 +176,8 @@ emu_seed_%: emu_build
 	$Q$(RUN) OMP_NUM_THREADS=1 SDC_TEST_DEVICE=cuda SDC_EMU_SEED=$* \
 	    SDC_BIN=build/$(EMU_CONFIG)/sdc build/$(EMU_CONFIG)/test $(EMU_TESTS)
 emu-mutants: emu_build          ## break the kernels one line at a time; make emu must notice
-	sh tests/emu/mutants.sh
+	$(RUN) OMP_NUM_THREADS=1 EMU=1 FROM=$(EMU_CONFIG) SDC_TEST_DEVICE=cuda \
+	    MUTANTS=tests/emu/mutants.txt sh tests/mutants.sh
 
 # clang's OpenMP tells the sanitizer about its barriers, gcc's does not.
 tsan:                           ## the kernels' tests under the thread sanitizer (clang, libomp)

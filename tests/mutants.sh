@@ -5,17 +5,20 @@
 # runs the tests that ought to notice. Fails when a mutant survives, when it
 # does not apply or does not build, or when the tests are red to begin with.
 # Usage, in the repository root: tests/mutants.sh [SUBSTRING of the file name]
+# MUTANTS: another list. FROM: a folder of build/ whose objects to start from (make emu-mutants).
 set -u
-list=tests/mutants.txt
+list=${MUTANTS:-tests/mutants.txt}
+config=${FROM:-mutants}
 copy=build/mutants
 log=$copy/log
 
 rm -rf $copy
 mkdir -p $copy || exit 1
 tar -cf - --exclude=./build --exclude=./.git --exclude=./sdc . | tar -xf - -C $copy || exit 1
+[ -z "${FROM-}" ] || { mkdir $copy/build && cp -a build/$config $copy/build; } || exit 1
 
-build() { make -s -j"$(nproc)" -C $copy CONFIG=mutants build/mutants/test >$log 2>&1; }
-run() { (cd $copy && timeout 300 build/mutants/test "$@") >$log 2>&1; }
+build() { make -s -j"$(nproc)" -C $copy CONFIG=$config build/$config/test >$log 2>&1; }
+run() { (cd $copy && timeout 300 build/$config/test "$@") >$log 2>&1; }
 
 build || { cat $log; echo "mutants: the sources do not build"; exit 1; }
 # shellcheck disable=SC2046

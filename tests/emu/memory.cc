@@ -21,7 +21,12 @@
 #define ASAN_UNPOISON_MEMORY_REGION(p, n) ((void)(p), (void)(n))
 #endif
 
-typedef struct { size_t bytes, map_bytes; unsigned char *map; } Block;   /* by its address */
+typedef struct {                               /* by its address */
+    size_t bytes, map_bytes;
+    unsigned char *map;
+    size_t start;                              /* bytes from map on that are closed each time */
+    int rest_closed;
+} Block;
 typedef std::map<uintptr_t, Block> Blocks;
 
 enum { PAGE = 4096, ALIGN = 256 };
@@ -91,23 +96,37 @@ static int reserve(void)
 
 /* ---- access -------------------------------------------------------------- */
 
-static void protect(int how)
+static void protect(unsigned char *p, size_t n, int how)
 {
-    for (Blocks::value_type &i : device_blocks)
-        if (mprotect(i.second.map, i.second.map_bytes, how)) {
-            perror("emu: mprotect");
-            abort();
-        }
+    if (!mprotect(p, n, how)) return;
+    perror("emu: mprotect");
+    abort();
 }
+
+/* The start of a large block is closed each time, the rest (which costs) only
+ * sometimes: who reads device memory by mistake reads the start, too. */
+enum { START = 64 << 10, SOMETIMES = 32 };
 
 void emu_memory_open(void)
 {
-    if (!opened++) protect(PROT_READ | PROT_WRITE);
+    if (opened++) return;
+    for (Blocks::value_type &i : device_blocks) {
+        Block *b = &i.second;
+        protect(b->map, b->rest_closed ? b->map_bytes : b->start, PROT_READ | PROT_WRITE);
+        b->rest_closed = 0;
+    }
 }
 
 void emu_memory_close(void)
 {
-    if (!--opened) protect(PROT_NONE);
+    static unsigned closed;
+    if (--opened) return;
+    closed++;
+    for (Blocks::value_type &i : device_blocks) {
+        Block *b = &i.second;
+        b->rest_closed = b->start == b->map_bytes || closed % SOMETIMES == 0;
+        protect(b->map, b->rest_closed ? b->map_bytes : b->start, PROT_NONE);
+    }
 }
 
 /* The allocation that p lies in; past one that ends at p when n is 0. */
@@ -177,7 +196,7 @@ cudaError_t cudaMalloc(void **p, size_t bytes)
     ASAN_POISON_MEMORY_REGION(m, (size_t)(start - m));
     ASAN_POISON_MEMORY_REGION(start + bytes, body - bytes);
     if (!opened) mprotect(m, map, PROT_NONE);
-    device_blocks[(uintptr_t)start] = {bytes, map, m};
+    device_blocks[(uintptr_t)start] = {bytes, map, m, map < 2 * START ? map : (size_t)START, 1};
     allocated += bytes;
     *p = start;
     return cudaSuccess;
@@ -233,9 +252,8 @@ cudaError_t cudaHostAlloc(void **p, size_t bytes, unsigned flags)
                                              MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (m == MAP_FAILED) return emu_error(cudaErrorMemoryAllocation);
     mprotect(m + map, PAGE, PROT_NONE);
-    memset(m, 0xff, map);
     *p = m + map - body;
-    pinned_blocks[(uintptr_t)*p] = {bytes, map + PAGE, m};
+    pinned_blocks[(uintptr_t)*p] = {bytes, map + PAGE, m, 0, 0};
     return cudaSuccess;
 }
 
@@ -263,7 +281,7 @@ cudaError_t cudaHostRegister(void *p, size_t bytes, unsigned flags)
     if (rc) return emu_error(rc);
     if (!p || !bytes || flags > 7) return emu_error(cudaErrorInvalidValue);
     if (emu_is_pinned(p, 1)) return emu_error(cudaErrorHostMemoryAlreadyRegistered);
-    pinned_blocks[(uintptr_t)p] = {bytes, 0, NULL};
+    pinned_blocks[(uintptr_t)p] = {bytes, 0, NULL, 0, 0};
     return cudaSuccess;
 }
 
