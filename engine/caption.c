@@ -8,7 +8,7 @@
 #include "engine/mem.h"
 
 /* Purposes of RngKey; 0xCA.... belongs to captions. */
-enum { DRAW_DROPOUT = 0xCA0001, DRAW_SHUFFLE = 0xCA0002, DRAW_TAGS = 0xCA0003 };
+enum { DRAW_DROPOUT = 0xCA0001, DRAW_SHUFFLE = 0xCA0002, DRAW_TAGS = 0xCA0003, DRAW_CHOICE = 0xCA0004 };
 
 static int is_blank(char ch) { return ch == ' ' || (ch >= '\t' && ch <= '\r'); }
 
@@ -33,7 +33,7 @@ static int is_utf8(const char *s, size_t n)
     return 1;
 }
 
-int caption_read(char **text, const char *path, Err *e)
+static int read_lines(char **text, const char *path, int all, Err *e)
 {
     size_t size;
     *text = NULL;
@@ -45,14 +45,24 @@ int caption_read(char **text, const char *path, Err *e)
     }
     Span line = {*text, size};
     if (line.n >= 3 && !memcmp(line.s, "\xEF\xBB\xBF", 3)) line.s += 3, line.n -= 3;
-    size_t end = 0;
-    while (end < line.n && line.s[end] != '\n' && line.s[end] != '\r') end++;
-    line.n = end;
-    line = strip(line);
-    memmove(*text, line.s, line.n);
-    (*text)[line.n] = 0;
+    size_t out = 0;
+    for (int first = 1; line.n && (first || all); first = 0) {
+        size_t end = 0;
+        while (end < line.n && line.s[end] != '\n' && line.s[end] != '\r') end++;
+        Span one = strip((Span){line.s, end});
+        if (one.n && out) (*text)[out++] = '\n';
+        memmove(*text + out, one.s, one.n);
+        out += one.n;
+        line = (Span){line.s + end, line.n - end};
+        if (line.n) line.s++, line.n--;
+    }
+    (*text)[out] = 0;
     return 0;
 }
+
+int caption_read(char **text, const char *path, Err *e) { return read_lines(text, path, 0, e); }
+
+int caption_read_lines(char **text, const char *path, Err *e) { return read_lines(text, path, 1, e); }
 
 int caption_check(const CaptionConfig *c, Err *e)
 {
@@ -80,7 +90,7 @@ static int varies_tags(const CaptionConfig *c)
 
 int caption_is_fixed(const CaptionConfig *c)
 {
-    return !varies_tags(c) && c->dropout_rate <= 0 && c->dropout_every_n_epochs == 0;
+    return !c->wildcards && !varies_tags(c) && c->dropout_rate <= 0 && c->dropout_every_n_epochs == 0;
 }
 
 /* Tags of a caption: head stays in front, flex varies, tail stays behind. */
@@ -188,6 +198,86 @@ static int vary_tags(char **out, const CaptionConfig *c, const char *caption, Rn
     return rc;
 }
 
+/* One of the lines, in place. */
+static void choose_line(char *text, RngKey key)
+{
+    uint32_t n = 1, k;
+    for (const char *s = text; *s; s++) n += *s == '\n';
+    k = rng_below(key, 0, n);
+    const char *line = text;
+    while (k--) line = strchr(line, '\n') + 1;
+    size_t size = strcspn(line, "\n");
+    memmove(text, line, size);
+    text[size] = 0;
+}
+
+/* {a|b} becomes a or b, in place, as re.sub(r"\{([^}]+)\}"): from a brace to the next
+ * closing one. Doubled braces stand for themselves. */
+static void choose_words(char *text, RngKey key)
+{
+    char *out = text;
+    uint32_t draw = 1;
+    for (const char *s = text; *s;) {
+        if ((s[0] == '{' || s[0] == '}') && s[1] == s[0]) {
+            *out++ = *s, s += 2;
+            continue;
+        }
+        const char *end = *s == '{' ? s + 1 : NULL;
+        while (end && *end && (*end != '}' || end[1] == '}')) end += *end == '}' ? 2 : 1;
+        if (!end || !*end || end == s + 1) {
+            *out++ = *s++;
+            continue;
+        }
+        uint32_t n = 1;
+        for (const char *p = s; p < end; p++) n += *p == '|';
+        const char *word = s + 1;
+        for (uint32_t k = rng_below(key, draw++, n); k--;) word = strchr(word, '|') + 1;
+        for (; word < end && *word != '|'; word++) {
+            *out++ = *word;
+            if ((*word == '{' || *word == '}') && word[1] == *word) word++;
+        }
+        s = end + 1;
+    }
+    *out = 0;
+}
+
+/* Every `from` becomes `to`. NULL when there is no memory. */
+static char *replace(const char *text, const char *from, const char *to)
+{
+    size_t n = 0, cut = strlen(from);
+    for (const char *s = text; (s = strstr(s, from)); s += cut) n++;
+    char *out = mem_alloc(strlen(text) + n * strlen(to) + 1), *at = out;
+    for (const char *s = text, *hit; out && s; s = hit ? hit + cut : NULL) {
+        hit = strstr(s, from);
+        size_t size = hit ? (size_t)(hit - s) : strlen(s);
+        memcpy(at, s, size);
+        at += size;
+        if (hit) memcpy(at, to, strlen(to)), at += strlen(to);
+        *at = 0;
+    }
+    return out;
+}
+
+/* What follows the dropout; text is consumed. */
+static int vary(char **out, const CaptionConfig *c, char *text, RngKey key, uint32_t step, Err *e)
+{
+    int rc = 0;
+    key.purpose = DRAW_CHOICE;
+    if (c->wildcards) choose_line(text, key), choose_words(text, key);
+    *out = text;
+    if (varies_tags(c)) {
+        char *varied = NULL;
+        rc = vary_tags(&varied, c, text, key, step, e);
+        mem_free(text);
+        *out = varied;
+    }
+    if (rc || !c->secondary || !*c->secondary) return rc;
+    text = *out;
+    *out = replace(text, c->secondary, c->separator && *c->separator ? c->separator : ",");
+    mem_free(text);
+    return *out ? 0 : err_nomem(e, 0, "a caption");
+}
+
 int caption_process(char **out, const CaptionConfig *c, const char *caption, RngKey key,
                     uint32_t epoch, uint32_t step, Err *e)
 {
@@ -201,11 +291,7 @@ int caption_process(char **out, const CaptionConfig *c, const char *caption, Rng
     char *full = drop ? mem_strdup("") : mem_printf("%s%s%s%s%s", pre, *pre ? " " : "", caption,
                                                     *post ? " " : "", post);
     if (!full) return err_nomem(e, strlen(caption), "a caption");
-    if (drop || !varies_tags(c)) {
-        *out = full;
-        return 0;
-    }
-    int rc = vary_tags(out, c, full, key, step, e);
-    mem_free(full);
-    return rc;
+    if (!drop) return vary(out, c, full, key, step, e);
+    *out = full;
+    return 0;
 }

@@ -17,10 +17,16 @@ enum { CAPTION_MAX_BYTES = 1 << 16 };
  * caller (mem_free). ERR_INPUT when it is not UTF-8, has a zero byte or is over CAPTION_MAX_BYTES. */
 int caption_read(char **text, const char *path, Err *e);
 
+/* All lines that are not empty, with a line feed between: what `wildcards` chooses from. */
+int caption_read_lines(char **text, const char *path, Err *e);
+
 /* kohya's options; a zeroed one changes nothing. Strings are borrowed, NULL ok. */
 typedef struct {
     const char *prefix, *suffix;       /* put around, with a blank between */
     const char *separator;             /* between tags; NULL: "," */
+    const char *secondary;             /* --secondary_separator: becomes separator at the end */
+    int wildcards;                     /* --enable_wildcard: one line of several; {a|b} is a or
+                                          b; {{ and }} are { and } */
     int shuffle;                       /* --shuffle_caption */
     int keep_tokens;                   /* the first n tags stay where they are */
     const char *keep_tokens_separator; /* "a ||| b, c ||| d": only b, c vary */

@@ -1,4 +1,5 @@
 /* data.c - finding pictures and captions, and cutting them into batches. See data.h. */
+#include <math.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -11,7 +12,8 @@
 #include "engine/rng.h"
 
 /* Purposes of RngKey; 0xDA.... belongs to data sets. */
-enum { DRAW_ORDER = 0xDA0001, DRAW_BATCHES = 0xDA0002, DRAW_FLIP = 0xDA0003 };
+enum { DRAW_ORDER = 0xDA0001, DRAW_BATCHES = 0xDA0002, DRAW_FLIP = 0xDA0003,
+       DRAW_SPLIT = 0xDA0004 };
 enum { REPEATS_MAX = 1000000, ENTRIES_MAX = 1 << 30 };
 
 __attribute__((format(printf, 2, 3)))
@@ -132,7 +134,7 @@ static int find_caption(char **text, const Dataset *ds, const char *path, Err *e
         char *name = mem_printf("%.*s%s%s", (int)(dot - path), path, *ext[i] == '.' ? "" : ".",
                                 ext[i]);
         if (!name) return err_nomem(e, strlen(path), "the list of pictures");
-        int rc = io_exists(name) == 1 ? caption_read(text, name, e) : 0;
+        int rc = io_exists(name) == 1 ? (ds->cfg.wildcards ? caption_read_lines : caption_read)(text, name, e) : 0;
         mem_free(name);
         TRY(rc);
     }
@@ -176,6 +178,31 @@ static int scan_pictures(Dataset *ds, size_t folder, Err *e)
     if (missing > 1) notice(ds, "%s: %zu pictures in all have no caption file", f->path, missing);
     if (!rc && !f->count) notice(ds, "folder %s has no pictures", f->path);
     return rc;
+}
+
+/* Holds a part of each folder of training pictures out, chosen by the seed: kohya's
+ * split_train_val, but no picture is on both sides. */
+static int split(Dataset *ds, Err *e)
+{
+    size_t held = 0;
+    for (size_t i = 0; i < ds->folder_count; i++) {
+        const DataFolder *f = &ds->folders[i];
+        uint32_t *index = f->is_reg ? NULL : mem_alloc((f->count + 1) * sizeof *index);
+        if (f->is_reg) continue;
+        if (!index) return err_nomem(e, f->count * sizeof *index, "the list of pictures");
+        for (uint32_t k = 0; k < f->count; k++) index[k] = k;
+        rng_shuffle((RngKey){ds->cfg.split_seed, 0, (uint32_t)i, DRAW_SPLIT}, index, (uint32_t)f->count);
+        size_t stay = (size_t)ceil((double)f->count * (1 - ds->cfg.split) - 1e-9);
+        for (size_t k = 0; k < f->count; k++) {
+            DataItem *it = &ds->items[f->first + index[k]];
+            it->repeats = (k >= stay) != ds->cfg.held_out ? 0 : ds->cfg.held_out ? 1 : it->repeats;
+        }
+        held += f->count - stay;
+        mem_free(index);
+    }
+    if (held) return 0;
+    return err_set(e, ERR_USAGE, "--validation_split %g: leaves no picture to validate with; give more",
+                   ds->cfg.split);
 }
 
 static int probe(Dataset *ds, DataItem *it, Err *e)
@@ -306,6 +333,7 @@ static int fill(Dataset *ds, Err *e)
     TRY(scan_dir(ds, c->train_dir, 0, e));
     if (c->reg_dir && *c->reg_dir) TRY(scan_dir(ds, c->reg_dir, 1, e));
     for (size_t i = 0; i < ds->folder_count; i++) TRY(scan_pictures(ds, i, e));
+    if (c->split > 0) TRY(split(ds, e));
     TRY(probe_all(ds, e));
     TRY(count_images(ds, e));
     balance(ds);

@@ -30,6 +30,12 @@ typedef struct {
     int batch_size;
     BucketConfig bucket;
     CaptionConfig caption;
+    int wildcards;                   /* captions keep all their lines (CaptionConfig.wildcards) */
+    int alpha_mask;                  /* masks are the pictures' opacity */
+    const char *mask_dir;            /* masks: folder of pictures named as these; NULL: none */
+    double split;                    /* part of the training pictures that is held out, by folder */
+    uint64_t split_seed;
+    int held_out;                    /* 1: only those are here, once each; 0: only the others */
     int flip_aug;                    /* mirror every second use, at random */
     double prior_loss_weight;        /* of regularisation pictures */
     uint64_t seed;
@@ -109,6 +115,11 @@ int dataset_caption(char **text, const Dataset *ds, const DataSample *s, uint32_
 /* The picture of an item as it is trained on: RGB without alpha, resized,
  * cropped, mirrored if flip. im is owned by the caller. */
 int dataset_image(Image *im, const DataItem *item, int flip, Err *e);
+
+/* The mask of an item in the size of its latents, (h/8,w/8), 0..1, owned by the caller:
+ * opacity (1 where a picture has none), or the red of its picture in mask_dir (1 where there
+ * is none); means of 8x8 pixels, as kohya's apply_masked_loss. */
+int dataset_mask(float **mask, const Dataset *ds, const DataItem *item, int flip, Err *e);
 
 /* A name for what dataset_image(item, flip) gives: SHA-256 over the file's bytes,
  * sizes, crop and flip, so a cache of latents is never stale. */

@@ -12,15 +12,10 @@
 #include "engine/mem.h"
 #include "engine/resize.h"
 
-int dataset_image(Image *im, const DataItem *item, int flip, Err *e)
+/* To the size and part that is trained on. On failure im is freed. */
+static int fit_image(Image *im, const DataItem *item, int flip, Err *e)
 {
     const BucketFit *f = &item->fit;
-    TRY(image_load(im, item->path, e));
-    if (im->w != item->w || im->h != item->h) {
-        image_free(im);
-        return err_set(e, ERR_INPUT, "%s: changed while training; start again", item->path);
-    }
-    image_drop_alpha(im);
     if (im->w != f->rw || im->h != f->rh) {
         Image sized;
         int rc = resize_auto(&sized, im, f->rw, f->rh, e);
@@ -31,6 +26,64 @@ int dataset_image(Image *im, const DataItem *item, int flip, Err *e)
     image_crop(im, f->x, f->y, f->bucket.w, f->bucket.h);
     if (flip) image_flip(im);
     return 0;
+}
+
+static int load_image(Image *im, const DataItem *item, Err *e)
+{
+    TRY(image_load(im, item->path, e));
+    if (im->w == item->w && im->h == item->h) return 0;
+    image_free(im);
+    return err_set(e, ERR_INPUT, "%s: changed while training; start again", item->path);
+}
+
+int dataset_image(Image *im, const DataItem *item, int flip, Err *e)
+{
+    TRY(load_image(im, item, e));
+    image_drop_alpha(im);
+    return fit_image(im, item, flip, e);
+}
+
+/* The picture of an item's mask, in the item's size; none: *im is empty. */
+static int load_mask(Image *im, const Dataset *ds, const DataItem *item, Err *e)
+{
+    *im = (Image){0};
+    if (!ds->cfg.mask_dir) return load_image(im, item, e);
+    const char *name = strrchr(item->path, '/'), *dot = strrchr(item->path, '.');
+    static const char *const ext[] = {"png", "jpg", "jpeg", "webp", "bmp"};
+    int rc = 0, found = 0;
+    for (size_t i = 0; !rc && !found && i < sizeof ext / sizeof *ext; i++) {
+        char *path = mem_printf("%s%.*s.%s", ds->cfg.mask_dir, (int)(dot - name), name, ext[i]);
+        if (!path) return err_nomem(e, 64, "a file name");
+        found = io_exists(path) == 1;
+        if (found) rc = image_load(im, path, e);
+        if (!rc && found && (im->w != item->w || im->h != item->h)) {
+            rc = err_set(e, ERR_INPUT, "%s: %dx%d, but the picture it masks is %dx%d", path, im->w, im->h,
+                         item->w, item->h);
+            image_free(im);
+        }
+        mem_free(path);
+    }
+    return rc;
+}
+
+int dataset_mask(float **mask, const Dataset *ds, const DataItem *item, int flip, Err *e)
+{
+    Image im;
+    int w = item->fit.bucket.w / 8, h = item->fit.bucket.h / 8;
+    TRY(load_mask(&im, ds, item, e));
+    int channel = ds->cfg.mask_dir ? 0 : 3, any = im.px && im.c > channel;
+    if (any) TRY(fit_image(&im, item, flip, e));
+    *mask = mem_alloc((size_t)w * (size_t)h * sizeof **mask);
+    for (int i = 0; *mask && i < w * h; i++) {
+        int sum = 0;
+        for (int k = 0; any && k < 64; k++) {
+            int y = i / w * 8 + k / 8, x = i % w * 8 + k % 8;
+            sum += im.px[((size_t)y * (size_t)im.w + (size_t)x) * (size_t)im.c + (size_t)channel];
+        }
+        (*mask)[i] = any ? (float)sum / (64 * 255) : 1;
+    }
+    image_free(&im);
+    return *mask ? 0 : err_nomem(e, (size_t)w * (size_t)h * 4, item->path);
 }
 
 int dataset_item_key(char key[HASH_HEX], const DataItem *item, int flip, Err *e)

@@ -102,6 +102,9 @@ float lora_weight(const Lora *lo, const LoraTarget *t);
  * is, bit for bit. ERR_MEMORY only. */
 int lora_add_delta(const LoraModule *m, float weight, float *w, Err *e);
 
+/* The Frobenius norm of up (out, rank) @ down (rank, in). */
+double lora_norm(const float *up, const float *down, size_t out, size_t rank, size_t in);
+
 typedef struct {
     const char *key, *value;
 } LoraMeta;

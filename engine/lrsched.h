@@ -8,8 +8,14 @@
  *     linear                           1 - p
  *     cosine                           (1 + cos(pi p)) / 2
  *     cosine_with_restarts             (1 + cos(pi frac(cycles p))) / 2
- *     polynomial                       (1 - e) (1 - p)^power + e,  e = 1e-7 / lr
- * and never below 0; past the end they stay at their last value.
+ *     cosine_with_min_lr               (1 - m) (1 + cos(pi cycles p)) / 2 + m
+ *     polynomial                       (1 - e) (1 - p)^power + e,  e = lr_end / lr
+ *     inverse_sqrt                     sqrt(T / (k + T - W)),  T = timescale, or W, or 10000
+ *     warmup_stable_decay              1 until S - D, then (1 - m) (1 + cos(pi cycles q)) / 2 + m
+ *                                      with q = (k - (S - D)) / D; its warmup starts at m, not 0
+ * and never below 0; past the end they stay at their last value. m is min_ratio.
+ * Source: transformers optimization.py, called by kohya's library/train_util.py
+ * get_scheduler_fix (which halves num_cycles for the two with m).
  */
 #ifndef SDC_ENGINE_LRSCHED_H
 #define SDC_ENGINE_LRSCHED_H
@@ -18,15 +24,20 @@
 
 typedef enum {
     LRSCHED_CONSTANT, LRSCHED_CONSTANT_WITH_WARMUP, LRSCHED_LINEAR, LRSCHED_COSINE,
-    LRSCHED_COSINE_WITH_RESTARTS, LRSCHED_POLYNOMIAL, LRSCHED_KINDS
+    LRSCHED_COSINE_WITH_RESTARTS, LRSCHED_POLYNOMIAL, LRSCHED_COSINE_WITH_MIN_LR, LRSCHED_INVERSE_SQRT,
+    LRSCHED_WARMUP_STABLE_DECAY, LRSCHED_KINDS
 } LrKind;
 
 typedef struct {
     LrKind kind;
     int warmup, total;     /* W, S: optimizer steps */
-    int cycles;            /* cosine_with_restarts: >= 1 */
+    int decay;             /* D of warmup_stable_decay */
+    int timescale;         /* T of inverse_sqrt; 0: W, or 10000 */
+    double min_ratio;      /* m, 0..1; NAN: not given, which cosine_with_min_lr refuses */
+    double lr_end;         /* polynomial; 0: 1e-7 */
+    int cycles;            /* the cosines with more than p: >= 1 */
     double power;          /* polynomial: > 0 */
-    double lr;             /* polynomial: the base rate, above its end rate 1e-7 */
+    double lr;             /* polynomial: the base rate, above lr_end */
 } LrSched;
 
 /* The name of a kind; NULL past the end. */

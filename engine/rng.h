@@ -54,6 +54,9 @@ enum {
     RNG_PURPOSE_LATENT,        /* sample of a VAE posterior */
     RNG_PURPOSE_CROP,          /* random crops of VAE training */
     RNG_PURPOSE_ROUND,         /* stochastic rounding of trained weights; sample: the tensor */
+    RNG_PURPOSE_NOISE_STRENGTH,   /* models/noise.h: numbers that a batch shares, */
+    RNG_PURPOSE_NOISE_SCALES,     /* coarse noise, */
+    RNG_PURPOSE_NOISE_INPUT,      /* noise of the input alone */
     RNG_PURPOSE_DATA = 64      /* engine/data.c and caption.c count on from here */
 };
 

@@ -142,19 +142,24 @@ static int cut_lines(const char *path, uint32_t step, Err *e)
     return rc;
 }
 
-int runlog_open(RunLog *l, const char *dir, const char *name, uint32_t step, Err *e)
+static int open_events(RunLog *l, const char *dir, const char *name, uint32_t step, Err *e)
 {
     double now = seconds();
-    *l = (RunLog){.lines = mem_printf("%s/%s.jsonl", dir, name),
-                  .events = mem_printf("%s/events.out.tfevents.%010.0f.%ld.%s", dir, floor(now),
-                                       (long)getpid(), name)};
-    int rc = l->lines && l->events ? io_mkdirs(dir, e) : err_nomem(e, strlen(dir), "the log");
-    if (!rc) rc = cut_lines(l->lines, step, e);
+    l->events = mem_printf("%s/events.out.tfevents.%010.0f.%ld.%s", dir, floor(now), (long)getpid(), name);
+    int rc = l->events ? io_mkdirs(dir, e) : err_nomem(e, strlen(dir), "the log");
     Bytes version = event_at(now, 0), start = event_at(now, step + 1);
     put_bytes(&version, 3, "brain.Event:2", 13);
     put_bytes(&start, 7, "\x08\x01", 2);                   /* session_log: status START */
     if (!rc) rc = append_record(l->events, &version, e);
-    if (!rc && step) rc = append_record(l->events, &start, e);
+    return !rc && step ? append_record(l->events, &start, e) : rc;
+}
+
+int runlog_open(RunLog *l, const char *dir, const char *name, const char *events, uint32_t step, Err *e)
+{
+    *l = (RunLog){.lines = mem_printf("%s/%s.jsonl", dir, name)};
+    int rc = l->lines ? io_mkdirs(dir, e) : err_nomem(e, strlen(dir), "the log");
+    if (!rc) rc = cut_lines(l->lines, step, e);
+    if (!rc && events) rc = open_events(l, events, name, step, e);
     if (rc) runlog_close(l);
     return rc;
 }
@@ -184,7 +189,7 @@ int runlog_step(RunLog *l, uint32_t step, const RunScalar *s, size_t count, Err 
     }
     put_bytes(&event, 5, summary.b, summary.n);
     event.full |= summary.full;
-    TRY(append_record(l->events, &event, e));
+    if (l->events) TRY(append_record(l->events, &event, e));
     memcpy(line + n, "}\n", 2);
     return io_append(l->lines, line, (size_t)n + 2, e);
 }

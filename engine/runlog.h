@@ -1,7 +1,7 @@
 /* runlog.h - what a training run measures, on disk as it goes.
  *
  * FOLDER/NAME.jsonl has a line per step, {"step": 12, "time": T, "loss/current": 0.1,
- * ...}, T in seconds since 1970. Beside it stands an event file for TensorBoard with the
+ * ...}, T in seconds since 1970. There may be an event file for TensorBoard with the
  * same numbers (tensorflow/core/util/event.proto, summary.proto, lib/io/record_writer.cc);
  * a resumed run starts a new one, which tells TensorBoard to forget later steps.
  */
@@ -19,12 +19,13 @@ typedef struct {
 } RunScalar;
 
 typedef struct {
-    char *lines, *events;          /* paths */
+    char *lines, *events;          /* paths; events NULL: none */
 } RunLog;
 
-/* Makes the folder. step: how many steps are done already; lines of later steps, and a
+/* Makes the folders. events: where TensorBoard's file goes; NULL: there is none. step: how many steps are done already; lines of later steps, and a
  * line that was cut short, are removed. */
-int runlog_open(RunLog *l, const char *dir, const char *name, uint32_t step, Err *e);
+int runlog_open(RunLog *l, const char *dir, const char *name, const char *events, uint32_t step,
+                Err *e);
 void runlog_close(RunLog *l);      /* zeroed l ok */
 
 /* Adds a step with its numbers; ones that are not finite are left out. */

@@ -28,6 +28,15 @@ float schedule_linspace(float start, float end, int n, int i)
     return i < n / 2 ? fmaf(step, (float)i, start) : fmaf(-step, (float)(n - 1 - i), end);
 }
 
+static void set_level(Schedule *s, int t, float ac)
+{
+    s->ac[t] = ac;
+    s->sqrt_ac[t] = sqrtf(ac);
+    s->sqrt_1mac[t] = sqrtf(1 - ac);
+    s->sigma[t] = sqrtf((1 - ac) / ac);
+    s->log_sigma[t] = logf(s->sigma[t]);
+}
+
 void schedule_init(Schedule *s)
 {
     float lo = (float)sqrt(0.00085), hi = (float)sqrt(0.012);
@@ -37,12 +46,17 @@ void schedule_init(Schedule *s)
         float alpha = 1 - root * root;
         prod *= (double)alpha;
         float ac = (float)prod;
-        s->ac[t] = ac;
-        s->sqrt_ac[t] = sqrtf(ac);
-        s->sqrt_1mac[t] = sqrtf(1 - ac);
+        set_level(s, t, ac);
         s->snr[t] = ac / (1 - ac);
-        s->sigma[t] = sqrtf((1 - ac) / ac);
-        s->log_sigma[t] = logf(s->sigma[t]);
+    }
+}
+
+void schedule_zero_terminal(Schedule *s)
+{
+    float first = s->sqrt_ac[0], last = s->sqrt_ac[SCHEDULE_T - 1];
+    for (int t = 0; t < SCHEDULE_T; t++) {
+        float root = (s->sqrt_ac[t] - last) * (first / (first - last));
+        set_level(s, t, root * root);
     }
 }
 
@@ -165,6 +179,18 @@ float schedule_min_snr_weight(const Schedule *s, int t, float gamma, int v_pred)
     return fminf(snr, gamma) / (v_pred ? snr + 1 : snr);
 }
 
+float schedule_snr_scale(const Schedule *s, int t)
+{
+    float snr = fminf(s->snr[t], 1000);
+    return snr / (snr + 1);
+}
+
+float schedule_debiased_weight(const Schedule *s, int t, int v_pred)
+{
+    float snr = fminf(s->snr[t], 1000);
+    return v_pred ? 1 / (snr + 1) : 1 / sqrtf(snr);
+}
+
 int schedule_find_huber(HuberKind *kind, const char *name, Err *e)
 {
     for (int k = 0; k < HUBER_KINDS; k++) {
@@ -176,12 +202,12 @@ int schedule_find_huber(HuberKind *kind, const char *name, Err *e)
                    "constant", name);
 }
 
-float schedule_huber_c(const Schedule *s, HuberKind kind, float hc, int t)
+float schedule_huber_c(const Schedule *s, HuberKind kind, float hc, float scale, int t)
 {
     float sigma1 = 1 + s->sigma[t];
     switch (kind) {
-    case HUBER_SNR: return (1 - hc) / (sigma1 * sigma1) + hc;
-    case HUBER_EXPONENTIAL: return (float)exp(log((double)hc) * t / SCHEDULE_T);
-    default: return hc;
+    case HUBER_SNR: return (1 - hc) / (sigma1 * sigma1) + hc;    /* kohya leaves scale out, too */
+    case HUBER_EXPONENTIAL: return (float)exp(log((double)hc) * t / SCHEDULE_T) * scale;
+    default: return hc * scale;
     }
 }

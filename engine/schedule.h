@@ -78,9 +78,21 @@ int schedule_sigmas(const Schedule *s, ScheduleKind kind, int n, float *sigmas, 
 float schedule_linspace(float start, float end, int n, int i);
 
 /* ---- training */
+/* kohya's --zero_terminal_snr (arXiv:2305.08891): sqrt(ac) is moved and stretched so that
+ * it ends at 0 and begins where it did. The last sigma is infinite. snr keeps the values
+ * from before, as in kohya, whose loss weights do not know of the change. For training. */
+void schedule_zero_terminal(Schedule *s);
+
 /* Loss weight of timestep t: min(snr,gamma)/snr to predict noise,
  * min(snr,gamma)/(snr+1) to predict v (arXiv:2303.09556). */
 float schedule_min_snr_weight(const Schedule *s, int t, float gamma, int v_pred);
+
+/* kohya's further weights, by custom_train_functions.py, with the SNR cut at 1000:
+ * snr/(snr+1), which makes a loss of v like one of noise (--scale_v_pred_loss_like_noise_pred;
+ * its inverse is behind --v_pred_like_loss), and --debiased_estimation_loss
+ * (arXiv:2310.08442): 1/sqrt(snr) to predict noise, 1/(snr+1) to predict v. */
+float schedule_snr_scale(const Schedule *s, int t);
+float schedule_debiased_weight(const Schedule *s, int t, int v_pred);
 
 typedef enum { HUBER_SNR, HUBER_EXPONENTIAL, HUBER_CONSTANT, HUBER_KINDS } HuberKind;
 
@@ -88,7 +100,7 @@ typedef enum { HUBER_SNR, HUBER_EXPONENTIAL, HUBER_CONSTANT, HUBER_KINDS } Huber
 int schedule_find_huber(HuberKind *kind, const char *name, Err *e);
 
 /* The c of the huber and smooth_l1 losses at timestep t: snr (1-hc)/(1+sigma)^2
- * + hc, exponential hc^(t/1000), constant hc. hc > 0. */
-float schedule_huber_c(const Schedule *s, HuberKind kind, float hc, int t);
+ * + hc, exponential hc^(t/1000) scale, constant hc scale. hc > 0. */
+float schedule_huber_c(const Schedule *s, HuberKind kind, float hc, float scale, int t);
 
 #endif

@@ -78,15 +78,29 @@ static void mix(const Denoise *d, int i, size_t k, const DenoiseBatch *b, float 
     int t = b->timestep[i];
     float a = d->schedule->sqrt_ac[t], s = d->schedule->sqrt_1mac[t];
     const float *x0 = b->latents + (size_t)i * k, *noise = b->noise + (size_t)i * k;
+    const float *in = b->input_noise ? b->input_noise + (size_t)i * k : noise;
     for (size_t j = 0; j < k; j++) {
-        x[j] = a * x0[j] + s * noise[j];
+        x[j] = a * x0[j] + s * in[j];
         target[j] = d->c.v_pred ? a * noise[j] - s * x0[j] : noise[j];
     }
+}
+
+/* The weight of timestep t: kohya's train_network.py post_process_loss, in its order. */
+static float snr_weight(const Denoise *d, int t)
+{
+    const DenoiseConfig *c = &d->c;
+    float w = 1;
+    if (c->min_snr_gamma > 0) w *= schedule_min_snr_weight(d->schedule, t, c->min_snr_gamma, c->v_pred);
+    if (c->scale_v_loss) w *= schedule_snr_scale(d->schedule, t);
+    if (c->v_pred_like > 0) w += w / schedule_snr_scale(d->schedule, t) * c->v_pred_like;
+    if (c->debiased) w *= schedule_debiased_weight(d->schedule, t, c->v_pred);
+    return w;
 }
 
 static int set_inputs(Denoise *d, const DenoiseBatch *b, float grad_scale, Err *e)
 {
     size_t k = (size_t)d->h * (size_t)d->w * SD_LATENT, n = (size_t)d->n;
+    float scale = d->c.huber_scale > 0 ? d->c.huber_scale : 1;
     float *x = d->host, *target = x + n * k, *t = target + n * k, *weight = t + n, *huber = weight + n;
     for (int i = 0; i < d->n; i++) {
         int step = b->timestep[i];
@@ -94,10 +108,8 @@ static int set_inputs(Denoise *d, const DenoiseBatch *b, float grad_scale, Err *
             return err_set(e, ERR_INPUT, "tensor timesteps: %d is outside 0..%d", step, SCHEDULE_T - 1);
         mix(d, i, k, b, x + (size_t)i * k, target + (size_t)i * k);
         t[i] = (float)step;
-        weight[i] = b->weight ? b->weight[i] : 1;
-        if (d->c.min_snr_gamma > 0)
-            weight[i] *= schedule_min_snr_weight(d->schedule, step, d->c.min_snr_gamma, d->c.v_pred);
-        huber[i] = schedule_huber_c(d->schedule, d->c.huber, d->c.huber_c, step);
+        weight[i] = (b->weight ? b->weight[i] : 1) * snr_weight(d, step);
+        huber[i] = schedule_huber_c(d->schedule, d->c.huber, d->c.huber_c, scale, step);
     }
     size_t tokens = n * (size_t)d->chunks * SD_POSITIONS;
     TRY(check_ids(d, b->ids, tokens, e));

@@ -16,8 +16,11 @@
 typedef struct {
     LossKind loss;
     HuberKind huber;
-    float huber_c;             /* 0.1 */
+    float huber_c, huber_scale;    /* 0.1; 1, which 0 means, too */
     float min_snr_gamma;       /* 0: off */
+    int debiased, scale_v_loss;    /* kohya's --debiased_estimation_loss,
+                                      --scale_v_pred_loss_like_noise_pred */
+    float v_pred_like;         /* --v_pred_like_loss; 0: off */
     int v_pred;
     int clip_skip;             /* 0 or 1: none */
 } DenoiseConfig;
@@ -43,6 +46,7 @@ typedef struct {
     const int32_t *ids;        /* (N,chunks,77) */
     const float *weight;       /* (N), NULL: 1 */
     const float *mask;         /* (N,h,w); only with masked */
+    const float *input_noise;  /* (N,h,w,4) the input's, where that is another; NULL: the same */
 } DenoiseBatch;
 
 /* Builds and plans; call before model_load. *schedule must outlive d. */

@@ -35,8 +35,8 @@ static int add_graph(Finetune *f, int n, int h, int w, Err *e)
     Denoise *a = mem_grow(f->graphs, f->graph_count, &f->graph_cap, sizeof *a);
     if (!a) return err_nomem(e, sizeof *a, "graphs");
     f->graphs = a;
-    TRY(denoise_init(&a[f->graph_count], f->m, &f->schedule, &f->c.denoise, n, h, w, f->c.chunks, 0,
-                     f->c.backward, e));
+    TRY(denoise_init(&a[f->graph_count], f->m, &f->schedule, &f->c.denoise, n, h, w, f->c.chunks,
+                     f->c.masked, f->c.backward, e));
     f->graph_count++;
     return 0;
 }
@@ -99,7 +99,14 @@ static int alloc_batch(Finetune *f, Err *e)
     f->timestep = mem_alloc(n * sizeof(int));
     f->ids = mem_alloc(n * (size_t)f->c.chunks * SD_POSITIONS * sizeof *f->ids);
     f->moments = mem_calloc(2 * f->ds->item_count, sizeof *f->moments);
-    if (f->latents && f->noise && f->weight && f->timestep && f->ids && f->moments) return 0;
+    int gamma = f->c.noise.gamma > 0, scales = f->c.noise.iterations > 0, masked = f->c.masked;
+    if (gamma) f->input_noise = mem_alloc(k * sizeof(float));
+    if (scales) f->scratch = mem_alloc(k / n * sizeof(float));
+    if (masked) f->mask = mem_alloc(k / SD_LATENT * sizeof(float));
+    if (masked) f->masks = mem_calloc(2 * f->ds->item_count, sizeof *f->masks);
+    int ok = f->latents && f->noise && f->weight && f->timestep && f->ids && f->moments;
+    ok &= (!gamma || f->input_noise) && (!scales || f->scratch) && (!masked || (f->mask && f->masks));
+    if (ok) return 0;
     return err_nomem(e, 2 * k * sizeof(float), "a batch");
 }
 
@@ -108,6 +115,7 @@ int finetune_init(Finetune *f, Model *m, const Dataset *ds, const Tokenizer *tok
 {
     *f = (Finetune){.m = m, .ds = ds, .tok = tok, .c = *c, .epoch_index = UINT32_MAX};
     schedule_init(&f->schedule);
+    if (c->zero_terminal) schedule_zero_terminal(&f->schedule);
     f->batches = dataset_batches(ds);
     f->steps = dataset_steps(ds, c->accumulation);
     int rc = plan_graphs(f, e);
@@ -120,11 +128,13 @@ void finetune_free(Finetune *f)
 {
     for (size_t i = 0; i < f->graph_count; i++) denoise_free(&f->graphs[i]);
     for (size_t i = 0; i < f->encoder_count; i++) exec_free(&f->encoders[i]);
+    for (size_t i = 0; f->masks && i < 2 * f->ds->item_count; i++) mem_free(f->masks[i]);
     for (size_t i = 0; f->moments && i < 2 * f->ds->item_count; i++) mem_free(f->moments[i]);
     slab_free(&f->slab);
     dataset_epoch_free(&f->epoch);
     latent_cache_close(&f->cache);
-    void *owned[] = {f->graphs, f->encoders, f->moments, f->latents, f->noise, f->weight, f->timestep, f->ids};
+    void *owned[] = {f->graphs, f->encoders, f->moments, f->latents, f->noise, f->weight, f->timestep, f->ids,
+                     f->masks, f->input_noise, f->mask, f->scratch};
     for (size_t i = 0; i < sizeof owned / sizeof *owned; i++) mem_free(owned[i]);
     *f = (Finetune){0};
 }
@@ -158,6 +168,7 @@ size_t finetune_bytes(const Finetune *f)
         const DataItem *item = &f->ds->items[i];
         if (item->repeats) latents += (size_t)item->fit.bucket.w * (size_t)item->fit.bucket.h / 64 * 2 * SD_LATENT;
     }
+    if (f->c.masked) latents += latents / (2 * SD_LATENT);
     return (batch + kinds * latents) * sizeof(float);
 }
 
@@ -205,7 +216,9 @@ static int encode_all(Finetune *f, int (*tick)(void *ctx, size_t done, size_t to
         for (int flip = 0; flip < kinds; flip++) {
             int rc = tick ? tick(ctx, ++done, total) : 0;
             if (rc) return err_set(e, rc, "stopped while encoding pictures");
-            if (f->ds->items[i].repeats) TRY(encode(f, &f->ds->items[i], flip, &f->moments[2 * i + (size_t)flip], e));
+            if (!f->ds->items[i].repeats) continue;
+            TRY(encode(f, &f->ds->items[i], flip, &f->moments[2 * i + (size_t)flip], e));
+            if (f->masks) TRY(dataset_mask(&f->masks[2 * i + (size_t)flip], f->ds, &f->ds->items[i], flip, e));
         }
     return 0;
 }
@@ -238,18 +251,6 @@ static void draw_latents(float *dst, const float *moments, size_t pixels, RngKey
         }
 }
 
-static void draw_noise(const Finetune *f, float *dst, size_t pixels, RngKey key)
-{
-    key.purpose = RNG_PURPOSE_NOISE;
-    rng_normal(key, 0, dst, pixels * SD_LATENT);
-    if (f->c.noise_offset == 0) return;
-    float offset[SD_LATENT];
-    key.purpose = RNG_PURPOSE_NOISE_OFFSET;
-    rng_normal(key, 0, offset, SD_LATENT);
-    for (size_t i = 0; i < pixels; i++)
-        for (size_t c = 0; c < SD_LATENT; c++) dst[i * SD_LATENT + c] += f->c.noise_offset * offset[c];
-}
-
 /* Fills place i of the batch; key.sample counts the samples of an optimizer step. */
 static int fill_sample(Finetune *f, const DataBatch *b, int i, RngKey key, uint32_t epoch, Err *e)
 {
@@ -257,7 +258,10 @@ static int fill_sample(Finetune *f, const DataBatch *b, int i, RngKey key, uint3
     size_t pixels = (size_t)(b->w / 8) * (size_t)(b->h / 8), at = (size_t)i * pixels * SD_LATENT;
     key.purpose = RNG_PURPOSE_LATENT;
     draw_latents(f->latents + at, f->moments[2 * s->item + (size_t)s->flip], pixels, key);
-    draw_noise(f, f->noise + at, pixels, key);
+    RngKey batch = {key.seed, key.step, key.sample - (uint32_t)i, 0};
+    noise_draw(&f->c.noise, f->noise + at, f->latents + at, b->h / 8, b->w / 8, key, batch, f->scratch);
+    if (f->masks)
+        memcpy(f->mask + at / SD_LATENT, f->masks[2 * s->item + (size_t)s->flip], pixels * sizeof(float));
     key.purpose = RNG_PURPOSE_TIMESTEP;
     uint32_t span = (uint32_t)(f->c.max_timestep - f->c.min_timestep);
     f->timestep[i] = f->c.min_timestep + (int)rng_below(key, 0, span);
@@ -297,7 +301,8 @@ static int run_batch(Finetune *f, const DataBatch *b, float grad_scale, float *l
         size_t i = (size_t)at;
         Denoise *d = graph_for(f, n, b->h / 8, b->w / 8);
         DenoiseBatch in = {f->latents + i * each, f->noise + i * each, f->timestep + i, f->ids + i * ids,
-                           f->weight + i, NULL};
+                           f->weight + i, f->mask ? f->mask + i * each / SD_LATENT : NULL,
+                           f->input_noise ? f->input_noise + i * each : NULL};
         float l, share = (float)n / (float)b->count;
         TRY(denoise_run(d, &in, grad_scale * share, &l, NULL, e));
         sum += (double)l * share;
@@ -306,16 +311,55 @@ static int run_batch(Finetune *f, const DataBatch *b, float grad_scale, float *l
     return 0;
 }
 
+/* Noise that depends on the whole batch. first: the key of its first sample. */
+static void finish_noise(Finetune *f, const DataBatch *b, RngKey first)
+{
+    size_t each = (size_t)(b->w / 8) * (size_t)(b->h / 8) * SD_LATENT;
+    noise_finish(&f->c.noise, f->noise, (size_t)b->count * each);
+    for (int i = 0; f->input_noise && i < b->count; i++) {
+        RngKey key = first;
+        key.sample += (uint32_t)i;
+        noise_perturb(&f->c.noise, f->input_noise + (size_t)i * each, f->noise + (size_t)i * each, each, key, first);
+    }
+}
+
+static int fill_batch(Finetune *f, const DataBatch *b, RngKey first, uint32_t epoch, Err *e)
+{
+    for (int i = 0; i < b->count; i++) {
+        RngKey key = first;
+        key.sample += (uint32_t)i;
+        TRY(fill_sample(f, b, i, key, epoch, e));
+    }
+    finish_noise(f, b, first);
+    return 0;
+}
+
 int finetune_run(Finetune *f, uint32_t step, int micro, float *loss, Err *e)
 {
     uint32_t epoch = (uint32_t)(step / f->steps);
     TRY(epoch_of(f, epoch, e));
     const DataBatch *b = &f->epoch.batches[step % f->steps * (size_t)f->c.accumulation + (size_t)micro];
-    for (int i = 0; i < b->count; i++) {
-        uint32_t sample = (uint32_t)(micro * f->ds->cfg.batch_size + i);
-        TRY(fill_sample(f, b, i, (RngKey){f->c.seed, step, sample, 0}, epoch, e));
-    }
+    TRY(fill_batch(f, b, (RngKey){f->c.seed, step, (uint32_t)(micro * f->ds->cfg.batch_size), 0}, epoch, e));
     return run_batch(f, b, 1.0f / (float)finetune_micros(f, step), loss, e);
+}
+
+int finetune_validate(Finetune *f, int max_batches, double *loss, Err *e)
+{
+    double sum = 0;
+    size_t count = max_batches && (size_t)max_batches < f->batches ? (size_t)max_batches : f->batches;
+    TRY(epoch_of(f, 0, e));
+    for (size_t k = 0; k < count; k++)
+        for (int i = 1; i <= FINETUNE_TIMES; i++) {
+            const DataBatch *b = &f->epoch.batches[k];
+            int span = f->c.max_timestep - f->c.min_timestep;
+            float l;
+            TRY(fill_batch(f, b, (RngKey){f->c.seed, (uint32_t)(k * FINETUNE_TIMES) + (uint32_t)i, 0, 0}, 0, e));
+            for (int s = 0; s < b->count; s++) f->timestep[s] = f->c.min_timestep + span * i / (FINETUNE_TIMES + 1);
+            TRY(run_batch(f, b, 1, &l, e));
+            sum += l;
+        }
+    *loss = sum / (double)(count * FINETUNE_TIMES);
+    return 0;
 }
 
 int finetune_loss(Finetune *f, int passes, double *loss, Err *e)

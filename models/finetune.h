@@ -11,6 +11,7 @@
 #include "engine/data.h"
 #include "models/denoise.h"
 #include "models/latent_cache.h"
+#include "models/noise.h"
 #include "tokenizer/bpe.h"
 
 typedef struct {
@@ -19,7 +20,9 @@ typedef struct {
     int micro;                     /* pictures that run at a time: a batch is run in pieces of so
                                       many, and their gradients are summed; 0: whole batches */
     int chunks;                    /* caption length: 75 tokens each, 1..3 */
-    float noise_offset;            /* 0: off */
+    NoiseConfig noise;
+    int masked;                    /* the loss is weighted by the data set's masks */
+    int zero_terminal;             /* schedule_zero_terminal */
     int min_timestep, max_timestep;   /* t in [min, max), 0..1000 */
     uint64_t seed;
     int backward;                  /* 0: only measure the loss */
@@ -42,7 +45,9 @@ typedef struct {
     size_t batches, steps;         /* per epoch: micro-batches, optimizer steps */
     DataEpoch epoch;
     uint32_t epoch_index;
+    float **masks;                 /* per item and flip: (h,w) 0..1; owned; NULL unless masked */
     float *latents, *noise, *weight;      /* one batch */
+    float *input_noise, *mask, *scratch;  /* NULL unless they are needed */
     int *timestep;
     int32_t *ids;
 } Finetune;
@@ -75,5 +80,11 @@ int finetune_micros(const Finetune *f, uint32_t step);
  * same numbers each time it is asked. Leaves gradients alone when f->c.backward
  * is 0. */
 int finetune_loss(Finetune *f, int passes, double *loss, Err *e);
+
+/* Validation as kohya's train_network.py: mean loss over the batches of one epoch, at most
+ * max_batches (0: all), each at FINETUNE_TIMES timesteps that divide [min, max) evenly, with
+ * noise of f->c.seed that is the same each time. One batch a step (accumulation 1). */
+enum { FINETUNE_TIMES = 4 };
+int finetune_validate(Finetune *f, int max_batches, double *loss, Err *e);
 
 #endif

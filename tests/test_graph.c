@@ -62,7 +62,7 @@ static void fixture_free(Fixture *f)
 
 static int run(Fixture *f, float *loss, Err *e)
 {
-    DenoiseBatch b = {f->latents, f->noise, f->t, f->ids, NULL, NULL};
+    DenoiseBatch b = {f->latents, f->noise, f->t, f->ids, NULL, NULL, NULL};
     params_zero_grad(f->m.ps);
     return denoise_run(&f->d, &b, 1, loss, NULL, e);
 }

@@ -19,7 +19,7 @@ static void make_inputs(void)
     snprintf(png, sizeof png, "%s/p.png", test_dir());
     snprintf(html, sizeof html, "%s/report.html", test_dir());
     snprintf(lines, sizeof lines, "%s/x.jsonl", test_dir());
-    if (image_new(&im, 8, 8, 3, &e) || runlog_open(&l, test_dir(), "x", 0, &e)) abort();
+    if (image_new(&im, 8, 8, 3, &e) || runlog_open(&l, test_dir(), "x", test_dir(), 0, &e)) abort();
     memset(im.px, 200, 192);
     if (image_save(png, &im, NULL, &e)) abort();
     image_free(&im);

@@ -40,18 +40,18 @@ TEST(runlog_lines_follow_the_state)
     RunLog l;
     Err e = {0};
     RunScalar s[] = {{"loss/current", 0.25}, {"lr/unet", 1e-4}, {"grad", NAN}};
-    CHECK_OK(runlog_open(&l, test_dir(), "x", 0, &e), &e);
+    CHECK_OK(runlog_open(&l, test_dir(), "x", test_dir(), 0, &e), &e);
     for (uint32_t i = 1; i <= 4; i++) CHECK_OK(runlog_step(&l, i, s, 3, &e), &e);
     char *text = read_lines(&l);
     CHECK(strstr(text, "\"loss/current\": 0.25, \"lr/unet\": 0.0001}\n"));
     mem_free(text);
     CHECK_OK(io_append(l.lines, "{\"step\": 5, \"ti", 15, &e), &e);    /* killed here */
     runlog_close(&l);
-    CHECK_OK(runlog_open(&l, test_dir(), "x", 3, &e), &e);              /* from the state of 3 */
+    CHECK_OK(runlog_open(&l, test_dir(), "x", test_dir(), 3, &e), &e);              /* from the state of 3 */
     CHECK_OK(runlog_step(&l, 4, s, 3, &e), &e);
     CHECK(steps_are(&l, "1 2 3 4 "));
     runlog_close(&l);
-    CHECK_OK(runlog_open(&l, test_dir(), "x", 0, &e), &e);              /* begun anew */
+    CHECK_OK(runlog_open(&l, test_dir(), "x", test_dir(), 0, &e), &e);              /* begun anew */
     CHECK(steps_are(&l, ""));
     runlog_close(&l);
 }
@@ -70,7 +70,7 @@ TEST(runlog_records_are_tensorboards)
     Err e = {0};
     IoMap m;
     RunScalar s[] = {{"a", 0.5}, {"bc", -2}};
-    CHECK_OK(runlog_open(&l, test_dir(), "x", 0, &e), &e);
+    CHECK_OK(runlog_open(&l, test_dir(), "x", test_dir(), 0, &e), &e);
     CHECK_OK(runlog_step(&l, 300, s, 2, &e), &e);
     CHECK_OK(io_map(&m, l.events, &e), &e);
     size_t records = 0, at = 0;
@@ -97,6 +97,6 @@ TEST(runlog_says_where_it_cannot_write)
 {
     RunLog l;
     Err e = {0};
-    CHECK(runlog_open(&l, "/proc/nothing", "x", 0, &e) != 0);
+    CHECK(runlog_open(&l, "/proc/nothing", "x", "/proc/nothing", 0, &e) != 0);
     CHECK(strstr(e.msg, "/proc/nothing"));
 }

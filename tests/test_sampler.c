@@ -210,9 +210,13 @@ TEST(schedule_training_weights)
         CHECK_NEAR(s.sqrt_1mac[t], sqrt(1 - ac), 1e-7);
         CHECK_NEAR(schedule_min_snr_weight(&s, t, 5, 0), snr > 5 ? 5 / snr : 1, 1e-5);
         CHECK_NEAR(schedule_min_snr_weight(&s, t, 5, 1), (snr > 5 ? 5 : snr) / (snr + 1), 1e-5);
-        CHECK_NEAR(schedule_huber_c(&s, HUBER_SNR, 0.1f, t), 0.9 / pow(1 + sigma, 2) + 0.1, 1e-5);
-        CHECK_NEAR(schedule_huber_c(&s, HUBER_EXPONENTIAL, 0.1f, t), pow(0.1, t / 1000.), 1e-6);
-        CHECK_NEAR(schedule_huber_c(&s, HUBER_CONSTANT, 0.1f, t), 0.1, 1e-7);
+        double cut = snr < 1000 ? snr : 1000;
+        CHECK_NEAR(schedule_snr_scale(&s, t), cut / (cut + 1), 1e-6);
+        CHECK_NEAR(schedule_debiased_weight(&s, t, 0), 1 / sqrt(cut), 1e-4);
+        CHECK_NEAR(schedule_debiased_weight(&s, t, 1), 1 / (cut + 1), 1e-6);
+        CHECK_NEAR(schedule_huber_c(&s, HUBER_SNR, 0.1f, 2, t), 0.9 / pow(1 + sigma, 2) + 0.1, 1e-5);
+        CHECK_NEAR(schedule_huber_c(&s, HUBER_EXPONENTIAL, 0.1f, 2, t), 2 * pow(0.1, t / 1000.), 1e-6);
+        CHECK_NEAR(schedule_huber_c(&s, HUBER_CONSTANT, 0.1f, 3, t), 0.3, 1e-7);
     }
     HuberKind k;
     Err e = {0};
@@ -220,6 +224,25 @@ TEST(schedule_training_weights)
     CHECK_INT(k, HUBER_EXPONENTIAL);
     CHECK_INT(schedule_find_huber(&k, "linear", &e), ERR_USAGE);
     CHECK(strstr(e.msg, "linear"));
+}
+
+/* kohya custom_train_functions.py fix_noise_scheduler_betas_for_zero_terminal_snr */
+TEST(schedule_with_zero_terminal_snr)
+{
+    static Schedule was, s;
+    schedule_init(&was);
+    s = was;
+    schedule_zero_terminal(&s);
+    double first = sqrt((double)was.ac[0]), last = sqrt((double)was.ac[999]);
+    for (int t = 0; t < SCHEDULE_T; t++) {
+        double root = (sqrt((double)was.ac[t]) - last) * first / (first - last);
+        CHECK_NEAR(s.ac[t], root * root, 1e-6);
+        CHECK_NEAR(s.sqrt_1mac[t], sqrt(1 - root * root), 2e-5);
+        CHECK(s.snr[t] == was.snr[t]);               /* the quirk: weights keep the old one */
+    }
+    CHECK(s.ac[999] == 0 && s.sqrt_1mac[999] == 1);
+    CHECK_NEAR(s.ac[0], was.ac[0], 1e-6);
+    CHECK_NEAR(schedule_huber_c(&s, HUBER_SNR, 0.1f, 1, 999), 0.1, 1e-6);
 }
 
 /* ---- samplers */
@@ -543,13 +566,43 @@ TEST(lrsched_matches_diffusers)
     CHECK_INT(lines, 10);
 }
 
+/* transformers optimization.py, as kohya's get_scheduler_fix calls it. */
+TEST(lrsched_of_transformers)
+{
+    const double pi_ = 3.14159265358979323846;
+    LrSched s = {.kind = LRSCHED_COSINE_WITH_MIN_LR, .warmup = 4, .total = 24, .cycles = 1, .min_ratio = 0.1};
+    CHECK_NEAR(lrsched_factor(&s, 2), 0.5, 1e-12);
+    CHECK_NEAR(lrsched_factor(&s, 9), 0.5 * (1 + cos(pi_ * 0.25)) * 0.9 + 0.1, 1e-12);
+    CHECK_NEAR(lrsched_factor(&s, 24), 0.1, 1e-12);
+    s = (LrSched){.kind = LRSCHED_WARMUP_STABLE_DECAY, .warmup = 4, .total = 24, .decay = 10, .cycles = 1, .min_ratio = 0.2};
+    static const double stable[] = {0.2, 0.4, 0.6, 0.8, 1, 1};
+    for (int k = 0; k < 6; k++) CHECK_NEAR(lrsched_factor(&s, k), stable[k], 1e-12);
+    CHECK_NEAR(lrsched_factor(&s, 14), 1, 1e-12);
+    CHECK_NEAR(lrsched_factor(&s, 19), 0.5 * 0.8 + 0.2, 1e-12);
+    CHECK_NEAR(lrsched_factor(&s, 30), 0.2, 1e-12);
+    s.min_ratio = NAN;                               /* not given: to 0 */
+    CHECK_NEAR(lrsched_factor(&s, 24), 0, 1e-12);
+    s = (LrSched){.kind = LRSCHED_INVERSE_SQRT, .warmup = 4, .total = 100, .timescale = 9};
+    CHECK_NEAR(lrsched_factor(&s, 1), 0.25, 1e-12);
+    CHECK_NEAR(lrsched_factor(&s, 40), 1 / sqrt((40 + 5) / 9.0), 1e-12);
+    s.timescale = 0;                                 /* then the warmup */
+    CHECK_NEAR(lrsched_factor(&s, 64), 0.25, 1e-12);
+    s.warmup = 0;
+    CHECK_NEAR(lrsched_factor(&s, 30000), 0.5, 1e-12);
+    s = (LrSched){.kind = LRSCHED_POLYNOMIAL, .total = 10, .power = 2, .lr = 1e-3, .lr_end = 1e-4};
+    CHECK_NEAR(lrsched_factor(&s, 5), 0.9 * 0.25 + 0.1, 1e-12);
+}
+
 TEST(lrsched_refuses)
 {
     static const LrSched bad[] = {
-        {LRSCHED_CONSTANT, 3, 10, 1, 1, 1e-4}, {LRSCHED_LINEAR, -1, 10, 1, 1, 1e-4},
-        {LRSCHED_LINEAR, 0, 0, 1, 1, 1e-4}, {LRSCHED_COSINE_WITH_RESTARTS, 0, 10, 0, 1, 1e-4},
-        {LRSCHED_POLYNOMIAL, 0, 10, 1, 0, 1e-4}, {LRSCHED_POLYNOMIAL, 0, 10, 1, 1, 1e-8},
-        {LRSCHED_POLYNOMIAL, 0, 10, 1, NAN, 1e-4}, {LRSCHED_POLYNOMIAL, 0, 10, 1, 1, NAN},
+        {.kind = LRSCHED_CONSTANT, .warmup = 3, .total = 10, .cycles = 1, .power = 1, .lr = 1e-4}, {.kind = LRSCHED_LINEAR, .warmup = -1, .total = 10, .cycles = 1, .power = 1, .lr = 1e-4},
+        {.kind = LRSCHED_LINEAR, .warmup = 0, .total = 0, .cycles = 1, .power = 1, .lr = 1e-4}, {.kind = LRSCHED_COSINE_WITH_RESTARTS, .warmup = 0, .total = 10, .cycles = 0, .power = 1, .lr = 1e-4},
+        {.kind = LRSCHED_POLYNOMIAL, .warmup = 0, .total = 10, .cycles = 1, .power = 0, .lr = 1e-4}, {.kind = LRSCHED_POLYNOMIAL, .warmup = 0, .total = 10, .cycles = 1, .power = 1, .lr = 1e-8},
+        {.kind = LRSCHED_POLYNOMIAL, .warmup = 0, .total = 10, .cycles = 1, .power = NAN, .lr = 1e-4}, {.kind = LRSCHED_POLYNOMIAL, .warmup = 0, .total = 10, .cycles = 1, .power = 1, .lr = NAN},
+        {.kind = LRSCHED_COSINE_WITH_MIN_LR, .total = 9, .cycles = 1, .min_ratio = NAN},
+        {.kind = LRSCHED_COSINE_WITH_MIN_LR, .total = 9, .cycles = 1, .min_ratio = 2},
+        {.kind = LRSCHED_WARMUP_STABLE_DECAY, .total = 9, .cycles = 1, .warmup = 5, .decay = 5},
     };
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
         Err e = {0};
@@ -565,6 +618,6 @@ TEST(lrsched_refuses)
     CHECK(!lrsched_name(LRSCHED_KINDS) && !lrsched_name(-1));
     CHECK_INT(lrsched_find(&k, "cosin", &e), ERR_USAGE);
     CHECK(strstr(e.msg, "\"cosin\"") && strstr(e.msg, "cosine_with_restarts"));
-    LrSched late = {LRSCHED_LINEAR, 9, 5, 1, 1, 1e-4};
+    LrSched late = {.kind = LRSCHED_LINEAR, .warmup = 9, .total = 5, .cycles = 1, .power = 1, .lr = 1e-4};
     CHECK_NEAR(lrsched_factor(&late, 2000000000), 0, 0);
 }

@@ -132,7 +132,7 @@ static int micro(void *ctx, uint32_t step, int index, float *loss, Err *e)
     Bench *b = ctx;
     int t = 500;
     (void)step, (void)index;
-    DenoiseBatch in = {b->latents, b->noise, &t, b->ids, NULL, NULL};
+    DenoiseBatch in = {b->latents, b->noise, &t, b->ids, NULL, NULL, NULL};
     return denoise_run(&b->d, &in, 1, loss, NULL, e);
 }
 

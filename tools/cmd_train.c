@@ -86,6 +86,18 @@ static void remove_old(const TrainRun *r, uint32_t epoch)
     mem_free(path);
 }
 
+/* The same of --save_last_n_steps, by kohya's get_remove_step_no. */
+static void remove_old_step(const TrainRun *r, uint32_t done)
+{
+    const TrainOptions *o = &r->o;
+    int64_t last = (int64_t)done - o->save_last_n_steps - 1;
+    if (!o->save_last_n_steps || last < o->save_every_n_steps) return;
+    char *path = mem_printf("%s/%s-step%08lld.safetensors", o->output_dir, o->output_name,
+                            (long long)(last - last % o->save_every_n_steps));
+    if (path) remove(path);
+    mem_free(path);
+}
+
 static int save_files(TrainRun *r, uint32_t done, Err *e)
 {
     const TrainOptions *o = &r->o;
@@ -100,10 +112,24 @@ static int save_files(TrainRun *r, uint32_t done, Err *e)
     if (o->save_every_n_steps && !last && done % (uint32_t)o->save_every_n_steps == 0) {
         snprintf(name, sizeof name, "%s-step%08" PRIu32, o->output_name, done);
         TRY(train_save_weights(r, name, epoch, e));
+        remove_old_step(r, done);
     }
     int due = o->save_state_every_n_steps && done % (uint32_t)o->save_state_every_n_steps == 0;
     due |= machine_seconds() - r->last_state > 60 * o->save_state_minutes;
     return due && !last ? save_state(r, e) : 0;
+}
+
+/* --validate_every_n_steps, --validate_every_n_epochs. */
+static int validate(TrainRun *r, uint32_t done, Err *e)
+{
+    const TrainOptions *o = &r->o;
+    uint32_t steps = (uint32_t)o->validate_every_n_steps, epochs = (uint32_t)o->validate_every_n_epochs;
+    if (!epochs && o->validation_split > 0) epochs = 1;
+    int by_epoch = epochs && done % (epochs * r->steps_per_epoch) == 0;
+    if (!r->val_ds || !(by_epoch || (steps && done % steps == 0))) return 0;
+    double loss;
+    TRY(finetune_validate(&r->val, o->max_validation_steps, &loss, e));
+    return train_log_validation(r, done, by_epoch, loss, e);
 }
 
 static int after_step(void *ctx, uint32_t done, Err *e)
@@ -115,6 +141,9 @@ static int after_step(void *ctx, uint32_t done, Err *e)
     if (kind == OPTIM_DADAPT_ADAM || kind == OPTIM_PRODIGY)
         snprintf(text + n, sizeof text - (size_t)n, ", lr=%.3g", optim_lr(r->t.optim, GROUP_UNET, r->t.lr_factor));
     progress_show(&r->progress, done, r->total, text);
+    TRY(train_scale_norms(r, e));
+    TRY(train_log_step(r, done, e));
+    TRY(validate(r, done, e));
     TRY(save_files(r, done, e));
     return train_samples_after(r, done, e);
 }
@@ -145,6 +174,7 @@ static void report_rate(const TrainRun *r)
 static int validation(TrainRun *r, double *loss, Err *e)
 {
     enum { PASSES = 24 };       /* timesteps per picture */
+    if (r->o.validation_split > 0) return finetune_validate(&r->val, r->o.max_validation_steps, loss, e);
     return r->val_ds ? finetune_loss(&r->val, PASSES, loss, e) : 0;
 }
 
@@ -184,13 +214,13 @@ static int load(TrainRun *r, Err *e)
 
 static int train(TrainRun *r, Err *e)
 {
-    double before = 0, after = 0;
     TRY(io_mkdirs(r->o.output_dir, e));
     TRY(encode_pictures(r, e));
     TRY(load(r, e));
     TRY(train_place(&r->t, e));
     TRY(resume(r, e));
-    TRY(validation(r, &before, e));
+    TRY(train_log_open(r, e));
+    TRY(validation(r, &r->val_before, e));
     TRY(train_samples_first(r, e));
     r->last_state = machine_seconds();
     r->first_step = r->t.step;
@@ -205,9 +235,11 @@ static int train(TrainRun *r, Err *e)
     if (r->o.save_state) TRY(save_state(r, e));
     else remove(r->state_path);
     if (r->val_ds) {
-        TRY(validation(r, &after, e));
-        printf("validation loss %.5f -> %.5f (%+.1f%%)\n", before, after, 100 * (after - before) / before);
+        TRY(validation(r, &r->val_after, e));
+        printf("validation loss %.5f -> %.5f (%+.1f%%)\n", r->val_before, r->val_after,
+               100 * (r->val_after - r->val_before) / r->val_before);
     }
+    TRY(train_report(r, e));
     report_rate(r);
     printf("%s/%s.safetensors\n", r->o.output_dir, r->o.output_name);
     return 0;
@@ -215,6 +247,7 @@ static int train(TrainRun *r, Err *e)
 
 static void close_run(TrainRun *r)
 {
+    runlog_close(&r->log);
     train_samples_free(r);
     train_free(&r->t);
     if (r->ft.m) finetune_free(&r->ft);
@@ -235,6 +268,8 @@ int cmd_train(int argc, char **argv, Err *e)
 {
     TrainRun *r = mem_calloc(1, sizeof *r);
     if (!r) return err_nomem(e, sizeof *r, "the run");
+    r->argc = argc;
+    r->argv = argv;
     int help = 0, rc = train_options_init(&r->o, &r->opt, e);
     if (!rc) rc = options_parse(&r->opt, argc, argv, &help, e);
     if (!rc && r->o.config_file && !help) rc = options_file(&r->opt, r->o.config_file, e);

@@ -86,6 +86,35 @@ int options_given(const Options *o, const char *name)
     return i < o->count && o->given[i];
 }
 
+static char *list_text(const OptionList *l)
+{
+    char *text = mem_strdup("");
+    for (size_t i = 0; text && i < l->count; i++) {
+        char *more = mem_printf("%s%s%s", text, i ? " " : "", l->item[i]);
+        mem_free(text);
+        text = more;
+    }
+    return text;
+}
+
+char *options_text(const Options *o, const char *name)
+{
+    size_t i = find(o, name);
+    if (i == o->count) return mem_strdup("");
+    const Option *t = &o->table[i];
+    const void *field = (const char *)o->fields + t->offset;
+    switch (t->kind) {
+    case OPT_FLAG: return mem_strdup(*(const int *)field ? "true" : "false");
+    case OPT_INT: return mem_printf("%d", *(const int *)field);
+    case OPT_INT64: return mem_printf("%lld", (long long)*(const int64_t *)field);
+    case OPT_FLOAT:
+        return isnan(*(const double *)field) ? mem_strdup("") : mem_printf("%.15g", *(const double *)field);
+    case OPT_TEXT: case OPT_MAYBE: return mem_strdup(*(char *const *)field ? *(char *const *)field : "");
+    case OPT_LIST: return list_text(field);
+    default: return mem_strdup("");
+    }
+}
+
 /* ---- values -------------------------------------------------------------- */
 
 static int bad_value(const Option *t, const char *value, const char *wanted, Err *e)
@@ -154,6 +183,15 @@ static int append(OptionList *l, const char *value, Err *e)
     return 0;
 }
 
+/* "false" for what is not here anyway: a file may say so. */
+static int says_no(const char *value)
+{
+    static const char *const no[] = {"false", "0", "0.0", "none", "no", "off", ""};
+    for (size_t i = 0; i < sizeof no / sizeof *no; i++)
+        if (!strcasecmp(value, no[i])) return 1;
+    return 0;
+}
+
 int options_set(Options *o, const char *name, const char *value, int source, Err *e)
 {
     size_t i = find(o, name);
@@ -167,8 +205,10 @@ int options_set(Options *o, const char *name, const char *value, int source, Err
     case OPT_INT: case OPT_INT64: case OPT_FLOAT: rc = set_number(t, field, value, e); break;
     case OPT_TEXT: case OPT_MAYBE: rc = set_text(field, value, e); break;
     case OPT_LIST: rc = append(field, value, e); break;
-    case OPT_REFUSED: rc = err_set(e, ERR_USAGE, "option --%s: %s", t->name, t->help); break;
-    case OPT_IGNORED: break;
+    case OPT_REFUSED: if (!says_no(value)) rc = err_set(e, ERR_USAGE, "option --%s: %s", t->name, t->help); break;
+    case OPT_IGNORED:
+        if (!says_no(value)) fprintf(stderr, "note: --%s is ignored: %s\n", t->name, t->help);
+        break;
     }
     if (!rc) o->given[i] = (unsigned char)source;
     return rc;
@@ -180,6 +220,14 @@ static int takes_value(const Option *t)
 {
     if (t->kind == OPT_REFUSED || t->kind == OPT_IGNORED) return t->arg && *t->arg;
     return t->kind != OPT_FLAG;
+}
+
+/* Does the list go on with this argument? */
+static int more_values(const Option *t, const char *arg)
+{
+    if ((t->kind != OPT_LIST && t->kind != OPT_IGNORED) || !t->arg) return 0;
+    if (!strcmp(t->arg, "K=V")) return arg[0] != '-' && strchr(arg, '=');
+    return strstr(t->arg, "...") && (arg[0] != '-' || strchr("0123456789.", arg[1]));
 }
 
 /* One argument that starts with "--". *i is moved past the value. */
@@ -204,9 +252,7 @@ static int parse_long(Options *o, int argc, char **argv, int *i, Err *e)
     if (*i + 1 >= argc) return err_set(e, ERR_USAGE, "option --%s: a value is missing", o->table[k].name);
     TRY(options_set(o, name, argv[++*i], 1, e));
     /* argparse's nargs="*": --optimizer_args a=1 b=2 */
-    while (o->table[k].kind == OPT_LIST && !strcmp(o->table[k].arg, "K=V") && *i + 1 < argc &&
-           argv[*i + 1][0] != '-' && strchr(argv[*i + 1], '='))
-        TRY(options_set(o, name, argv[++*i], 1, e));
+    while (*i + 1 < argc && more_values(&o->table[k], argv[*i + 1])) TRY(options_set(o, name, argv[++*i], 1, e));
     return 0;
 }
 

@@ -22,7 +22,8 @@ typedef enum {
     OPT_TEXT,      /* char *, owned */
     OPT_MAYBE,     /* char *, owned: the value may be missing (then "") */
     OPT_LIST,      /* OptionList: every occurrence is appended */
-    OPT_REFUSED,   /* known elsewhere, not here: `help` says why; ERR_USAGE */
+    OPT_REFUSED,   /* known elsewhere, not here: `help` says why; ERR_USAGE unless it is
+                      switched off */
     OPT_IGNORED    /* accepted without effect: `help` says why (noted once on stderr) */
 } OptionKind;
 
@@ -63,6 +64,8 @@ int options_file_text(Options *o, const char *text, const char *path, Err *e);
 int options_set(Options *o, const char *name, const char *value, int source, Err *e);
 /* Was it set by the user? name as in the table. */
 int options_given(const Options *o, const char *name);
+/* Its value as it could be given, an empty text when there is none; owned by the caller. */
+char *options_text(const Options *o, const char *name);
 void options_help(const Options *o, FILE *f);
 void options_free(Options *o);          /* owned texts and lists in fields; given */
 

@@ -107,7 +107,7 @@ static int step(Run *r, int s, float *loss, Err *e)
 {
     size_t n = (size_t)r->n, k = n * (size_t)r->h * (size_t)r->w * SD_LATENT, i = (size_t)s;
     DenoiseBatch b = {r->latents + i * k, r->noise + i * k, r->t + i * n, r->ids + i * n * SD_POSITIONS,
-                      r->weight, r->mask};
+                      r->weight, r->mask, NULL};
     return denoise_run(&r->d, &b, 1, loss, NULL, e);
 }
 
@@ -221,7 +221,7 @@ static int make_optimizer(Run *r, Err *e)
 static int train_steps(Run *r, float *losses, Err *e)
 {
     const ProbeOptions *o = r->p->o;
-    LrSched s = {LRSCHED_CONSTANT, o->warmup, r->steps, 1, 1, o->lr};
+    LrSched s = {.kind = LRSCHED_CONSTANT, .warmup = o->warmup, .total = r->steps, .cycles = 1, .power = 1, .lr = o->lr};
     if (o->lr_scheduler) TRY(lrsched_find(&s.kind, o->lr_scheduler, e));
     TRY(lrsched_check(&s, e));
     for (int i = 0; i < r->steps; i++) {

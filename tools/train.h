@@ -6,10 +6,13 @@
  *   train_save.c     LoRA and checkpoint files with kohya's metadata
  *   train_memory.c   what the run needs, and how it is made to fit
  *   train_samples.c  sample pictures and the grid
+ *   train_norms.c    --scale_weight_norms
+ *   train_log.c      the log and the report
  */
 #ifndef SDC_TOOLS_TRAIN_H
 #define SDC_TOOLS_TRAIN_H
 
+#include "engine/runlog.h"
 #include "engine/train.h"
 #include "models/autoencode.h"
 #include "models/finetune.h"
@@ -17,24 +20,31 @@
 #include "tools/options.h"
 #include "tools/progress.h"
 
+enum { TRAIN_META = 11 };          /* metadata_title and so on, in the order of the table */
+
 typedef struct {
     char *model, *data_dir, *reg_data_dir, *output_dir, *output_name, *resolution, *caption_extension,
         *mixed_precision, *save_precision, *network_weights, *optimizer, *optimizer_args, *lr_scheduler,
         *lr_warmup, *loss_type, *huber_schedule, *sample_prompts, *sample_sampler, *resume, *config_file,
         *init, *device, *caption_prefix, *caption_suffix, *keep_tokens_separator, *comment, *network_module,
-        *network_args, *validation_dir, *save_model_as, *ram;
-    OptionList optimizer_arg_list, network_arg_list;
+        *network_args, *validation_dir, *save_model_as, *ram, *lr_decay, *mask_dir, *caption_separator,
+        *secondary_separator, *logging_dir, *log_prefix, *log_with, *meta_text[TRAIN_META];
+    OptionList optimizer_arg_list, network_arg_list, lr_arg_list, base_weights, base_multipliers;
     int network_dim, conv_dim, full, train_vae, unet_only, text_only, batch, accumulation, epochs, steps,
         save_every_n_epochs, save_every_n_steps, save_last_n_epochs, sample_every_n_epochs,
         sample_every_n_steps, sample_at_first, save_state, save_state_every_n_steps, shuffle_caption,
         keep_tokens, flip_aug, enable_bucket, bucket_no_upscale, min_bucket_reso, max_bucket_reso,
         bucket_reso_steps, clip_skip, max_token_length, v_pred, threads, dry_run, lr_cycles, min_timestep,
         max_timestep, dropout_every_n_epochs, skip_bad_images, vae_crop, cache_latents_to_disk, no_metadata,
-        stop_after_steps, unit_latents, micro, full_bf16, int8_base;
-    int64_t seed;
+        stop_after_steps, unit_latents, micro, full_bf16, int8_base, lr_timescale, debiased, scale_v_loss,
+        noise_offset_random, multires_iterations, ip_noise_random, zero_terminal_snr, alpha_mask, masked_loss,
+        enable_wildcard, token_warmup_min, validate_every_n_epochs, validate_every_n_steps,
+        max_validation_steps, save_n_epoch_ratio, save_last_n_steps;
+    int64_t seed, validation_seed;
     double network_alpha, conv_alpha, lr, unet_lr, text_lr, max_grad_norm, lr_power, min_snr_gamma, huber_c,
         noise_offset, caption_dropout_rate, tag_dropout_rate, prior_loss_weight, kl_weight,
-        save_state_minutes;
+        save_state_minutes, scale_weight_norms, lr_min_ratio, huber_scale, v_pred_like_loss,
+        adaptive_noise_scale, multires_discount, ip_noise_gamma, token_warmup_step, validation_split;
 } TrainOptions;
 
 /* Defaults and the table. */
@@ -60,6 +70,11 @@ typedef struct {
     double last_state;             /* seconds: when the state was last saved */
     uint32_t first_step;           /* where this session began */
     Progress progress;
+    int argc;                      /* the command line, for the report */
+    char **argv;
+    RunLog log;
+    int norms_scaled;              /* by --scale_weight_norms in the last step */
+    double norm_mean, norm_max, val_before, val_after;
     struct TrainSamples *samples;  /* train_samples.c; NULL: none */
 } TrainRun;
 
@@ -77,6 +92,16 @@ void train_drop_lora(TrainRun *r);
  * meanwhile. */
 void train_save_begin(TrainRun *r);
 int train_save_end(TrainRun *r, Err *e);
+
+/* After each step. */
+int train_scale_norms(TrainRun *r, Err *e);
+
+/* The log, from the step that the run is at; a line per step; a line for a validation
+ * (epoch: after an epoch, else after a step); and the report at the end. */
+int train_log_open(TrainRun *r, Err *e);
+int train_log_step(TrainRun *r, uint32_t done, Err *e);
+int train_log_validation(TrainRun *r, uint32_t done, int epoch, double loss, Err *e);
+int train_report(const TrainRun *r, Err *e);
 
 /* The trained weights under output_dir/name.safetensors. epoch and step are for
  * the metadata. */

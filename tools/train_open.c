@@ -50,6 +50,22 @@ static int network_args(TrainOptions *o, Err *e)
     return 0;
 }
 
+/* key=value of --lr_scheduler_args: what else transformers' schedules take. */
+static int lr_args(const TrainOptions *o, LrSched *s, Err *e)
+{
+    for (size_t i = 0; i < o->lr_arg_list.count; i++) {
+        const char *a = o->lr_arg_list.item[i], *eq = strchr(a, '=');
+        char *end = NULL;
+        double v = eq ? strtod(eq + 1, &end) : 0;
+        int ok = eq && end != eq + 1 && !*end && v > 0;
+        if (ok && !strncmp(a, "lr_end=", 7) && s->kind == LRSCHED_POLYNOMIAL) s->lr_end = v;
+        else if (ok && !strncmp(a, "min_lr=", 7) && s->kind == LRSCHED_COSINE_WITH_MIN_LR) s->min_ratio = v / s->lr;
+        else return err_set(e, ERR_USAGE, "option --lr_scheduler_args: \"%s\"; known are lr_end=X of polynomial and "
+                            "min_lr=X of cosine_with_min_lr", a);
+    }
+    return 0;
+}
+
 /* Joins --optimizer_args into one text. */
 static int join_args(TrainOptions *o, Err *e)
 {
@@ -60,6 +76,46 @@ static int join_args(TrainOptions *o, Err *e)
         mem_free(o->optimizer_args);
         o->optimizer_args = s;
     }
+    return 0;
+}
+
+/* kohya's train_util.py verify_training_args, and names of what there is only one of. */
+static int check_kohya(const TrainOptions *o, Err *e)
+{
+    if (o->adaptive_noise_scale != 0 && o->noise_offset == 0)
+        return err_set(e, ERR_USAGE, "option --adaptive_noise_scale: needs --noise_offset");
+    if (strcmp(o->save_model_as, "safetensors"))
+        return err_set(e, ERR_USAGE, "option --save_model_as: \"%s\" is not supported; safetensors is", o->save_model_as);
+    if (strcmp(o->log_with, "tensorboard") && strcmp(o->log_with, "all"))
+        return err_set(e, ERR_USAGE, "option --log_with: \"%s\" is not supported; tensorboard is", o->log_with);
+    if (o->scale_weight_norms > 0 && (o->full || o->train_vae))
+        return err_set(e, ERR_USAGE, "option --scale_weight_norms: only for a LoRA");
+    if (o->meta_text[6] && strncmp(o->meta_text[6], "data:", 5))
+        return err_set(e, ERR_USAGE, "option --metadata_thumbnail: a data: URL is expected");
+    if (o->base_multipliers.count > o->base_weights.count)
+        return err_set(e, ERR_USAGE, "option --base_weights_multiplier: more of them than --base_weights");
+    if (o->validation_dir && o->validation_split > 0)
+        return err_set(e, ERR_USAGE, "options --validation_dir and --validation_split exclude each other");
+    int validates = o->validation_dir || o->validation_split > 0;
+    if (!validates && (o->validate_every_n_epochs || o->validate_every_n_steps))
+        return err_set(e, ERR_USAGE, "options --validate_every_n_...: need --validation_split or --validation_dir");
+    if (o->train_vae && validates) return err_set(e, ERR_USAGE, "validation is not supported with --train_vae");
+    if (o->mask_dir && !o->masked_loss)
+        return err_set(e, ERR_USAGE, "option --conditioning_data_dir: needs --masked_loss");
+    if (o->masked_loss && !o->mask_dir && !o->alpha_mask)
+        fprintf(stderr, "note: --masked_loss does nothing without masks: --conditioning_data_dir or --alpha_mask\n");
+    return 0;
+}
+
+/* What depends on whether v is predicted, which the model may say. */
+static int check_prediction(const TrainOptions *o, Err *e)
+{
+    if (o->scale_v_loss && !o->v_pred)
+        return err_set(e, ERR_USAGE, "option --scale_v_pred_loss_like_noise_pred: needs --v_parameterization");
+    if (o->v_pred_like_loss > 0 && o->v_pred)
+        return err_set(e, ERR_USAGE, "option --v_pred_like_loss: not with --v_parameterization");
+    if (o->zero_terminal_snr && !o->v_pred)
+        fprintf(stderr, "note: --zero_terminal_snr without --v_parameterization: the last timesteps cannot be learnt\n");
     return 0;
 }
 
@@ -87,6 +143,7 @@ static int check_options(TrainRun *r, Err *e)
                        o->network_module);
     if (o->min_timestep >= o->max_timestep)
         return err_set(e, ERR_USAGE, "option --min_timestep: must be below --max_timestep");
+    TRY(check_kohya(o, e));
     TRY(network_args(o, e));
     TRY(join_args(o, e));
     if (isnan(o->network_alpha)) o->network_alpha = o->network_dim / 2.0;
@@ -107,6 +164,23 @@ static void choose_rates(TrainOptions *o, const OptimConfig *c)
 }
 
 /* ---- opening ------------------------------------------------------------- */
+
+/* --base_weights as "FILE:X" each. */
+static int base_specs(const TrainOptions *o, OptionList *specs, Err *e)
+{
+    specs->item = mem_calloc(o->base_weights.count + 1, sizeof *specs->item);
+    if (!specs->item) return err_nomem(e, 64, "options");
+    for (size_t i = 0; i < o->base_weights.count; i++) {
+        const char *x = i < o->base_multipliers.count ? o->base_multipliers.item[i] : "1";
+        char *end, *s = mem_printf("%s:%s", o->base_weights.item[i], x);
+        strtod(x, &end);
+        specs->item[specs->count] = s;
+        specs->count += !!s;
+        if (!s) return err_nomem(e, 64, "options");
+        if (end == x || *end) return err_set(e, ERR_USAGE, "option --base_weights_multiplier: \"%s\" is not a number", x);
+    }
+    return 0;
+}
 
 static int open_model(TrainRun *r, Err *e)
 {
@@ -131,7 +205,14 @@ static int open_model(TrainRun *r, Err *e)
     if (mp && !strcmp(mp, "fp16"))
         fprintf(stderr, "note: --mixed_precision fp16 means bf16 here: the same speed, and it does not overflow\n");
     mo.int8 = o->int8_base;
-    return model_open(&r->m, &mo, e);
+    OptionList base = {0};
+    int rc = base_specs(o, &base, e);
+    mo.lora = base.item;
+    mo.lora_count = base.count;
+    if (!rc) rc = model_open(&r->m, &mo, e);
+    for (size_t i = 0; i < base.count; i++) mem_free(base.item[i]);
+    mem_free(base.item);
+    return rc;
 }
 
 static void notice(void *ctx, const char *line)
@@ -144,11 +225,17 @@ static DataConfig data_config(const TrainOptions *o, const char *dir, const char
 {
     DataConfig c = {.train_dir = dir, .reg_dir = reg, .caption_extension = o->caption_extension,
                     .batch_size = o->batch, .flip_aug = o->flip_aug, .prior_loss_weight = o->prior_loss_weight,
-                    .seed = (uint64_t)o->seed, .skip_bad_images = o->skip_bad_images, .notice = notice};
+                    .seed = (uint64_t)o->seed, .skip_bad_images = o->skip_bad_images, .notice = notice,
+                    .wildcards = o->enable_wildcard, .alpha_mask = o->alpha_mask, .mask_dir = o->mask_dir,
+                    .split = o->validation_split,
+                    .split_seed = (uint64_t)(o->validation_seed >= 0 ? o->validation_seed : o->seed)};
     c.bucket = (BucketConfig){.enable = o->enable_bucket, .no_upscale = o->bucket_no_upscale,
                               .min_reso = o->min_bucket_reso, .max_reso = o->max_bucket_reso,
                               .steps = o->bucket_reso_steps};
     c.caption = (CaptionConfig){.prefix = o->caption_prefix, .suffix = o->caption_suffix,
+                                .separator = o->caption_separator, .secondary = o->secondary_separator,
+                                .wildcards = o->enable_wildcard, .token_warmup_min = o->token_warmup_min,
+                                .token_warmup_step = o->token_warmup_step, .max_train_steps = o->steps,
                                 .shuffle = o->shuffle_caption, .keep_tokens = o->keep_tokens,
                                 .keep_tokens_separator = o->keep_tokens_separator,
                                 .dropout_rate = o->caption_dropout_rate,
@@ -163,13 +250,16 @@ static int open_data(TrainRun *r, Err *e)
     DataConfig c = data_config(o, o->data_dir, o->reg_data_dir);
     TRY(parse_resolution(o->resolution, &c.bucket.w, &c.bucket.h, e));
     TRY(dataset_open(&r->ds, &c, e));
-    if (!o->validation_dir) return 0;
+    if (!o->validation_dir && !(o->validation_split > 0)) return 0;
     /* measured as they are: no variation, one picture at a time */
-    DataConfig v = data_config(o, o->validation_dir, NULL);
+    DataConfig v = data_config(o, o->validation_dir ? o->validation_dir : o->data_dir, NULL);
+    v.held_out = 1;
     v.bucket = c.bucket;
     v.batch_size = 1;
     v.flip_aug = 0;
-    v.caption = (CaptionConfig){.prefix = o->caption_prefix, .suffix = o->caption_suffix};
+    v.caption = (CaptionConfig){.prefix = o->caption_prefix, .suffix = o->caption_suffix,
+                                .separator = o->caption_separator, .secondary = o->secondary_separator,
+                                .wildcards = o->enable_wildcard};
     return dataset_open(&r->val_ds, &v, e);
 }
 
@@ -204,12 +294,20 @@ static int open_task(TrainRun *r, Err *e)
         return 0;
     }
     if (r->m.ck->config.v_prediction) o->v_pred = 1;
+    TRY(check_prediction(o, e));
     if (!o->micro || o->micro > o->batch) o->micro = o->batch;
     FinetuneConfig *fc = &r->ft_config, *vc = &r->val_config;
     *fc = (FinetuneConfig){.accumulation = o->accumulation, .micro = o->micro, .chunks = o->max_token_length / 75,
-                        .noise_offset = (float)o->noise_offset, .min_timestep = o->min_timestep,
+                        .masked = o->alpha_mask || (o->masked_loss && o->mask_dir),
+                        .zero_terminal = o->zero_terminal_snr, .min_timestep = o->min_timestep,
                         .max_timestep = o->max_timestep, .seed = (uint64_t)o->seed, .backward = 1, .cache_dir = r->cache_dir};
+    fc->noise = (NoiseConfig){.offset = (float)o->noise_offset, .adaptive = (float)o->adaptive_noise_scale,
+                              .offset_random = o->noise_offset_random, .iterations = o->multires_iterations,
+                              .discount = (float)o->multires_discount, .gamma = (float)o->ip_noise_gamma,
+                              .gamma_random = o->ip_noise_random};
     fc->denoise = (DenoiseConfig){.huber_c = (float)o->huber_c, .min_snr_gamma = (float)o->min_snr_gamma,
+                                .huber_scale = (float)o->huber_scale, .debiased = o->debiased,
+                                .scale_v_loss = o->scale_v_loss, .v_pred_like = (float)o->v_pred_like_loss,
                                 .v_pred = o->v_pred, .clip_skip = o->clip_skip};
     TRY(denoise_find_loss(&fc->denoise.loss, o->loss_type, e));
     TRY(schedule_find_huber(&fc->denoise.huber, o->huber_schedule, e));
@@ -220,21 +318,23 @@ static int open_task(TrainRun *r, Err *e)
         *vc = *fc;
         vc->backward = 0;
         vc->accumulation = vc->micro = 1;
-        vc->noise_offset = 0;
+        vc->noise = (NoiseConfig){0};
+        if (o->validation_seed >= 0) vc->seed = (uint64_t)o->validation_seed;
         TRY(finetune_init(&r->val, &r->m, r->val_ds, r->tok, vc, e));
     }
     return 0;
 }
 
-static int warmup_steps(const TrainRun *r, int *warmup, Err *e)
+/* A number of steps, or a part of all of them. */
+static int steps_or_part(const TrainRun *r, int *steps, const char *text, const char *option, Err *e)
 {
-    *warmup = 0;
-    if (!r->o.lr_warmup) return 0;
+    *steps = 0;
+    if (!text) return 0;
     char *end;
-    double v = strtod(r->o.lr_warmup, &end);
-    if (*end || end == r->o.lr_warmup || v < 0 || v > 1e9)
-        return err_set(e, ERR_USAGE, "option --lr_warmup_steps: \"%s\" is not a number of steps", r->o.lr_warmup);
-    *warmup = (int)(v < 1 ? v * r->total : v);
+    double v = strtod(text, &end);
+    if (*end || end == text || !(v >= 0) || v > 1e9)
+        return err_set(e, ERR_USAGE, "option --%s: \"%s\" is not a number of steps", option, text);
+    *steps = (int)(v < 1 ? v * r->total : v);
     return 0;
 }
 
@@ -249,9 +349,17 @@ static int open_trainer(TrainRun *r, const OptimConfig *oc, Err *e)
         for (int i = 0; i < GROUP_COUNT; i++) lr[i] = o->unet_lr != 0 ? o->unet_lr : o->text_lr;
     TrainConfig c = {.optim = *oc, .seed = (uint64_t)o->seed, .lr = lr, .groups = GROUP_COUNT, .max_grad_norm = o->max_grad_norm,
                      .loss_window = r->steps_per_epoch};
-    c.sched = (LrSched){.total = (int)r->total, .cycles = o->lr_cycles, .power = o->lr_power, .lr = o->lr};
+    c.sched = (LrSched){.total = (int)r->total, .cycles = o->lr_cycles, .power = o->lr_power, .lr = o->lr,
+                        .timescale = o->lr_timescale, .min_ratio = o->lr_min_ratio};
     TRY(lrsched_find(&c.sched.kind, o->lr_scheduler, e));
-    TRY(warmup_steps(r, &c.sched.warmup, e));
+    TRY(lr_args(o, &c.sched, e));
+    TRY(steps_or_part(r, &c.sched.warmup, o->lr_warmup, "lr_warmup_steps", e));
+    TRY(steps_or_part(r, &c.sched.decay, o->lr_decay, "lr_decay_steps", e));
+    if (o->save_n_epoch_ratio) {
+        int epochs = (int)((r->total + r->steps_per_epoch - 1) / r->steps_per_epoch) / o->save_n_epoch_ratio;
+        o->save_every_n_epochs = epochs > 1 ? epochs : 1;
+    }
+    r->ds->cfg.caption.max_train_steps = (long)r->total;
     return train_init(&r->t, r->m.ps, &c, e);
 }
 
@@ -267,6 +375,26 @@ static int fact(TrainRun *r, const char *key, char *value, Err *e)
         return err_nomem(e, 64, "the list of settings");
     }
     r->facts[r->fact_count++] = (TrainFact){key, value};
+    return 0;
+}
+
+/* Options whose value as text is a fact. */
+static int list_more_facts(TrainRun *r, Err *e)
+{
+    static const char *const names[] = {
+        "optimizer_args", "lr_warmup_steps", "lr_decay_steps", "lr_scheduler_num_cycles", "lr_scheduler_power",
+        "lr_scheduler_min_lr_ratio", "lr_scheduler_timescale", "lr_scheduler_args", "loss_type", "huber_c",
+        "huber_schedule", "huber_scale", "min_snr_gamma", "debiased_estimation_loss",
+        "scale_v_pred_loss_like_noise_pred", "v_pred_like_loss", "noise_offset", "noise_offset_random_strength",
+        "adaptive_noise_scale", "multires_noise_iterations", "multires_noise_discount", "ip_noise_gamma",
+        "ip_noise_gamma_random_strength", "zero_terminal_snr", "alpha_mask", "masked_loss", "prior_loss_weight",
+        "min_timestep", "max_timestep", "flip_aug", "shuffle_caption", "keep_tokens", "keep_tokens_separator",
+        "caption_separator", "secondary_separator", "enable_wildcard", "caption_dropout_rate",
+        "caption_dropout_every_n_epochs", "caption_tag_dropout_rate", "token_warmup_min", "token_warmup_step",
+        "caption_prefix", "caption_suffix", "conv_dim", "conv_alpha", "v_parameterization", "max_token_length", "clip_skip", "base_weights",
+        "base_weights_multiplier", "validation_split", "validation_seed"};
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++)
+        TRY(fact(r, names[i], options_text(&r->opt, names[i]), e));
     return 0;
 }
 
@@ -289,6 +417,8 @@ static int list_facts(TrainRun *r, Err *e)
     TRY(fact(r, "network_alpha", mem_printf("%.17g", o->full || o->train_vae ? 0 : o->network_alpha), e));
     TRY(fact(r, "mixed_precision", mem_printf("%s%s", model_dtype_name(r->m.dtype),
                                                  o->int8_base ? ", int8 base" : ""), e));
+    TRY(fact(r, "scale_weight_norms", mem_printf("%.17g", o->scale_weight_norms), e));
+    TRY(list_more_facts(r, e));
     TRY(fact(r, "full_bf16", mem_printf("%d", o->full_bf16), e));
     TRY(fact(r, "train_data_dir", mem_printf("%zu pictures, %" PRIu32 " uses", r->ds->item_count, r->ds->entry_count), e));
     return 0;

@@ -83,7 +83,13 @@ static void put_network(Meta *m, const TrainRun *r)
         o->full ? "" : "/lora");
     put(m, "modelspec.implementation", "%s",
         o->full ? "https://github.com/Stability-AI/generative-models" : "diffusers");
-    put(m, "modelspec.title", "%s", o->output_name);
+    static const char *const about[TRAIN_META] = {
+        "modelspec.title", "modelspec.author", "modelspec.description", "modelspec.license", "modelspec.tags",
+        "modelspec.usage_hint", "modelspec.thumbnail", "modelspec.merged_from", "modelspec.trigger_phrase",
+        "modelspec.preprocessor", "modelspec.is_negative_embedding"};
+    if (!o->meta_text[0]) put(m, "modelspec.title", "%s", o->output_name);
+    for (int i = 0; i < TRAIN_META; i++)
+        if (o->meta_text[i]) put(m, about[i], "%s", o->meta_text[i]);
     put(m, "modelspec.resolution", "%dx%d", r->ds->cfg.bucket.w, r->ds->cfg.bucket.h);
     put(m, "modelspec.prediction_type", "%s", o->v_pred ? "v" : "epsilon");
 }
@@ -139,10 +145,22 @@ static void put_run(Meta *m, const TrainRun *r)
     put_optional(m, "ss_clip_skip", o->clip_skip, 0);
     put_optional(m, "ss_max_token_length", o->max_token_length, 75);
     put_optional(m, "ss_noise_offset", o->noise_offset, 0);
+    put_optional(m, "ss_adaptive_noise_scale", o->adaptive_noise_scale, 0);
+    put_optional(m, "ss_multires_noise_iterations", o->multires_iterations, 0);
+    put(m, "ss_multires_noise_discount", "%g", o->multires_discount);
+    put_optional(m, "ss_ip_noise_gamma", o->ip_noise_gamma, 0);
+    put(m, "ss_noise_offset_random_strength", "%s", yes(o->noise_offset_random));
+    put(m, "ss_ip_noise_gamma_random_strength", "%s", yes(o->ip_noise_random));
+    put(m, "ss_zero_terminal_snr", "%s", yes(o->zero_terminal_snr));
+    put(m, "ss_debiased_estimation", "%s", yes(o->debiased));
+    put_optional(m, "ss_scale_weight_norms", o->scale_weight_norms, 0);
     put_optional(m, "ss_min_snr_gamma", o->min_snr_gamma, 0);
     put(m, "ss_loss_type", "%s", o->loss_type);
     put(m, "ss_huber_schedule", "%s", o->huber_schedule);
     put(m, "ss_huber_c", "%g", o->huber_c);
+    put(m, "ss_huber_scale", "%g", o->huber_scale);
+    put(m, "ss_masked_loss", "%s", yes(o->masked_loss));
+    if (o->validation_split > 0) put(m, "ss_validation_split", "%g", o->validation_split);
     put(m, "ss_prior_loss_weight", "%g", o->prior_loss_weight);
     put(m, "ss_training_comment", "%s", o->comment ? o->comment : "None");
     put(m, "ss_sd_model_name", "%s", base_name(o->model));
