@@ -59,7 +59,6 @@ CU_OBJ   := $(CU_ONCE:%.cu=$(B)/%.cu.o) \
             $(foreach t,f32 bf16 f16,$(CU_TYPED:%.cu=$(B)/%.$(t).cu.o))
 LIB_OBJ  += $(CU_OBJ)
 CPPFLAGS += -DSDC_CUDA
-LDLIBS   += -lstdc++
 endif
 ifneq ($(CUDA),)
 CUDA_HOME  ?= /usr/local/cuda
@@ -73,15 +72,17 @@ CUFLAGS     = -O3 -lineinfo -I. -D_GNU_SOURCE -DSDC_CUDA $(if $(CUDNN),-DSDC_CUD
               -Xcompiler -Wall,-Wextra -Werror all-warnings
 CU_COMPILE  = $(NVCC) $(CUFLAGS) $(GENCODE)
 LDLIBS     += -L$(CUDA_LIB) -Wl,-rpath,$(CUDA_LIB) -lcublasLt $(if $(CUDNN),-lcudnn) \
-              -lcudart_static -ldl -lrt -lpthread
+              -lcudart_static -ldl -lrt -lpthread -lstdc++
 else ifneq ($(EMU),)
 EMU_SRC    := $(wildcard tests/emu/*.cc)
 LIB_OBJ    += $(EMU_SRC:%=$(B)/%.o)
 EMU_TEST   := $(patsubst %,$(B)/%.o,$(wildcard tests/emu/test_*.cu))
+LDLIBS     += -lstdc++
 CXXFLAGS   ?= -O2 -g $(shell grep -qw fma /proc/cpuinfo && echo -mavx2 -mfma)
 CU_COMPILE  = $(CXX) -x c++ -std=c++17 -fopenmp -ffp-contract=off -Wall -Wextra -Werror \
-              -Wno-unknown-pragmas -Wno-maybe-uninitialized $(CXXFLAGS) $(SAN) -I. -Itests/emu/include -D_GNU_SOURCE \
-              -DSDC_CUDA -DSDC_CUDNN -DEMU_UNIT=$(subst .,_,$(basename $(basename $(notdir $@))))
+              -Wno-unknown-pragmas -Wno-maybe-uninitialized $(CXXFLAGS) $(SAN) \
+              -I. -Itests/emu/include -D_GNU_SOURCE -DSDC_CUDA -DSDC_CUDNN \
+              -DEMU_UNIT=$(subst .,_,$(basename $(basename $(notdir $@))))
 endif
 
 TOOL_OBJ := $(TOOL_SRC:%.c=$(B)/%.o)
@@ -178,6 +179,15 @@ emu_seed_%: emu_build
 emu-mutants: emu_build          ## break the kernels one line at a time; make emu must notice
 	$(RUN) OMP_NUM_THREADS=1 EMU=1 FROM=$(EMU_CONFIG) SDC_TEST_DEVICE=cuda \
 	    MUTANTS=tests/emu/mutants.txt sh tests/mutants.sh
+
+emu_sm75: emu_build             ## the same for cards before sm_80: other kernels
+	$Q$(RUN) OMP_NUM_THREADS=1 SDC_TEST_DEVICE=cuda SDC_EMU_SM=75 \
+	    build/$(EMU_CONFIG)/test kernels_attention small_shapes
+
+REPORT_ARCH ?= sm_80
+cuda-report:                    ## with nvcc: registers and spills of every kernel (REPORT_ARCH=sm_80)
+	$Q$(if $(CUDA),sh tests/cuda_report.sh "$(NVCC) $(CUFLAGS)" $(REPORT_ARCH) \
+	    $(wildcard kernels/cuda/*.cu),$(MAKE) CUDA=1 cuda-report)
 
 # clang's OpenMP tells the sanitizer about its barriers, gcc's does not.
 tsan:                           ## the kernels' tests under the thread sanitizer (clang, libomp)
