@@ -3,7 +3,8 @@
 #   make CONFIG=clang CC=clang     another folder of objects, below build/
 #   make ARCH=generic              no vector instructions: plain C only
 #   make CUDA=1                    with nvcc: GPUs too, build/release-cuda/sdc
-#   make EMU=1                     the same kernels on an emulated GPU (tests/emu)
+#   make EMU=1                     the same kernels on an emulated GPU (tests/emu); EMU=sanitize
+#                                  has the kernels with sanitizers: build/emu/sdc-sanitize
 #   make V=1                       show the commands
 CC      ?= cc
 PREFIX  ?= /usr/local
@@ -24,7 +25,6 @@ LDLIBS  := $(shell pkg-config --libs $(PKGS) $(WEBP) $(HTTP)) -lm
 SAN_asan  := -fsanitize=address -fno-omit-frame-pointer
 SAN_ubsan := -fsanitize=undefined -fno-sanitize-recover=all
 SAN_sanitize := -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer
-SAN_emu-sanitize := $(SAN_sanitize)
 SAN_tsan  := -fsanitize=thread -Wno-pass-failed
 SAN_fuzz  := -fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=all -Wno-pass-failed
 SAN := $(SAN_$(CONFIG))
@@ -55,8 +55,9 @@ AVX512 := -DSDC_AVX512 -mavx2 -mfma -mf16c -mavx512f -mavx512bw -mavx512dq -mavx
 ifneq ($(CUDA)$(EMU),)
 CU_TYPED := $(shell grep -lw OP $(wildcard kernels/cuda/*.cu))
 CU_ONCE  := $(filter-out $(CU_TYPED),$(wildcard kernels/cuda/*.cu)) kernels/dev_cuda.cu
-CU_OBJ   := $(CU_ONCE:%.cu=$(B)/%.cu.o) \
-            $(foreach t,f32 bf16 f16,$(CU_TYPED:%.cu=$(B)/%.$(t).cu.o))
+CUB      := $(B)/$(if $(filter sanitize,$(EMU)),sanitized/)
+CU_OBJ   := $(CU_ONCE:%.cu=$(CUB)%.cu.o) \
+            $(foreach t,f32 bf16 f16,$(CU_TYPED:%.cu=$(CUB)%.$(t).cu.o))
 LIB_OBJ  += $(CU_OBJ)
 CPPFLAGS += -DSDC_CUDA
 endif
@@ -75,12 +76,17 @@ LDLIBS     += -L$(CUDA_LIB) -Wl,-rpath,$(CUDA_LIB) -lcublasLt $(if $(CUDNN),-lcu
               -lcudart_static -ldl -lrt -lpthread -lstdc++
 else ifneq ($(EMU),)
 EMU_SRC    := $(wildcard tests/emu/*.cc)
-LIB_OBJ    += $(EMU_SRC:%=$(B)/%.o)
-EMU_TEST   := $(patsubst %,$(B)/%.o,$(wildcard tests/emu/test_*.cu))
+LIB_OBJ    += $(EMU_SRC:%=$(CUB)%.o)
+EMU_TEST   := $(patsubst %,$(CUB)%.o,$(wildcard tests/emu/test_*.cu))
+ifeq ($(EMU),sanitize)
+BIN        := -sanitize
+CU_SAN     := $(SAN_sanitize)
+endif
+LDFLAGS    += $(CU_SAN)
 LDLIBS     += -lstdc++
 CXXFLAGS   ?= -O2 -g $(shell grep -qw fma /proc/cpuinfo && echo -mavx2 -mfma)
 CU_COMPILE  = $(CXX) -x c++ -std=c++17 -fopenmp -ffp-contract=off -Wall -Wextra -Werror \
-              -Wno-unknown-pragmas -Wno-maybe-uninitialized $(CXXFLAGS) $(SAN) \
+              -Wno-unknown-pragmas -Wno-maybe-uninitialized $(CXXFLAGS) $(CU_SAN) \
               -I. -Itests/emu/include -D_GNU_SOURCE -DSDC_CUDA -DSDC_CUDNN \
               -DEMU_UNIT=$(subst .,_,$(basename $(basename $(notdir $@))))
 endif
@@ -91,10 +97,10 @@ EMOJI_OBJ := $(EMOJI_SRC:%.c=$(B)/%.o)
 
 all: sdc                        ## build ./sdc
 
-sdc: $(B)/sdc
+sdc: $(B)/sdc$(BIN)
 	$Qcp $< $@.tmp && mv $@.tmp $@
 
-$(B)/sdc: $(TOOL_OBJ) $(LIB_OBJ)
+$(B)/sdc$(BIN): $(TOOL_OBJ) $(LIB_OBJ)
 	@echo "  LD $@"
 	$Q$(CC) $(ALLFLAGS) $(LDFLAGS) -o $@ $^ $(LDLIBS)
 
@@ -102,7 +108,7 @@ $(B)/tools/tags_serve.o: tools/tags_page.html
 
 # Tests reach functions of engine/mem.c and engine/io.c through --wrap to make them fail.
 WRAP := mem_alloc mem_calloc mem_realloc io_write_all io_sync
-$(B)/test: $(TEST_OBJ) $(LIB_OBJ)
+$(B)/test$(BIN): $(TEST_OBJ) $(LIB_OBJ)
 	@echo "  LD $@"
 	$Q$(CC) $(ALLFLAGS) $(LDFLAGS) $(WRAP:%=-Wl,--wrap=%) -o $@ $^ $(LDLIBS)
 
@@ -130,12 +136,12 @@ $(B)/%.avx512.o: %.c
 	@mkdir -p $(@D)
 	@echo "  CC $<"
 	$Q$(CC) $(CPPFLAGS) $(ALLFLAGS) $(AVX512) -MMD -MP -c -o $@ $<
-$(B)/%.cu.o: %.cu
+$(CUB)%.cu.o: %.cu
 	@mkdir -p $(@D)
 	@echo "  CU $<"
 	$Q$(CU_COMPILE) -MMD -MP -c -o $@ $<
 define cu_typed
-$(B)/%.$(1).cu.o: %.cu
+$(CUB)%.$(1).cu.o: %.cu
 	@mkdir -p $$(@D)
 	@echo "  CU $$< $(1)"
 	$$Q$$(CU_COMPILE) -DSDC_$(2) -MMD -MP -c -o $$@ $$<
@@ -143,7 +149,7 @@ endef
 $(eval $(call cu_typed,f32,F32))
 $(eval $(call cu_typed,bf16,BF16))
 $(eval $(call cu_typed,f16,F16))
-$(B)/%.cc.o: %.cc
+$(CUB)%.cc.o: %.cc
 	@mkdir -p $(@D)
 	@echo "  CXX $<"
 	$Q$(CU_COMPILE) -O3 -Wshadow -MMD -MP -c -o $@ $<
@@ -164,25 +170,27 @@ asan ubsan sanitize:            ## the tests under sanitizers (sanitize: both)
 	$(MAKE) CONFIG=$@ build/$@/sdc build/$@/test
 	$(RUN) SDC_BIN=build/$@/sdc build/$@/test $(TESTS)
 
-# Every op, gradient and golden on the emulated GPU, with two orders of threads. One core
-# each: make -j2 emu.
-EMU_CONFIG ?= emu
-EMU_TESTS ?= emu_ kernels_ small_shapes gemm conv gradients_ golden dev_
+# Every op and gradient on the emulated GPU, with two orders of threads, and the goldens once;
+# of the samplers, which run the same kernels, only a few (EMU_GOLDEN=golden: all; half an
+# hour). One core each: make -j2 emu. EMU_KIND=sanitize: the same with sanitizers.
+EMU_KIND   ?= 1
+EMU_END    := $(if $(filter sanitize,$(EMU_KIND)),-sanitize)
+EMU_OPS    ?= emu_ kernels_ small_shapes gemm conv gradients_ optim_ dev_
+EMU_GOLDEN ?= golden -golden/sampler golden/sampler/heun golden/sampler/lcm golden/sampler/unipc
+EMU_RUN    := $(RUN) OMP_NUM_THREADS=1 SDC_TEST_DEVICE=cuda SDC_BIN=build/emu/sdc$(EMU_END)
 emu: emu_seed_1 emu_seed_2      ## CUDA on a CPU: build/emu/sdc, and every kernel's checks
 emu_build:
-	$(MAKE) EMU=1 CONFIG=$(EMU_CONFIG) build/$(EMU_CONFIG)/sdc build/$(EMU_CONFIG)/test
+	$(MAKE) EMU=$(EMU_KIND) CONFIG=emu build/emu/sdc$(EMU_END) build/emu/test$(EMU_END)
 # Products are cut to the size of the device: of the second one, into the largest tiles.
 emu_seed_2: export SDC_EMU_PROCESSORS = 1
+emu_seed_2: EMU_GOLDEN =
 emu_seed_%: emu_build
-	$Q$(RUN) OMP_NUM_THREADS=1 SDC_TEST_DEVICE=cuda SDC_EMU_SEED=$* \
-	    SDC_BIN=build/$(EMU_CONFIG)/sdc build/$(EMU_CONFIG)/test $(EMU_TESTS)
-emu-mutants: emu_build          ## break the kernels one line at a time; make emu must notice
-	$(RUN) OMP_NUM_THREADS=1 EMU=1 FROM=$(EMU_CONFIG) SDC_TEST_DEVICE=cuda \
-	    MUTANTS=tests/emu/mutants.txt sh tests/mutants.sh
-
+	$Q$(EMU_RUN) SDC_EMU_SEED=$* build/emu/test$(EMU_END) $(EMU_OPS) $(EMU_GOLDEN)
 emu_sm75: emu_build             ## the same for cards before sm_80: other kernels
-	$Q$(RUN) OMP_NUM_THREADS=1 SDC_TEST_DEVICE=cuda SDC_EMU_SM=75 \
-	    build/$(EMU_CONFIG)/test kernels_attention small_shapes
+	$Q$(EMU_RUN) SDC_EMU_SM=75 build/emu/test$(EMU_END) kernels_attention small_shapes
+emu-mutants: emu_build          ## break the kernels one line at a time; make emu must notice
+	$(RUN) OMP_NUM_THREADS=1 EMU=1 FROM=emu SDC_TEST_DEVICE=cuda MUTANTS=tests/emu/mutants.txt \
+	    sh tests/mutants.sh
 
 REPORT_ARCH ?= sm_80
 cuda-report:                    ## with nvcc: registers and spills of every kernel (REPORT_ARCH=sm_80)
