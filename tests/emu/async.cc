@@ -17,10 +17,13 @@ void emu_async_reset(void)
 
 void emu_copy_async16(void *shared, const void *src, int valid)
 {
-    if ((uintptr_t)shared % 16) emu_die("copy_async16: shared address %p is not a multiple of 16", shared);
+    if ((uintptr_t)shared % 16)
+        emu_die("copy_async16: shared address %p is not a multiple of 16", shared);
     if (!emu_in_shared(shared, 16)) emu_die("copy_async16: %p is not in shared memory", shared);
-    if (valid && (uintptr_t)src % 16) emu_die("copy_async16: source %p is not a multiple of 16", src);
-    if (valid && !emu_is_device(src, 16)) emu_die("copy_async16: source %p is not in device memory", src);
+    if (valid && (uintptr_t)src % 16)
+        emu_die("copy_async16: source %p is not a multiple of 16", src);
+    if (valid && !emu_is_device(src, 16))
+        emu_die("copy_async16: source %p is not in device memory", src);
     if (emu_sm() < 80) {
         if (valid) memcpy(shared, src, 16);
         else memset(shared, 0, 16);

@@ -228,7 +228,8 @@ static cublasStatus_t check_desc(const Desc *d, const Product *p)
     case CUBLAS_COMPUTE_32F: case CUBLAS_COMPUTE_32F_PEDANTIC: break;
     case CUBLAS_COMPUTE_32F_FAST_TF32: case CUBLAS_COMPUTE_32F_FAST_16F:
     case CUBLAS_COMPUTE_32F_FAST_16BF:
-        if (type_of(p->a.type) != EMU_F32) return unsupported("fast compute types are for f32 matrices");
+        if (type_of(p->a.type) != EMU_F32)
+            return unsupported("fast compute types are for f32 matrices");
         break;
     default: return unsupported("compute type");
     }
@@ -322,13 +323,15 @@ static size_t at(const Layout *l, uint64_t i, uint64_t j)
     return l->order == CUBLASLT_ORDER_COL ? i + j * (uint64_t)l->ld : j + i * (uint64_t)l->ld;
 }
 
-static cublasStatus_t check_matrix(const char *name, const Layout *l, const void *p, uint32_t aligned)
+static cublasStatus_t check_matrix(const char *name, const Layout *l, const void *p,
+                                   uint32_t aligned)
 {
     size_t bytes = emu_type_bytes(type_of(l->type));
     size_t last = at(l, l->rows - 1, l->cols - 1) + (size_t)(l->batch - 1) * (size_t)l->stride;
     if ((uintptr_t)p % (aligned < bytes ? bytes : aligned))
         return invalid("a matrix is not aligned as the algorithm wants");
-    if (!emu_is_device(p, (last + 1) * bytes)) emu_die("cublasLtMatmul: %s: %zu bytes at %p are not "
+    if (!emu_is_device(p, (last + 1) * bytes))
+        emu_die("cublasLtMatmul: %s: %zu bytes at %p are not "
                                                        "in one device allocation", name,
                                                        (last + 1) * bytes, p);
     return CUBLAS_STATUS_SUCCESS;
@@ -396,18 +399,22 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t h, cublasLtMatmulDesc_t d, const 
     if (algo) memcpy(&g, algo, sizeof g);
     if (g.magic != ALGO || g.m != p.m || g.n != p.n || g.k != p.k)
         return invalid("the algorithm was not chosen for this product");
-    if (g.bytes > workspace_bytes || (g.bytes && !workspace)) return invalid("the workspace is too small");
+    if (g.bytes > workspace_bytes || (g.bytes && !workspace))
+        return invalid("the workspace is too small");
     if ((uintptr_t)workspace % 256) return invalid("the workspace is not aligned to 256 bytes");
     float scale = *(const float *)alpha, add = *(const float *)beta;
     if (!C && add != 0) return invalid("beta without C");
-    if ((rc = check_matrix("A", &p.a, A, g.aligned[0])) || (rc = check_matrix("B", &p.b, B, g.aligned[1])) ||
+    if ((rc = check_matrix("A", &p.a, A, g.aligned[0])) ||
+        (rc = check_matrix("B", &p.b, B, g.aligned[1])) ||
         (rc = check_matrix("D", &p.out, D, g.aligned[3])) ||
         (add != 0 && (rc = check_matrix("C", &p.c, C, g.aligned[2])))) return rc;
-    if (add != 0 && C == D && memcmp(&p.c, &p.out, sizeof p.c)) return invalid("C is D in another layout");
+    if (add != 0 && C == D && memcmp(&p.c, &p.out, sizeof p.c))
+        return invalid("C is D in another layout");
     if (p.d.epilogue & CUBLASLT_EPILOGUE_BIAS &&
         !emu_is_device(p.d.bias, p.m * emu_type_bytes(type_of(p.out.type))))
         return invalid("the bias is not in device memory");
-    if (g.bytes && !emu_is_device(workspace, g.bytes)) emu_die("cublasLtMatmul: workspace of %zu bytes "
+    if (g.bytes && !emu_is_device(workspace, g.bytes))
+        emu_die("cublasLtMatmul: workspace of %zu bytes "
         "at %p is not in one device allocation", (size_t)g.bytes, workspace);
     cudaError_t e = emu_queue(stream, "cublasLtMatmul", [=] {
         if (g.bytes) memset(workspace, 0xff, g.bytes);

@@ -47,7 +47,8 @@ const char *emu_where(void)
     static char text[400];
     text[0] = 0;
     if (B.launch)
-        snprintf(text, sizeof text, "kernel %s, block (%u,%u,%u) of (%u,%u,%u), thread (%u,%u,%u) of "
+        snprintf(text, sizeof text, "kernel %s, block (%u,%u,%u) of (%u,%u,%u), "
+                 "thread (%u,%u,%u) of "
                  "(%u,%u,%u)", B.launch->name, blockIdx.x, blockIdx.y, blockIdx.z, gridDim.x,
                  gridDim.y, gridDim.z, threadIdx.x, threadIdx.y, threadIdx.z, blockDim.x,
                  blockDim.y, blockDim.z);
@@ -200,7 +201,8 @@ static void fill_shared(const EmuLaunch *l)
 
 int emu_in_shared(const void *p, size_t n)
 {
-    const unsigned char *q = (const unsigned char *)p, *dynamic = (unsigned char *)emu_dynamic_shared;
+    const unsigned char *q = (const unsigned char *)p;
+    const unsigned char *dynamic = (unsigned char *)emu_dynamic_shared;
     if (q >= dynamic && q + n <= dynamic + B.launch->shared) return 1;
     return q >= B.launch->fixed && q + n <= B.launch->fixed_end;
 }

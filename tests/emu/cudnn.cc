@@ -33,7 +33,8 @@ const char *cudnnGetErrorString(cudnnStatus_t s)
     switch ((int)s / 1000) {
     case 0: return "CUDNN_STATUS_SUCCESS";
     case 1: return "CUDNN_STATUS_NOT_INITIALIZED";
-    case 2: return s == CUDNN_STATUS_BAD_PARAM_SHAPE_MISMATCH ? "CUDNN_STATUS_BAD_PARAM_SHAPE_MISMATCH"
+    case 2: return s == CUDNN_STATUS_BAD_PARAM_SHAPE_MISMATCH
+                 ? "CUDNN_STATUS_BAD_PARAM_SHAPE_MISMATCH"
                  : "CUDNN_STATUS_BAD_PARAM";
     case 3: return "CUDNN_STATUS_NOT_SUPPORTED";
     case 5: return "CUDNN_STATUS_EXECUTION_FAILED";
@@ -53,7 +54,8 @@ cudnnStatus_t cudnnCreate(cudnnHandle_t *h)
 /* ---- descriptors --------------------------------------------------------- */
 
 #define EMU_OBJECT(Create, Destroy, T)                                                    \
-    cudnnStatus_t Create(T *p) { *p = new std::remove_pointer<T>::type(); return CUDNN_STATUS_SUCCESS; } \
+    cudnnStatus_t Create(T *p)                                                            \
+    { *p = new std::remove_pointer<T>::type(); return CUDNN_STATUS_SUCCESS; } \
     cudnnStatus_t Destroy(T p) { delete p; return CUDNN_STATUS_SUCCESS; }
 EMU_OBJECT(cudnnCreateTensorDescriptor, cudnnDestroyTensorDescriptor, cudnnTensorDescriptor_t)
 EMU_OBJECT(cudnnCreateFilterDescriptor, cudnnDestroyFilterDescriptor, cudnnFilterDescriptor_t)
@@ -87,7 +89,8 @@ static int type_of(int t)
 cudnnStatus_t cudnnSetTensor4dDescriptor(cudnnTensorDescriptor_t t, cudnnTensorFormat_t format,
                                          cudnnDataType_t type, int n, int c, int h, int w)
 {
-    if (!t || n < 1 || c < 1 || h < 1 || w < 1) return refuse(CUDNN_STATUS_BAD_PARAM, "an empty tensor");
+    if (!t || n < 1 || c < 1 || h < 1 || w < 1)
+        return refuse(CUDNN_STATUS_BAD_PARAM, "an empty tensor");
     if (type_of(type) < 0) return refuse(CUDNN_STATUS_NOT_SUPPORTED, "tensor type");
     if ((double)n * c * h * w > 2147483647.0)
         return refuse(CUDNN_STATUS_NOT_SUPPORTED, "a tensor of more than 2^31 - 1 elements");
@@ -106,7 +109,8 @@ cudnnStatus_t cudnnSetTensor4dDescriptorEx(cudnnTensorDescriptor_t t, cudnnDataT
 cudnnStatus_t cudnnSetFilter4dDescriptor(cudnnFilterDescriptor_t f, cudnnDataType_t type,
                                          cudnnTensorFormat_t format, int k, int c, int h, int w)
 {
-    if (!f || k < 1 || c < 1 || h < 1 || w < 1) return refuse(CUDNN_STATUS_BAD_PARAM, "an empty filter");
+    if (!f || k < 1 || c < 1 || h < 1 || w < 1)
+        return refuse(CUDNN_STATUS_BAD_PARAM, "an empty filter");
     if (type_of(type) < 0) return refuse(CUDNN_STATUS_NOT_SUPPORTED, "filter type");
     *f = {1, type_of(type), k, c, h, w, format == CUDNN_TENSOR_NHWC};
     return CUDNN_STATUS_SUCCESS;
@@ -118,7 +122,8 @@ cudnnStatus_t cudnnSetConvolution2dDescriptor(cudnnConvolutionDescriptor_t c, in
 {
     if (!c || pad_h < 0 || pad_w < 0 || u < 1 || v < 1 || dilation_h < 1 || dilation_w < 1)
         return refuse(CUDNN_STATUS_BAD_PARAM, "convolution: a value out of range");
-    if (mode != CUDNN_CROSS_CORRELATION) return refuse(CUDNN_STATUS_NOT_SUPPORTED, "NHWC convolves by cross-correlation only");
+    if (mode != CUDNN_CROSS_CORRELATION)
+        return refuse(CUDNN_STATUS_NOT_SUPPORTED, "NHWC convolves by cross-correlation only");
     if (compute != CUDNN_DATA_FLOAT || dilation_h != 1 || dilation_w != 1)
         return refuse(CUDNN_STATUS_NOT_SUPPORTED, "convolution: compute type or dilation");
     *c = {1, pad_h, pad_w, u, v, 1, CUDNN_DEFAULT_MATH};
@@ -127,7 +132,8 @@ cudnnStatus_t cudnnSetConvolution2dDescriptor(cudnnConvolutionDescriptor_t c, in
 
 cudnnStatus_t cudnnSetConvolutionMathType(cudnnConvolutionDescriptor_t c, cudnnMathType_t math)
 {
-    if (!c || (int)math < 0 || math > CUDNN_FMA_MATH) return refuse(CUDNN_STATUS_BAD_PARAM, "math type");
+    if (!c || (int)math < 0 || math > CUDNN_FMA_MATH)
+        return refuse(CUDNN_STATUS_BAD_PARAM, "math type");
     c->math = math;
     return CUDNN_STATUS_SUCCESS;
 }
@@ -156,14 +162,18 @@ static cudnnStatus_t describe(Conv *q, cudnnHandle_t h, cudnnTensorDescriptor_t 
 {
     if (!h || !x || !w || !c || !y || !x->set || !w->set || !c->set || !y->set)
         return refuse(CUDNN_STATUS_BAD_PARAM, "a descriptor is missing or was never set");
-    if (!x->nhwc || !w->nhwc || !y->nhwc) return refuse(CUDNN_STATUS_NOT_SUPPORTED, "a tensor is not NHWC");
+    if (!x->nhwc || !w->nhwc || !y->nhwc)
+        return refuse(CUDNN_STATUS_NOT_SUPPORTED, "a tensor is not NHWC");
     if (x->type != w->type || x->type != y->type)
         return refuse(CUDNN_STATUS_NOT_SUPPORTED, "tensors of different types");
-    if (x->type == EMU_BF16 && emu_sm() < 80) return refuse(CUDNN_STATUS_NOT_SUPPORTED, "bf16 before sm_80");
-    *q = {x->type, x->n, x->h, x->w, x->c, w->k, w->h, w->w, y->h, y->w, c->pad_h, c->pad_w, c->u, c->v,
+    if (x->type == EMU_BF16 && emu_sm() < 80)
+        return refuse(CUDNN_STATUS_NOT_SUPPORTED, "bf16 before sm_80");
+    *q = {x->type, x->n, x->h, x->w, x->c, w->k, w->h, w->w, y->h, y->w, c->pad_h, c->pad_w,
+          c->u, c->v,
           x->type == EMU_F32 && c->math != CUDNN_FMA_MATH && emu_sm() >= 80,
           (size_t)y->h * (size_t)y->w, (size_t)w->h * (size_t)w->w * (size_t)w->c};
-    if (w->c != x->c || y->c != w->k || y->n != x->n || y->h != out_size(x->h, c->pad_h, w->h, c->u) ||
+    if (w->c != x->c || y->c != w->k || y->n != x->n ||
+        y->h != out_size(x->h, c->pad_h, w->h, c->u) ||
         y->w != out_size(x->w, c->pad_w, w->w, c->v))
         return refuse(CUDNN_STATUS_BAD_PARAM_SHAPE_MISMATCH, "shapes do not go together");
     return CUDNN_STATUS_SUCCESS;
@@ -194,7 +204,8 @@ static cudnnStatus_t bytes_of(cudnnStatus_t rc, const Conv *q, int algo, size_t 
 
 /* repeats: whether algorithm 0 does; if not, it is ranked first. */
 template <class Perf>
-static cudnnStatus_t rank(cudnnStatus_t rc, const Conv *q, cudnnConvolutionDescriptor_t c, int repeats,
+static cudnnStatus_t rank(cudnnStatus_t rc, const Conv *q, cudnnConvolutionDescriptor_t c,
+                          int repeats,
                           int wanted, int *got, Perf *results)
 {
     if (rc) return rc;
@@ -290,8 +301,9 @@ template <class F> static void each_tap(const Conv *q, F f)
                 for (int s = 0; s < q->s; s++) {
                     int y = oy * q->u - q->pad_h + r, x = ox * q->v - q->pad_w + s;
                     if (y < 0 || x < 0 || y >= q->h || x >= q->w) continue;
-                    size_t column = ((size_t)(oy * q->ow + ox) * (size_t)q->r + (size_t)r) * (size_t)q->s + (size_t)s;
-                    f(column * (size_t)q->c, ((size_t)y * (size_t)q->w + (size_t)x) * (size_t)q->c);
+                    size_t tap = (size_t)(r * q->s + s), at = (size_t)(y * q->w + x);
+                    size_t column = (size_t)(oy * q->ow + ox) * (size_t)(q->r * q->s) + tap;
+                    f(column * (size_t)q->c, at * (size_t)q->c);
                 }
 }
 
@@ -325,7 +337,8 @@ static void store(const Conv *q, void *p, size_t first, const std::vector<float>
 static void forward(const Conv *q, float alpha, const void *x, const void *w, float beta, void *y)
 {
     size_t in = (size_t)q->h * (size_t)q->w * (size_t)q->c, out = q->pixels * (size_t)q->k;
-    std::vector<float> wt = transposed(load(q, w, 0, (size_t)q->k * q->taps), (size_t)q->k, q->taps);
+    std::vector<float> wt = transposed(load(q, w, 0,
+                                                (size_t)q->k * q->taps), (size_t)q->k, q->taps);
     for (size_t i = 0; i < (size_t)q->n; i++) {
         std::vector<float> cols = columns(q, load(q, x, i * in, in)), v(out);
         emu_product((size_t)q->k, q->pixels, q->taps, wt.data(), cols.data(), v.data());
@@ -333,7 +346,8 @@ static void forward(const Conv *q, float alpha, const void *x, const void *w, fl
     }
 }
 
-static void backward_data(const Conv *q, float alpha, const void *w, const void *dy, float beta, void *dx)
+static void backward_data(const Conv *q, float alpha, const void *w, const void *dy, float beta,
+                          void *dx)
 {
     size_t in = (size_t)q->h * (size_t)q->w * (size_t)q->c, out = q->pixels * (size_t)q->k;
     std::vector<float> wv = load(q, w, 0, (size_t)q->k * q->taps), cols(q->pixels * q->taps);
@@ -347,7 +361,8 @@ static void backward_data(const Conv *q, float alpha, const void *w, const void 
     }
 }
 
-static void backward_filter(const Conv *q, float alpha, const void *x, const void *dy, float beta, void *dw)
+static void backward_filter(const Conv *q, float alpha, const void *x, const void *dy, float beta,
+                          void *dw)
 {
     size_t in = (size_t)q->h * (size_t)q->w * (size_t)q->c, out = q->pixels * (size_t)q->k;
     std::vector<float> sum((size_t)q->k * q->taps), one(sum.size());
@@ -368,14 +383,17 @@ static cudnnStatus_t check_pointer(const char *name, const void *p, size_t bytes
 {
     if (!p) return refuse(CUDNN_STATUS_BAD_PARAM_NULL_POINTER, name);
     if ((uintptr_t)p % 16) return refuse(CUDNN_STATUS_BAD_PARAM_MISALIGNED_POINTER, name);
-    if (!emu_is_device(p, bytes)) emu_die("cuDNN: %s: %zu bytes at %p are not in one device allocation",
+    if (!emu_is_device(p, bytes))
+        emu_die("cuDNN: %s: %zu bytes at %p are not in one device allocation",
                                           name, bytes, p);
     return CUDNN_STATUS_SUCCESS;
 }
 
 /* na, nb, nout: elements. repeats as in rank(). */
-static cudnnStatus_t run(cudnnHandle_t h, const Conv &q, int algo, int repeats, Sum *sum, const void *alpha,
-                         const void *a, size_t na, const void *b, size_t nb, const void *beta, void *out,
+static cudnnStatus_t run(cudnnHandle_t h, const Conv &q, int algo, int repeats, Sum *sum,
+                         const void *alpha,
+                         const void *a, size_t na, const void *b, size_t nb, const void *beta,
+                         void *out,
                          size_t nout, void *workspace, size_t bytes)
 {
     EmuLock lock;
@@ -397,7 +415,10 @@ static cudnnStatus_t run(cudnnHandle_t h, const Conv &q, int algo, int repeats, 
     return err ? emu_error(err), CUDNN_STATUS_EXECUTION_FAILED : CUDNN_STATUS_SUCCESS;
 }
 
-static size_t count_x(const Conv *q) { return (size_t)q->n * (size_t)q->h * (size_t)q->w * (size_t)q->c; }
+static size_t count_x(const Conv *q)
+{
+    return (size_t)q->n * (size_t)q->h * (size_t)q->w * (size_t)q->c;
+}
 static size_t count_y(const Conv *q) { return (size_t)q->n * q->pixels * (size_t)q->k; }
 static size_t count_w(const Conv *q) { return (size_t)q->k * q->taps; }
 
@@ -430,6 +451,7 @@ cudnnStatus_t cudnnConvolutionBackwardFilter(cudnnHandle_t h, const void *alpha,
 {
     Conv q = {};
     cudnnStatus_t rc = describe(&q, h, xd, dwd, c, dyd);
-    return rc ? rc : run(h, q, algo, 0, backward_filter, alpha, x, count_x(&q), dy, count_y(&q), beta,
+    return rc ? rc : run(h, q, algo, 0, backward_filter, alpha, x, count_x(&q), dy, count_y(&q),
+                         beta,
                          dw, count_w(&q), workspace, bytes);
 }

@@ -74,7 +74,8 @@ static const struct { cudaError_t code; const char *name, *text; } errors[] = {
     E(StreamCaptureInvalidated, "operation failed due to a previous error during capture"),
     E(StreamCaptureUnmatched, "capture was not initiated in this stream"),
     E(StreamCaptureIsolation, "dependency created on uncaptured work in another stream"),
-    E(StreamCaptureImplicit, "operation would make the legacy stream depend on a capturing blocking stream"),
+    E(StreamCaptureImplicit, "operation would make the legacy stream "
+      " depend on a capturing blocking stream"),
 #undef E
 };
 
@@ -255,7 +256,8 @@ static void run(const EmuLaunch &l, unsigned long long number)
         last = fault = cudaErrorIllegalAddress;
         return;
     }
-    emu_run(&l, (uint64_t)emu_setting("SDC_EMU_SEED", 1) * 0x9e3779b97f4a7c15u + number * 0x632be59bd9b4e019u);
+    emu_run(&l, (uint64_t)emu_setting("SDC_EMU_SEED", 1) * 0x9e3779b97f4a7c15u +
+                number * 0x632be59bd9b4e019u);
 }
 
 void emu_launch(cudaStream_t stream, const EmuLaunch &l)

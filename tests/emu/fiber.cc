@@ -122,6 +122,7 @@ void emu_fiber_switch(EmuFiber *from, EmuFiber *to)
 int emu_fiber_overflow(const void *p)
 {
     for (int i = 0; i < used; i++)
-        if ((const char *)p < fibers[i].stack && (const char *)p >= fibers[i].stack - GUARD) return 1;
+        if ((const char *)p < fibers[i].stack && (const char *)p >= fibers[i].stack - GUARD)
+            return 1;
     return 0;
 }

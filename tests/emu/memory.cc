@@ -311,7 +311,8 @@ cudaError_t cudaPointerGetAttributes(cudaPointerAttributes *a, const void *p)
     *a = {};
     void *q = (void *)p;
     if (emu_is_device(p, 1)) a->type = cudaMemoryTypeDevice, a->devicePointer = q;
-    else if (emu_is_pinned(p, 1)) a->type = cudaMemoryTypeHost, a->hostPointer = a->devicePointer = q;
+    else if (emu_is_pinned(p, 1))
+        a->type = cudaMemoryTypeHost, a->hostPointer = a->devicePointer = q;
     else a->hostPointer = q;
     return cudaSuccess;
 }

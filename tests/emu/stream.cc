@@ -226,7 +226,8 @@ cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t e, unsigned fla
     cudaStream_t s = stream_of(stream);
     if (!e || !s) return emu_error(cudaErrorInvalidResourceHandle);
     if (!e->recorded || !stream_of(e->stream)) return cudaSuccess;
-    if (s->capture && e->stream != s) return emu_unsafe_now(), emu_error(cudaErrorStreamCaptureIsolation);
+    if (s->capture && e->stream != s)
+        return emu_unsafe_now(), emu_error(cudaErrorStreamCaptureIsolation);
     CUevent_st event = *e;
     cudaError_t rc = emu_queue(stream, "wait for an event", [event] {
         if (stream_of(event.stream)) flush(event.stream, event.at);
@@ -357,7 +358,8 @@ cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t *g)
     if (!was) return emu_error(cudaErrorStreamCaptureUnmatched);
     s->capture = cudaStreamCaptureStatusNone;
     capturing--;
-    if (was == cudaStreamCaptureStatusInvalidated) return emu_error(cudaErrorStreamCaptureInvalidated);
+    if (was == cudaStreamCaptureStatusInvalidated)
+        return emu_error(cudaErrorStreamCaptureInvalidated);
     *g = new CUgraph_st();
     (*g)->ops.swap(s->captured);
     return cudaSuccess;
@@ -381,7 +383,8 @@ cudaError_t cudaGraphInstantiate(cudaGraphExec_t *x, cudaGraph_t g, unsigned lon
     return cudaSuccess;
 }
 
-cudaError_t cudaGraphExecUpdate(cudaGraphExec_t x, cudaGraph_t g, cudaGraphExecUpdateResultInfo *info)
+cudaError_t cudaGraphExecUpdate(cudaGraphExec_t x, cudaGraph_t g,
+                                cudaGraphExecUpdateResultInfo *info)
 {
     EmuLock lock;
     if (!x || !g || !info) return emu_error(cudaErrorInvalidValue);

@@ -20,7 +20,8 @@ int emu_test_dies(void (*f)(void), const char *text)
     close(fd[1]);
     size_t n = 0;
     ssize_t got;
-    while (n < sizeof said - 1 && (got = read(fd[0], said + n, sizeof said - 1 - n)) > 0) n += (size_t)got;
+    while (n < sizeof said - 1 && (got = read(fd[0], said + n, sizeof said - 1 - n)) > 0)
+        n += (size_t)got;
     said[n] = 0;
     close(fd[0]);
     int status = 0;
@@ -115,7 +116,8 @@ static __global__ void shuffles(int *p)
     o[4] = (int)__ballot_sync(~0u, lane % 3 == 0);
     o[5] = __any_sync(~0u, lane == 9) * 2 + __all_sync(~0u, lane < 31);
     o[6] = lane < 16 ? __shfl_xor_sync(0xffffu, lane, 1) : __shfl_sync(0xffff0000u, lane, 20);
-    o[7] = (int)__shfl_sync(~0u, (long long)lane << 33, 6, 16) + (int)(__shfl_sync(~0u, (double)lane, 2));
+    o[7] = (int)__shfl_sync(~0u, (long long)lane << 33, 6, 16) +
+           (int)(__shfl_sync(~0u, (double)lane, 2));
 }
 
 TEST(emu_shuffles)
@@ -179,7 +181,8 @@ TEST(emu_mma)
                 want[i * 8 + j] = d[i * 8 + j];
                 for (int k = 0; k < 16; k++) want[i * 8 + j] += fa[i * 16 + k] * fb[k * 8 + j];
             }
-        void *pa = emu_test_up(a, sizeof a), *pb = emu_test_up(b, sizeof b), *pd = emu_test_up(d, sizeof d);
+        void *pa = emu_test_up(a, sizeof a), *pb = emu_test_up(b, sizeof b);
+        void *pd = emu_test_up(d, sizeof d);
         CUDA_LAUNCH(&c.dev, product, 1, 32, 0, (uint16_t *)pa, (uint16_t *)pb, (float *)pd, bf16);
         emu_test_down(&c, d, pd, sizeof d);
         cudaFree(pa), cudaFree(pb);
@@ -241,7 +244,8 @@ TEST(emu_copy_async)
     float in[256], out[512];
     for (int i = 0; i < 256; i++) in[i] = (float)i;
     for (int wait = 0; wait < 3; wait++) {
-        float *pi = (float *)emu_test_up(in, sizeof in), *po = (float *)emu_test_up(NULL, sizeof out);
+        float *pi = (float *)emu_test_up(in, sizeof in);
+        float *po = (float *)emu_test_up(NULL, sizeof out);
         CUDA_LAUNCH(&c.dev, staged, 1, 64, 2048, pi, po, wait);
         emu_test_down(&c, out, po, sizeof out);
         cudaFree(pi);

@@ -123,8 +123,10 @@ TEST(emu_copies_are_checked)
     CudaDev c = emu_test_open();
     char here[64], *p = (char *)emu_test_up(NULL, 64);
     CHECK_INT(cudaMemcpyAsync(p, p, 64, cudaMemcpyHostToDevice, c.stream), cudaErrorInvalidValue);
-    CHECK_INT(cudaMemcpyAsync(p + 1, here, 64, cudaMemcpyHostToDevice, c.stream), cudaErrorInvalidValue);
-    CHECK_INT(cudaMemcpyAsync(here, p, 65, cudaMemcpyDeviceToHost, c.stream), cudaErrorInvalidValue);
+    CHECK_INT(cudaMemcpyAsync(p + 1, here, 64, cudaMemcpyHostToDevice, c.stream),
+              cudaErrorInvalidValue);
+    CHECK_INT(cudaMemcpyAsync(here, p, 65, cudaMemcpyDeviceToHost, c.stream),
+              cudaErrorInvalidValue);
     CHECK_INT(cudaMemsetAsync(here, 0, 64, c.stream), cudaErrorInvalidValue);
     CHECK_INT(cudaGetLastError(), cudaErrorInvalidValue);
     CHECK_INT(cudaGetLastError(), cudaSuccess);
@@ -166,9 +168,11 @@ TEST(emu_captures_refuse)
     for (int what = 0; what < 4; what++) {
         float v, *d = (float *)emu_test_up(NULL, 4);
         CHECK_INT(cudaStreamBeginCapture(c.stream, cudaStreamCaptureModeGlobal), 0);
-        if (what == 0) CHECK_INT(cudaStreamSynchronize(c.stream), cudaErrorStreamCaptureUnsupported);
+        if (what == 0) CHECK_INT(cudaStreamSynchronize(c.stream),
+                                 cudaErrorStreamCaptureUnsupported);
         if (what == 1) CHECK_INT(cudaMalloc(&p, 64), cudaErrorStreamCaptureUnsupported);
-        if (what == 2) CHECK_INT(cudaMemcpy(d, &v, 4, cudaMemcpyHostToDevice), cudaErrorStreamCaptureImplicit);
+        if (what == 2) CHECK_INT(cudaMemcpy(d, &v, 4, cudaMemcpyHostToDevice),
+                                 cudaErrorStreamCaptureImplicit);
         if (what == 3) CHECK_INT(cudaMemcpyAsync(&v, d, 4, cudaMemcpyDeviceToHost, c.stream),
                                  cudaErrorStreamCaptureUnsupported);
         CHECK_INT(cudaStreamEndCapture(c.stream, &g), cudaErrorStreamCaptureInvalidated);

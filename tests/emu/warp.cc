@@ -52,7 +52,8 @@ static Group *find(const char *what, int warp, unsigned mask)
 static void check(const char *what, int t, unsigned mask)
 {
     int first = t & ~31, n = block_threads() - first;
-    if (!(mask >> (t & 31) & 1)) emu_die("%s: the lane that calls is not in its mask %08x", what, mask);
+    if (!(mask >> (t & 31) & 1))
+        emu_die("%s: the lane that calls is not in its mask %08x", what, mask);
     if (n < 32 && mask >> n) emu_die("%s: mask %08x, but the warp has %d lanes", what, mask, n);
     for (int l = 0; l < 32; l++)
         if (mask >> l & 1 && block_ended(first + l))
@@ -65,7 +66,8 @@ void emu_rendezvous(const char *what, unsigned mask, void *arg,
     int t = emu_thread(), lane = t & 31;
     Group *g = find(what, t >> 5, mask);
     if (!g->arrived) check(what, t, mask);
-    else if (!(mask >> lane & 1)) emu_die("%s: the lane that calls is not in its mask %08x", what, mask);
+    else if (!(mask >> lane & 1))
+        emu_die("%s: the lane that calls is not in its mask %08x", what, mask);
     g->arrived |= 1u << lane;
     g->arg[lane] = arg;
     if (g->arrived != mask) {
@@ -179,7 +181,8 @@ static void ldmatrix(void **arg, int transposed)
         for (int i = 0; i < 4; i++) {
             uint16_t e[2];
             for (int k = 0; k < 2; k++) {
-                int row = transposed ? l % 4 * 2 + k : l / 4, column = transposed ? l / 4 : l % 4 * 2 + k;
+                int row = transposed ? l % 4 * 2 + k : l / 4;
+                int column = transposed ? l / 4 : l % 4 * 2 + k;
                 memcpy(&e[k], ((Ldmatrix *)arg[8 * i + row])->row + 2 * column, 2);
             }
             ((Ldmatrix *)arg[l])->r[i] = e[0] | (uint32_t)e[1] << 16;

@@ -153,7 +153,8 @@ static inline float __uint2float_rn(unsigned a) { return (float)a; }
 static inline int __popc(unsigned v) { return __builtin_popcount(v); }
 static inline int __clz(int v) { return v ? __builtin_clz((unsigned)v) : 32; }
 static inline int __ffs(int v) { return __builtin_ffs(v); }
-static inline unsigned __umulhi(unsigned a, unsigned b) { return (unsigned)((uint64_t)a * b >> 32); }
+static inline unsigned __umulhi(unsigned a, unsigned b)
+{ return (unsigned)((uint64_t)a * b >> 32); }
 static inline unsigned long long __umul64hi(unsigned long long a, unsigned long long b)
 { return (unsigned long long)((unsigned __int128)a * b >> 64); }
 static inline unsigned __byte_perm(unsigned x, unsigned y, unsigned s)
