@@ -493,3 +493,21 @@ TEST(train_merges_base_weights_first)
     snprintf(more, sizeof more, "--base_weights %s", below("data"));
     CHECK_INT(train("d", more), 3);
 }
+
+TEST(train_checks_what_kohya_checks)
+{
+    static const char *const wrong[][2] = {
+        {"--lr_scheduler_args foo=1", "lr_end=X"}, {"--scale_v_pred_loss_like_noise_pred", "needs --v_parameterization"},
+        {"--v_pred_like_loss 1 --v_parameterization", "not with --v_parameterization"},
+        {"--lr_scheduler warmup_stable_decay --lr_decay_steps 20", "lr_decay_steps"},
+        {"--lr_scheduler_min_lr_ratio 2", "between 0 and 1"}};
+    Err e = {0};
+    CHECK(fixture_model());
+    CHECK_OK(fixture_data(below("data"), &e), &e);
+    for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
+        CHECK_INT(train("a", wrong[i][0]), 2);
+        if (!strstr(err, wrong[i][1])) test_fail(__FILE__, __LINE__, "%s: %s", wrong[i][0], err);
+    }
+    CHECK_INT(train("a", "--max_train_epochs 1 --v_parameterization --zero_terminal_snr --lr_scheduler polynomial "
+                         "--lr_scheduler_args lr_end=1e-4 --save_n_epoch_ratio 1"), 0);
+}

@@ -94,7 +94,7 @@ static int size_fits(TrainRun *r, int h, int w, size_t slab_bytes)
     Slab kept = r->m.slab;
     Denoise d;
     const FinetuneConfig *c = &r->ft_config;
-    int rc = denoise_init(&d, &r->m, &r->ft.schedule, &c->denoise, 1, h, w, c->chunks, 0, 1, NULL);
+    int rc = denoise_init(&d, &r->m, &r->ft.schedule, &c->denoise, 1, h, w, c->chunks, c->masked, 1, NULL);
     if (!rc) {
         rc = exec_fit(&d.exec, slab_bytes, NULL);
         rc |= d.exec.plan.slab_bytes > slab_bytes;
