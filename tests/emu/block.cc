@@ -17,6 +17,7 @@
 uint3 threadIdx, blockIdx;
 dim3 blockDim, gridDim;
 void *emu_dynamic_shared;
+unsigned block_alive[32];
 
 typedef enum { FRESH, READY, BARRIER, WARP, ENDED } State;
 typedef struct { State state; EmuFiber *fiber; uint3 idx; int vote; } Thread;
@@ -132,6 +133,7 @@ static void work(void)
             enter(t);
             B.launch->body();
             B.thread[t].state = ENDED;
+            block_alive[t >> 5] &= ~(1u << (t & 31));
             B.live--;
             if (B.at_barrier && B.at_barrier == B.live) release_barrier();
             t = next_thread();
@@ -182,7 +184,6 @@ void block_wait(void)
 void block_resume(int t) { can_run(t); }
 void block_step_aside(void) { can_run(B.now), yield(); }
 int block_threads(void) { return B.threads; }
-int block_ended(int t) { return B.thread[t].state == ENDED; }
 
 /* ---- blocks -------------------------------------------------------------- */
 
@@ -221,6 +222,7 @@ static void run_block(const EmuLaunch *l, uint64_t seed)
     warp_reset();
     B.rng = mix(seed) | 1;
     B.threads = B.live = B.queued = (int)(l->block.x * l->block.y * l->block.z);
+    memset(block_alive, 0, sizeof block_alive);
     B.at_barrier = B.votes = B.any = 0, B.all = 1;
     B.window = emu_random(2) ? THREADS : 4;
     for (int t = 0; t < B.threads; t++) {
@@ -228,6 +230,7 @@ static void run_block(const EmuLaunch *l, uint64_t seed)
         B.thread[t].idx = make_uint3(u % l->block.x, u / l->block.x % l->block.y,
                                      u / l->block.x / l->block.y);
         B.thread[t].state = FRESH;
+        block_alive[t >> 5] |= 1u << (t & 31);
         int j = (int)emu_random(u + 1);
         B.queue[t] = B.queue[j];
         B.queue[j] = t;

@@ -51,13 +51,11 @@ static Group *find(const char *what, int warp, unsigned mask)
 
 static void check(const char *what, int t, unsigned mask)
 {
-    int first = t & ~31, n = block_threads() - first;
-    if (!(mask >> (t & 31) & 1))
-        emu_die("%s: the lane that calls is not in its mask %08x", what, mask);
+    unsigned alive = block_alive[t >> 5];
+    int n = block_threads() - (t & ~31);
+    if (!(mask & ~alive)) return;
     if (n < 32 && mask >> n) emu_die("%s: mask %08x, but the warp has %d lanes", what, mask, n);
-    for (int l = 0; l < 32; l++)
-        if (mask >> l & 1 && block_ended(first + l))
-            emu_die("%s: mask %08x, but lane %d has ended", what, mask, l);
+    emu_die("%s: mask %08x, but lanes %08x have ended", what, mask, mask & ~alive);
 }
 
 void emu_rendezvous(const char *what, unsigned mask, void *arg,
@@ -66,7 +64,7 @@ void emu_rendezvous(const char *what, unsigned mask, void *arg,
     int t = emu_thread(), lane = t & 31;
     Group *g = find(what, t >> 5, mask);
     if (!g->arrived) check(what, t, mask);
-    else if (!(mask >> lane & 1))
+    if (!(mask >> lane & 1))
         emu_die("%s: the lane that calls is not in its mask %08x", what, mask);
     g->arrived |= 1u << lane;
     g->arg[lane] = arg;
@@ -102,15 +100,17 @@ unsigned emu_ballot(const char *what, unsigned mask, int value)
     return v;
 }
 
-typedef struct { uint64_t value, result; int source; } Shuffle;
+/* Of each thread: what it gives, from which lane it takes, what it gets. */
+static struct { uint64_t value, result; int source; } shuffles[WARPS * 32];
 
 /* A lane outside of the mask has no defined value: NaN. */
 static void shuffle(void **arg, unsigned mask)
 {
-    for (int l = 0; l < 32; l++) {
-        if (!(mask >> l & 1)) continue;
-        Shuffle *s = (Shuffle *)arg[l];
-        s->result = mask >> s->source & 1 ? ((Shuffle *)arg[s->source])->value : ~(uint64_t)0;
+    (void)arg;
+    int first = emu_thread() & ~31;
+    for (unsigned m = mask; m; m &= m - 1) {
+        int l = first + __builtin_ctz(m), source = shuffles[l].source;
+        shuffles[l].result = mask >> source & 1 ? shuffles[first + source].value : ~(uint64_t)0;
     }
 }
 
@@ -119,13 +119,13 @@ uint64_t emu_shuffle(EmuShuffle kind, unsigned mask, uint64_t value, int by, int
     static const char *const names[] = {"__shfl_sync", "__shfl_up_sync", "__shfl_down_sync",
                                         "__shfl_xor_sync"};
     if (width < 1 || width > 32 || width & (width - 1)) emu_die("%s: width %d", names[kind], width);
-    int lane = emu_thread() & 31, first = lane & ~(width - 1), last = first + width - 1;
+    int t = emu_thread(), lane = t & 31, first = lane & ~(width - 1), last = first + width - 1;
     int source = kind == EMU_IDX ? first | (by & (width - 1)) : kind == EMU_UP ? lane - by
                : kind == EMU_DOWN ? lane + by : lane ^ by;
     if (source > last || (kind == EMU_UP && source < first)) source = lane;
-    Shuffle s = {value, 0, source & 31};
-    emu_rendezvous(names[kind], mask, &s, shuffle);
-    return s.result;
+    shuffles[t].value = value, shuffles[t].source = source & 31;
+    emu_rendezvous(names[kind], mask, NULL, shuffle);
+    return shuffles[t].result;
 }
 
 /* ---- matrices ------------------------------------------------------------ */

@@ -6,7 +6,7 @@ void block_wait(void);                         /* the thread that runs waits for
 void block_resume(int t);
 void block_step_aside(void);
 int block_threads(void);
-int block_ended(int t);
+extern unsigned block_alive[32];               /* lanes of each warp that have not ended */
 
 void warp_reset(void);                         /* before each block */
 /* "__shfl_sync(mask)" where thread t waits, with the lanes that are missing. */
