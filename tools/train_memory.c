@@ -104,31 +104,35 @@ static int size_fits(TrainRun *r, int h, int w, size_t slab_bytes)
     return !rc;
 }
 
-/* "; --resolution 384 would fit", and so on. */
+/* What else would fit, to stand behind the error: "; --resolution 384,384 would fit". */
 static void what_fits(TrainRun *r, size_t budget, char *text, size_t cap)
 {
     const Memory *m = &r->memory;
+    const TrainOptions *o = &r->o;
     const BucketConfig *size = &r->ds->cfg.bucket;
     size_t fixed = memory_sum(m) - m->activations, room = budget > fixed ? budget - fixed : 0;
     double least = (double)(m->plan.least_bytes ? m->plan.least_bytes : m->plan.slab_bytes);
-    double scale = fmin(1, sqrt((double)room / least));
-    if (r->o.full && !r->o.full_bf16) snprintf(text, cap, "; try --full_bf16 and --optimizer_type AdamW8bit");
-    else snprintf(text, cap, r->m.dtype == DT_F32 ? "; try --mixed_precision bf16" : "");
-    if (!room && !*text)
-        snprintf(text, cap, "; weights, gradients and optimizer alone need %.2f GB", (double)fixed / (1 << 30));
-    if (r->o.train_vae || !room) return;
-    for (int w = (int)(size->w * scale) / 64 * 64; w >= 64; w -= 64) {
-        int h = (int)((int64_t)size->h * w / size->w / 64 * 64);
-        if (h < 64 || (w == size->w && h == size->h)) continue;
-        if (!size_fits(r, h / 8, w / 8, room)) continue;
+    int w = (int)(size->w * fmin(1, sqrt((double)room / least))) / 64 * 64, h = 0;
+    *text = 0;
+    if (room && o->full_bf16 && o->batch > 1 && size_fits(r, size->h / 8, size->w / 8, room)) {
+        snprintf(text, cap, "; --train_batch_size 1 would fit");
+        return;
+    }
+    for (; room && !o->train_vae && w >= 64; w -= 64) {
+        h = (int)((int64_t)size->h * w / size->w / 64 * 64);
+        if (h < 64 || w == size->w || !size_fits(r, h / 8, w / 8, room)) continue;
         snprintf(text, cap, "; --resolution %d,%d would fit", w, h);
         return;
     }
+    if (o->full && !o->full_bf16) snprintf(text, cap, "; try --full_bf16 and --optimizer_type AdamW8bit");
+    else if (r->m.dtype == DT_F32) snprintf(text, cap, "; try --mixed_precision bf16");
+    else if (!room) snprintf(text, cap, "; weights, gradients and optimizer alone need %.2f GB%s", (double)fixed / (1 << 30),
+                             o->full || o->int8_base ? "" : ", with --int8_base about half of the weights");
 }
 
 static int too_large(TrainRun *r, size_t budget, Err *e)
 {
-    char need[32], have[32], other[80];
+    char need[32], have[32], other[160];
     Memory *m = &r->memory;
     size_t least = memory_sum(m);
     if (m->plan.least_bytes && m->plan.least_bytes < m->activations) least -= m->activations - m->plan.least_bytes;
