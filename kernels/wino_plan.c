@@ -1,9 +1,9 @@
 /* wino_plan.c - see wino_plan.h. */
 #include "kernels/wino_plan.h"
 
-/* Of the input channels of a block, and bytes of a transformed batch of them, which
+/* Input channels of a block, and about the bytes of a transformed batch of them, which
  * every panel reads from the cache that the threads share. */
-enum { KC = 128, V_CAP = 3584 << 10, LINE = 16, LEAST_CHANNELS = 32 };
+enum { KC = 128, V_CAP = 4096 << 10, LINE = 16, LEAST_CHANNELS = 32 };
 
 /* Below it the transforms' traffic decides, which is not modelled. */
 static const double LEAST_GAIN = 1.15;
@@ -47,8 +47,8 @@ static void cut(WinoPlan *g, const WinoShape *s, int threads)
     g->nk = ceil_div(s->c, KC);
     g->kc = round_up(ceil_div(s->c, g->nk), LINE);
     g->nk = ceil_div(s->c, g->kc);
-    int fit = V_CAP / (g->points * g->kc * 4) / g->mr * g->mr, all = round_up(g->tiles, g->mr);
-    g->batch = fit < all ? fit : all;
+    int fit = V_CAP / (g->points * g->kc * 4), batches = (g->tiles + fit / 2) / fit;
+    g->batch = round_up(ceil_div(g->tiles, batches ? batches : 1), g->mr);
     g->panels = ceil_div(s->cout, g->nr);
     for (g->parts = 1; g->parts < g->batch / g->mr; g->parts++)
         if (g->panels * g->parts >= 4 * threads || g->panels * g->parts % threads == 0) break;

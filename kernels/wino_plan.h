@@ -24,7 +24,7 @@ typedef struct { int n, h, w, c, ho, wo, cout, pad; } WinoShape;
 WinoShape wino_shape(const Conv2d *p, int dx);
 
 typedef struct {
-    int m;                      /* outputs of a tile along an axis, 4, 6 or 8; 0: direct is faster */
+    int m;                      /* pixels of a tile along an axis: 4, 6, 8; 0: direct is faster */
     int points;                 /* (m+2)^2 */
     int mr, nr;                 /* micro tile */
     int ty, tx, tiles;          /* of one picture along each axis, of all */

@@ -235,24 +235,26 @@ TEST(conv_real_shapes)
 }
 
 /* Winograd's algorithm: tiles cut off at the border, ends of vectors and panels,
- * several blocks of channels, several batches of tiles. */
+ * several blocks of channels, and at last several batches of tiles. */
 TEST(conv_winograd)
 {
-    static const Case cases[] = {
-        {{2, 19, 17, 70, 60, 3, 1, 1, 1, 0.5f, DT_F32}, KERN_NORMAL, 3},
-        {{1, 24, 22, 130, 96, 3, 1, 1, 1, 1, DT_BF16}, KERN_MEAN, 1},
-        {{1, 13, 15, 64, 64, 3, 1, 2, 0, 1, DT_F16}, KERN_NORMAL, 2},
-        {{1, 19, 14, 64, 64, 3, 1, 0, 1, 1, DT_F32}, KERN_ZERO, 0},
-        {{1, 83, 84, 64, 64, 3, 1, 1, 1, 1, DT_BF16}, KERN_NORMAL, 0},
-        {{1, 47, 41, 70, 64, 3, 1, 1, 1, 1, DT_BF16}, KERN_NORMAL, 3},
+    static const struct { Case c; Dtype t; } cases[] = {
+        {{{2, 19, 17, 70, 60, 3, 1, 1, 1, 0.5f, DT_BF16}, KERN_NORMAL, 3}, DT_F32},
+        {{{1, 24, 22, 130, 96, 3, 1, 1, 1, 1, DT_BF16}, KERN_MEAN, 1}, DT_BF16},
+        {{{1, 13, 15, 64, 64, 3, 1, 2, 0, 1, DT_F16}, KERN_NORMAL, 2}, DT_F16},
+        {{{1, 19, 14, 64, 64, 3, 1, 0, 1, 1, DT_F32}, KERN_ZERO, 0}, DT_F32},
+        {{{1, 47, 41, 70, 64, 3, 1, 1, 1, 1, DT_F32}, KERN_NORMAL, 3}, DT_BF16},
+        {{{1, 160, 153, 32, 32, 3, 1, 1, 1, 1, DT_F32}, KERN_NORMAL, 0}, DT_F32},
     };
+    enum { CASES = sizeof cases / sizeof *cases };
     KernDev kd = kern_open(1, ~0u);
-    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+    for (size_t i = 0; i < CASES; i++) {
         const KernImpl *k = NULL;
         while ((k = kern_next("conv2d", k, kd.d)) != NULL)
-            if (k->isa & (DEV_AVX2 | DEV_AVX512) && k->dt == cases[i].p.wdt)
-                CHECK(tile_of(&cases[i].p, k, 0) > 0);
-        check_case(&cases[i]);
+            if (k->isa & (DEV_AVX2 | DEV_AVX512) && k->dt == cases[i].t)
+                CHECK(tile_of(&cases[i].c.p, k, 0) > 0);
+        CHECK(check_op(&cases[i].c, cases[i].t, 0));
+        if (i + 1 < CASES) CHECK(check_op(&cases[i].c, cases[i].t, 1));
     }
     CHECK(kern_close(&kd));
 }
