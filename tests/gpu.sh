@@ -66,7 +66,7 @@ if [ "${BUILD:-yes}" != no ]; then
 fi
 export SDC_TEST_DEVICE="$DEVICE" SDC_BIN=$bin/sdc OMP_WAIT_POLICY=passive
 part 20 20 doctor $bin/sdc doctor --device "$DEVICE"
-part 120 3 "kernels, gradients, devices" $bin/test kernels_ gemm_ conv_ optim_ gradient dev_ ops_ gpu_
+part 120 3 "kernels, gradients, devices" $bin/test kernels_ gemm_ conv_ optim_ gradient dev_ ops_table gpu_
 part 150 3 goldens $bin/test golden
 part 120 3 "sampling and training as a user runs them" $bin/test sample_ train_ pipeline_
 
