@@ -6,8 +6,8 @@
 
 /* Ratios of a processor with bf16 products; only they matter. */
 const Speed cost_nominal = {
-    .flops = {[COST_LINEAR] = 3e11, [COST_LINEAR_DW] = 2e11, [COST_CONV] = 3e11, [COST_CONV_DW] = 2e11,
-              [COST_ATTENTION] = 1.5e11, [COST_ATTENTION_BWD] = 1.5e11, [COST_MEMORY] = 1},
+    .flops = {[COST_LINEAR] = 3e11, [COST_LINEAR_DW] = 2e11, [COST_CONV] = 3e11,
+              [COST_CONV_DW] = 2e11, [COST_ATTENTION] = 1.5e11, [COST_ATTENTION_BWD] = 1.5e11, [COST_MEMORY] = 1},
     .bytes = 1.5e10};
 
 CostKind cost_kind(OpKind op)
@@ -46,8 +46,12 @@ Cost cost_of(const Node *n)
     for (int i = 0; i < NODE_MAX_OUT; i++)
         if (n->out[i]) c.bytes += (double)tensor_bytes(n->out[i]);
     switch (n->op) {
-    case OP_linear: case OP_linear_dx: case OP_linear_dw: c.flops = linear_flops(&n->p.linear); break;
-    case OP_conv2d: case OP_conv2d_dx: case OP_conv2d_dw: c.flops = conv2d_flops(&n->p.conv2d); break;
+    case OP_linear: case OP_linear_dx: case OP_linear_dw:
+        c.flops = linear_flops(&n->p.linear);
+        break;
+    case OP_conv2d: case OP_conv2d_dx: case OP_conv2d_dw:
+        c.flops = conv2d_flops(&n->p.conv2d);
+        break;
     case OP_attention: c.flops = attention_flops(&n->p.attention, 2); break;
     case OP_attention_bwd: c.flops = attention_flops(&n->p.attention, 5); break;
     case OP_token_embed:                   /* of the table only the rows asked for */

@@ -237,7 +237,9 @@ static int streamed(const Node *n, Tensor *list[NODE_MAX_IN + 2])
     int count = 0;
     for (int k = 0; k < NODE_MAX_IN + 2; k++) {
         const Tensor *w = k < NODE_MAX_IN ? n->in[k] : NULL;
-        Tensor *t = k == NODE_MAX_IN ? n->dw : k > NODE_MAX_IN ? n->db : w && w->param ? w->grad : NULL;
+        Tensor *t = w && w->param ? w->grad : NULL;
+        if (k == NODE_MAX_IN) t = n->dw;
+        if (k > NODE_MAX_IN) t = n->db;
         if (t && t->of && t->of->streamed) list[count++] = t;
     }
     return count;
@@ -283,7 +285,9 @@ static void stream(Graph *g)
             list[k]->last = -1;
         }
     }
-    if (!g->err.code) memcpy(g->nodes + g->forward, order + g->forward, (size_t)(count - g->forward) * sizeof *order);
+    if (!g->err.code)
+        memcpy(g->nodes + g->forward, order + g->forward,
+               (size_t)(count - g->forward) * sizeof *order);
     mem_free(order);
 }
 

@@ -89,8 +89,8 @@ typedef struct Optim {
 Optim *optim_new(const OptimConfig *c, Dev *dev, const Ops *ops, const double *lr, int groups,
                  Err *e);
 void optim_free(Optim *o);                                       /* NULL ok */
-/* Adds a tensor of f32 (or set its dt in o->list before optim_bytes). One whose group has rate 0 is left out: it has no state and
- * never changes. grad may be set or changed later in o->list. */
+/* Adds a tensor of f32 (or set its dt in o->list before optim_bytes). One whose group
+ * has rate 0 is left out: it has no state and never changes. grad may be set or changed later in o->list. */
 int optim_add(Optim *o, const char *name, int group, size_t count, float *param,
               const float *grad, Err *e);
 size_t optim_bytes(const Optim *o);              /* all state and tables; multiple of 64 */

@@ -170,8 +170,10 @@ static void emit(Node *n, Node **order, int *count)
 {
     if (n->mark == -1) return;
     n->mark = -1;
-    for (int k = 0; k < NODE_MAX_IN; k++)
-        if (n->in[k] && n->in[k]->made_by && n->in[k]->made_by->clone) emit(n->in[k]->made_by, order, count);
+    for (int k = 0; k < NODE_MAX_IN; k++) {
+        Node *maker = n->in[k] ? n->in[k]->made_by : NULL;
+        if (maker && maker->clone) emit(maker, order, count);
+    }
     order[(*count)++] = n;
 }
 

@@ -64,7 +64,7 @@ static const Option table[] = {
     INT("lr_scheduler_timescale", lr_timescale, 1, 1e9, "of inverse_sqrt (the warm-up, or 10000)"),
     {"lr_scheduler_args", 0, OPT_LIST, AT(lr_arg_list), 0, 0, "K=V", "lr_end=X of polynomial, min_lr=X of cosine_with_min_lr", NULL},
     NUM("lr_scheduler_power", lr_power, 0, 100, "of polynomial (1)"),
-    NUM("max_grad_norm", max_grad_norm, 0, 1e9, "gradient clipping, 0: off (1)"),
+    NUM("max_grad_norm", max_grad_norm, 0, 1e9, "gradient clipping, 0: off (1); with --full_bf16 of each tensor by itself"),
     {"seed", 0, OPT_INT64, AT(seed), 0, 0, "N", "drawn and recorded when not given", NULL},
 
     HEAD("Loss"),
