@@ -29,7 +29,7 @@ static double wino_cost(const WinoPlan *g, const WinoShape *s, int n, int wide)
 {
     double lanes = wide ? 16 : 8, pairs = (double)s->c * round_up(s->cout, g->nr);
     int tiles = n * g->ty * g->tx, batch = V_CAP / (g->points * 4 * (s->c < KC ? s->c : KC));
-    double product = round_up(tiles, g->mr) * pairs / (2 * lanes * 0.85);
+    double product = wino_rows(tiles, g->mr) * pairs / (2 * lanes * 0.85);
     double weights = ceil_div(tiles, batch) * pairs * 4.5 / lanes;
     return g->points * (product + weights + tiles * 6.0 * (s->c + s->cout) / lanes);
 }
@@ -48,9 +48,9 @@ static void cut(WinoPlan *g, const WinoShape *s, int threads)
     g->kc = round_up(ceil_div(s->c, g->nk), LINE);
     g->nk = ceil_div(s->c, g->kc);
     int fit = V_CAP / (g->points * g->kc * 4), batches = (g->tiles + fit / 2) / fit;
-    g->batch = round_up(ceil_div(g->tiles, batches ? batches : 1), g->mr);
+    g->batch = ceil_div(g->tiles, batches ? batches : 1);
     g->panels = ceil_div(s->cout, g->nr);
-    for (g->parts = 1; g->parts < g->batch / g->mr; g->parts++)
+    for (g->parts = 1; g->parts < ceil_div(g->batch, g->mr); g->parts++)
         if (g->panels * g->parts >= 4 * threads || g->panels * g->parts % threads == 0) break;
     g->tasks = g->panels * g->parts;
     g->sums = g->nk > 1 ? g->panels : threads;
@@ -75,10 +75,10 @@ void wino_plan(WinoPlan *g, const Conv2d *p, int dx, Dtype dt, int threads, int 
     g->tiles = s.n * g->ty * g->tx;
     cut(g, &s, threads);
     /* A line more, so that the points of a tile do not share a set of the cache. */
-    size_t points = (size_t)g->points;
-    g->v_plane = (size_t)g->batch * (size_t)g->kc + LINE;
+    size_t points = (size_t)g->points, rows = (size_t)round_up(g->batch, g->mr);
+    g->v_plane = rows * (size_t)g->kc + LINE;
     g->u_plane = (size_t)g->kc * (size_t)g->nr + LINE;
-    g->m_plane = (size_t)g->batch * (size_t)g->nr + LINE;
+    g->m_plane = rows * (size_t)g->nr + LINE;
     g->zero_bytes = (size_t)round_up(s.c, LINE) * 4;
     g->v_bytes = g->v_plane * 4 * points;
     g->u_bytes = g->u_plane * 4 * points;

@@ -28,13 +28,20 @@ typedef struct {
     int points;                 /* (m+2)^2 */
     int mr, nr;                 /* micro tile */
     int ty, tx, tiles;          /* of one picture along each axis, of all */
-    int batch;                  /* tiles, a multiple of mr */
+    int batch;                  /* tiles */
     int kc, nk;                 /* block of input channels, a multiple of 16, and their number */
     int panels, parts, tasks;   /* tasks of a batch: panels x parts of its tiles */
     size_t v_plane, u_plane, m_plane;   /* floats from point to point: input, weights, sums */
     size_t zero_bytes, v_bytes, u_bytes, m_bytes;   /* u for each thread; m for each panel, */
     int sums;                                       /* or if nk is 1 for each thread */
 } WinoPlan;
+
+/* The rows that a product of so many tiles works on: mr at a time, or two thirds of it. */
+static inline int wino_rows(int tiles, int mr)
+{
+    int third = mr / 3, rows = (tiles + third - 1) / third * third;
+    return rows < 2 * third ? 2 * third : rows;
+}
 
 /* wide: AVX-512, otherwise AVX2. dt: T. */
 void wino_plan(WinoPlan *g, const Conv2d *p, int dx, Dtype dt, int threads, int wide);

@@ -12,9 +12,9 @@
 #include "kernels/x86/vec.h"
 
 #ifdef SDC_AVX512
-enum { MR = 12, NR = 32, WIDE = 1 };
+enum { MR = 12, MR_FEW = 8, NR = 32, WIDE = 1 };
 #else
-enum { MR = 6, NR = 16, WIDE = 0 };
+enum { MR = 6, MR_FEW = 4, NR = 16, WIDE = 0 };
 #endif
 
 /* Row (n,a,b) of gn x ga x gb: tap (i,j) is the c elements at source pixel
@@ -82,6 +82,7 @@ int ISA(gemm_runs)(const View *v, int pair, int r0, int nr, int k0, int kc, Run 
  * first vector of each row when narrow. */
 typedef void micro_fn(const Run *run, const Run *end, const float *q, float *acc, int first);
 extern micro_fn *const ISA(gemm_micro)[2][2];          /* [pair][narrow] */
+extern micro_fn *const ISA(gemm_micro_few);            /* f32, MR_FEW rows */
 
 /* Writes a finished tile, rows row0.., columns col0.. of the result (gemm_store.c). */
 void ISA(gemm_store)(const Out *o, const float *acc, int row0, int rows, int col0, int cols);

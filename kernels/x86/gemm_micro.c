@@ -18,12 +18,12 @@ VEC vf multiply(int pair, vf a, vf b, vf c)
     return vec_fma(a, b, c);
 }
 
-VEC void micro(int pair, int vecs, const Run *run, const Run *end, const float *q, float *acc,
-               int first)
+VEC void micro(int pair, int rows, int vecs, const Run *run, const Run *end, const float *q,
+               float *acc, int first)
 {
     vf c[MR][2];
     UNROLL
-    for (int i = 0; i < MR; i++) {
+    for (int i = 0; i < rows; i++) {
         UNROLL
         for (int j = 0; j < 2; j++) {
             if (j >= vecs) continue;
@@ -34,13 +34,13 @@ VEC void micro(int pair, int vecs, const Run *run, const Run *end, const float *
     for (; run < end; run++) {
         const char *row[MR];
         UNROLL
-        for (int i = 0; i < MR; i++) row[i] = run->row[i] + 4 * run->steps;
+        for (int i = 0; i < rows; i++) row[i] = run->row[i] + 4 * run->steps;
         for (ptrdiff_t k = -4 * (ptrdiff_t)run->steps; k; k += 4, q += NR) {
             vf b[2];
             UNROLL
             for (int j = 0; j < 2; j++) b[j] = j < vecs ? vec_load(q + j * VW) : vec_zero();
             UNROLL
-            for (int i = 0; i < MR; i++) {
+            for (int i = 0; i < rows; i++) {
                 vf a = vec_set(*(const float *)(const void *)(row[i] + k));
                 UNROLL
                 for (int j = 0; j < 2; j++)
@@ -49,7 +49,7 @@ VEC void micro(int pair, int vecs, const Run *run, const Run *end, const float *
         }
     }
     UNROLL
-    for (int i = 0; i < MR; i++) {
+    for (int i = 0; i < rows; i++) {
         UNROLL
         for (int j = 0; j < 2; j++) {
             if (j >= vecs) continue;
@@ -59,14 +59,16 @@ VEC void micro(int pair, int vecs, const Run *run, const Run *end, const float *
     }
 }
 
-#define MICRO(name, pair, vecs)                                                           \
+#define MICRO(name, pair, rows, vecs)                                                     \
     static void name(const Run *run, const Run *end, const float *q, float *acc, int first) \
-    { micro(pair, vecs, run, end, q, acc, first); }
-MICRO(f32_full, 0, 2)
-MICRO(f32_narrow, 0, 1)
+    { micro(pair, rows, vecs, run, end, q, acc, first); }
+MICRO(f32_full, 0, MR, 2)
+MICRO(f32_narrow, 0, MR, 1)
+MICRO(f32_few, 0, MR_FEW, 2)
+micro_fn *const ISA(gemm_micro_few) = f32_few;
 #ifdef SDC_AVX512
-MICRO(pair_full, 1, 2)
-MICRO(pair_narrow, 1, 1)
+MICRO(pair_full, 1, MR, 2)
+MICRO(pair_narrow, 1, MR, 1)
 micro_fn *const ISA(gemm_micro)[2][2] = {{f32_full, f32_narrow}, {pair_full, pair_narrow}};
 #else
 micro_fn *const ISA(gemm_micro)[2][2] = {{f32_full, f32_narrow}, {0, 0}};

@@ -28,15 +28,21 @@ static void put_inputs(Dev *d, const Batch *b, const void *zeros)
 static void run_panel(const Batch *b, int panel, int t0, int t1, float *u, float *sums)
 {
     const WinoPlan *g = b->g;
+    int end = t0 + wino_rows(t1 - t0, MR);
+    if (t0 >= t1) return;
     ISA(wino_put_weights)(b->w, g, panel * NR, b->c0, b->kc, u);
     for (int p = 0; p < g->points; p++) {
         const float *v = b->v + (size_t)p * g->v_plane, *q = u + (size_t)p * g->u_plane;
         float *acc = sums + (size_t)p * g->m_plane;
-        for (int t = t0; t < t1; t += MR) {
+        /* Rows go in twos (AVX2) or fours: some times MR_FEW, then MR until the end. */
+        for (int t = t0, mr; t < end; t += mr) {
+            int few = (end - t) % MR != 0;
+            mr = few ? MR_FEW : MR;
             Run run = {.steps = (size_t)b->kc};
-            for (int i = 0; i < MR; i++)
+            for (int i = 0; i < mr; i++)
                 run.row[i] = (const char *)(v + (size_t)(t + i) * (size_t)g->kc);
-            ISA(gemm_micro)[0][0](&run, &run + 1, q, acc + (size_t)t * NR, b->c0 == 0);
+            micro_fn *micro = few ? ISA(gemm_micro_few) : ISA(gemm_micro)[0][0];
+            micro(&run, &run + 1, q, acc + (size_t)t * NR, b->c0 == 0);
         }
     }
     if (b->c0 + b->kc < b->w->s.c) return;
