@@ -23,16 +23,20 @@ if [ ! -d "$work/data/base" ]; then
     mv "$work/data.new" "$work/data"
 fi
 
+# A stopped run leaves what it has reached under the same name, so that what is
+# done is told by a file of its own.
+step() {
+    [ -f "$work/$1.done" ] || ./sdc train -o "$work" --output_name "$@" --resolution 128 --seed 1 \
+        --lr_scheduler cosine --optimizer_args betas=0.9,0.99 --mixed_precision bf16 --resume
+    : > "$work/$1.done"
+}
+
 # 2. The autoencoder, on 64x64 crops.
-[ -f "$work/vae.safetensors" ] || ./sdc train --train_vae --init models/pocket/config.json \
-    -d "$work/data/both" -o "$work" --output_name vae --resolution 128 --seed 1 \
-    --max_train_steps 3200 --train_batch_size 8 --learning_rate 2e-3 --lr_scheduler cosine \
-    --lr_warmup_steps 100 --optimizer_args betas=0.9,0.99 --save_precision float \
-    --vae_unit_latents --save_state_every_n_steps 400 --resume
+step vae --train_vae --init models/pocket/config.json -d "$work/data/both" \
+    --max_train_steps 2800 --train_batch_size 4 --learning_rate 5e-4 --lr_warmup_steps 100 \
+    --vae_unit_latents --save_precision float --save_state_every_n_steps 400
 
 # 3. U-Net and text encoder on its latents.
-[ -f "$work/pocket.safetensors" ] || ./sdc train --full -m "$work/vae.safetensors" \
-    -d "$work/data/base" -o "$work" --output_name pocket --resolution 128 --seed 1 \
-    --max_train_steps 8000 --train_batch_size 16 --learning_rate 1e-3 --lr_scheduler cosine \
-    --lr_warmup_steps 200 --optimizer_args betas=0.9,0.99 --mixed_precision bf16 --caption_dropout_rate 0.1 \
-    --min_snr_gamma 5 --save_precision fp16 --save_state_every_n_steps 500 --resume
+step pocket --full -m "$work/vae.safetensors" -d "$work/data/base" \
+    --max_train_steps 6000 --train_batch_size 16 --learning_rate 1e-3 --lr_warmup_steps 200 \
+    --caption_dropout_rate 0.1 --min_snr_gamma 5 --save_precision fp16 --save_state_every_n_steps 500
