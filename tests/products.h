@@ -136,6 +136,12 @@ static inline int result_same(Result *r, int keep)
     return !memcmp(r->first.p, r->got.p, bytes);
 }
 
+/* Ops.int8: a GPU has no products with weights of 8 bits. */
+static inline int takes_weights(const KernImpl *impl, Dtype wdt)
+{
+    return wdt != DT_I8 || impl->isa != DEV_CUDA;
+}
+
 static inline int rounds_weights(const KernImpl *impl, Dtype wdt)
 {
     if (!strcmp(impl->impl, "cuda")) return impl->dt != DT_F32 && wdt != impl->dt;

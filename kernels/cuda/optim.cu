@@ -257,7 +257,7 @@ adamw8_kernel(AdamWF c, size_t count, float *p, Moments8 s, const float *map, co
     for (int i = t; i < 512; i += OPTIM_THREADS) {
         int k = i & 255, level = 0;
         while (2 << level <= k) level++;
-        int at = (i & 256) + ((2 * (k - (1 << level)) + 1) << (7 - level)) - 1;
+        int at = (i & 256) + (2 * (k - (1 << level)) + 1) * (128 >> level) - 1;
         values[i] = map[i];
         tree[i >> 8][k] = k ? (map[at] + map[at + 1]) / 2 : 0.0f;
     }
