@@ -186,8 +186,9 @@ emu_seed_2: export SDC_EMU_PROCESSORS = 1
 emu_seed_2: EMU_GOLDEN =
 emu_seed_%: emu_build
 	$Q$(EMU_RUN) SDC_EMU_SEED=$* build/emu/test$(EMU_END) $(EMU_OPS) $(EMU_GOLDEN)
-emu_sm75: emu_build             ## the same for cards before sm_80: other kernels
-	$Q$(EMU_RUN) SDC_EMU_SM=75 build/emu/test$(EMU_END) kernels_attention small_shapes
+emu_sm75: emu_build             ## the same for cards before sm_80, and without the libraries
+	$Q$(EMU_RUN) SDC_EMU_SM=75 SDC_EMU_LIBRARIES=0 build/emu/test$(EMU_END) \
+	    kernels_attention small_shapes
 emu-mutants: emu_build          ## break the kernels one line at a time; make emu must notice
 	$(RUN) OMP_NUM_THREADS=1 EMU=1 FROM=emu SDC_TEST_DEVICE=cuda MUTANTS=tests/emu/mutants.txt \
 	    sh tests/mutants.sh

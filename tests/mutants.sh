@@ -30,16 +30,16 @@ while read -r file tests expression; do
     case $file in '' | \#*) continue ;; *"${1-}"*) ;; *) continue ;; esac
     sed "$expression" "$file" >$copy/"$file"
     if cmp -s "$file" $copy/"$file"; then
-        echo "DOES NOT APPLY  $file  $expression"
+        printf '%s\n' "DOES NOT APPLY  $file  $expression"
         bad=$((bad + 1))
     elif ! build; then
-        echo "DOES NOT BUILD  $file  $expression"
+        printf '%s\n' "DOES NOT BUILD  $file  $expression"
         bad=$((bad + 1))
     elif run "$tests"; then
-        echo "SURVIVED        $file  $expression"
+        printf '%s\n' "SURVIVED        $file  $expression"
         bad=$((bad + 1))
     else
-        echo "killed          $file  $expression"
+        printf '%s\n' "killed          $file  $expression"
         killed=$((killed + 1))
     fi
     cp "$file" $copy/"$file"

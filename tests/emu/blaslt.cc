@@ -290,6 +290,7 @@ cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t h, cublasLtMatmul
     *got = 0;
     cublasStatus_t rc = describe(&p, h, d, A, B, C, D);
     if (rc) return rc;
+    if (!emu_setting("SDC_EMU_LIBRARIES", 1)) return CUBLAS_STATUS_NOT_SUPPORTED;
     Preference q = *(Preference *)pref;
     uint64_t bytes = 2 * p.m * p.n * sizeof(float);
     int split = p.k >= 2 * (p.m > p.n ? p.m : p.n) && bytes <= q.most &&

@@ -210,6 +210,7 @@ static cudnnStatus_t rank(cudnnStatus_t rc, const Conv *q, cudnnConvolutionDescr
 {
     if (rc) return rc;
     if (wanted < 1 || !got || !results) return refuse(CUDNN_STATUS_BAD_PARAM, "ranking");
+    if (!emu_setting("SDC_EMU_LIBRARIES", 1)) return CUDNN_STATUS_NOT_SUPPORTED;
     *got = wanted < 3 ? wanted : 3;
     for (int i = 0; i < *got; i++) {
         int algo = i == 2 ? 2 : repeats ? 1 - i : i;
