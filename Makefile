@@ -2,7 +2,8 @@
 #
 #   make CONFIG=clang CC=clang     another folder of objects, below build/
 #   make ARCH=generic              no vector instructions: plain C only
-#   make CUDA=1                    with nvcc: GPUs too, build/release-cuda/sdc
+#   make CUDA=1                    with nvcc: GPUs too, build/release-cuda/sdc; it wants
+#                                  libcublasLt and libcudnn to start, but no driver
 #   make EMU=1                     the same kernels on an emulated GPU (tests/emu); EMU=sanitize
 #                                  has the kernels with sanitizers: build/emu/sdc-sanitize
 #   make V=1                       show the commands
