@@ -177,7 +177,7 @@ asan ubsan sanitize:            ## the tests under sanitizers (sanitize: both)
 EMU_KIND   ?= 1
 EMU_END    := $(if $(filter sanitize,$(EMU_KIND)),-sanitize)
 EMU_OPS    ?= emu_ kernels_ small_shapes gemm conv gradients_ optim_ dev_
-EMU_GOLDEN ?= golden -golden/sampler golden/sampler/heun golden/sampler/lcm golden/sampler/unipc
+EMU_GOLDEN ?= golden -golden/sampler golden/sampler/lcm golden/sampler/unipc
 EMU_RUN    := $(RUN) OMP_NUM_THREADS=1 SDC_TEST_DEVICE=cuda SDC_BIN=build/emu/sdc$(EMU_END)
 emu: emu_seed_1 emu_seed_2      ## CUDA on a CPU: build/emu/sdc, and every kernel's checks
 emu_build:
