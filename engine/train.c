@@ -9,7 +9,7 @@
 
 int train_init(Trainer *t, Params *ps, const TrainConfig *c, Err *e)
 {
-    *t = (Trainer){.ps = ps, .c = *c};
+    *t = (Trainer){.ps = ps, .c = *c, .end = (uint32_t)c->sched.total};
     memcpy(t->lr, c->lr, (size_t)c->groups * sizeof *t->lr);
     t->c.lr = t->lr;
     if (!t->c.loss_window) t->c.loss_window = 1;
@@ -118,7 +118,7 @@ static int one_step(Trainer *t, const TrainTask *task, Err *e)
 
 int train_run(Trainer *t, const TrainTask *task, Err *e)
 {
-    while (t->step < (uint32_t)t->c.sched.total) {
+    while (t->step < t->end) {
         int rc = task->stop ? task->stop(task->ctx) : 0;
         if (rc) return err_set(e, rc, "stopped after step %u", t->step);
         TRY(one_step(t, task, e));

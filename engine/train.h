@@ -52,6 +52,8 @@ typedef struct {
     void *state;                   /* device memory of the optimizer */
     size_t state_bytes;
     uint32_t step;                 /* optimizer steps done */
+    uint32_t end;                  /* where train_run returns: sched.total, or lowered by the
+                                      caller, also from TrainTask.after */
     float *window;                 /* (loss_window) the last losses */
     double loss, avr_loss, grad_norm, lr_factor;     /* of the last step */
     double squares;                /* of the gradients that were streamed in this step */
@@ -69,7 +71,7 @@ void train_free(Trainer *t);                         /* zeroed t ok */
  * gradient of each parameter is clipped to max_grad_norm by itself. */
 int train_update(void *ctx, Param *p, float *grad, Err *e);
 
-/* Runs from t->step to sched.total. ERR_FAIL naming the tensor when a loss or a
+/* Runs from t->step to t->end. ERR_FAIL naming the tensor when a loss or a
  * gradient is not finite; then the weights are those of the step before (of streamed
  * ones some may be of this step). Streamed parameters allow one micro-batch a step. */
 int train_run(Trainer *t, const TrainTask *task, Err *e);

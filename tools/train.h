@@ -2,7 +2,8 @@
  *
  *   train_options.c  the option table, defaults, what kohya has and we have not
  *   train_open.c     the run before its first step
- *   cmd_train.c      its steps, and what is done after each
+ *   train_run.c      its steps, and what is done after each
+ *   cmd_train.c      the command
  *   train_save.c     LoRA and checkpoint files with kohya's metadata
  *   train_memory.c   what the run needs, and how it is made to fit
  *   train_samples.c  sample pictures and the grid
@@ -78,8 +79,22 @@ typedef struct {
     struct TrainSamples *samples;  /* train_samples.c; NULL: none */
 } TrainRun;
 
+/* A run, in this order; *r is zeroed before the first. train_close whatever happened. */
+/* The command line, and the --config_file that it names. */
+int train_parse(TrainRun *r, int argc, char **argv, int *help, Err *e);
 /* From parsed options to everything planned; nothing is loaded or written. */
 int train_open(TrainRun *r, Err *e);
+/* Latents, weights, what --resume continues, the log: ready for the first step. */
+int train_start(TrainRun *r, Err *e);
+/* Steps until `end` of them are done (0: all), and what follows each. A stop that the
+ * user asked for has saved the run: ERR_INT, ERR_TERM. */
+int train_steps(TrainRun *r, uint32_t end, Err *e);
+/* Saves the state, for a run that another process, or this one later, goes on with. */
+int train_pause(TrainRun *r, Err *e);
+/* After the last step: the trained file and the report. */
+int train_finish(TrainRun *r, Err *e);
+void train_close(TrainRun *r);
+
 /* After everything is planned: makes the run fit into --ram (or what is free) by smaller
  * pieces of a batch and by recomputing; ERR_MEMORY with what would fit. */
 int train_fit(TrainRun *r, Err *e);

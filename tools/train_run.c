@@ -1,0 +1,265 @@
+/* train_run.c - a run of `sdc train` after it is planned: its start, its steps and what is
+ * done after each, its end. Nothing is written before the first step.
+ */
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "engine/io.h"
+#include "engine/mem.h"
+#include "tools/machine.h"
+#include "tools/progress.h"
+#include "tools/stop.h"
+#include "tools/train.h"
+#include "tools/train_samples.h"
+
+static int save_state(TrainRun *r, Err *e)
+{
+    r->last_state = machine_seconds();
+    train_save_begin(r);
+    TRY(train_save(&r->t, r->state_path, r->facts, r->fact_count, e));
+    return train_save_end(r, e);
+}
+
+/* ---- a step -------------------------------------------------------------- */
+
+static int run_micro(void *ctx, uint32_t step, int micro, float *loss, Err *e)
+{
+    TrainRun *r = ctx;
+    return r->o.train_vae ? autoencode_run(&r->ae, step, loss, e) : finetune_run(&r->ft, step, micro, loss, e);
+}
+
+static int micros(void *ctx, uint32_t step)
+{
+    const TrainRun *r = ctx;
+    return r->o.train_vae ? 1 : finetune_micros(&r->ft, step);
+}
+
+static int stop_asked(void *ctx)
+{
+    const TrainRun *r = ctx;
+    int limit = r->o.stop_after_steps;
+    if (limit && r->t.step - r->first_step >= (uint32_t)limit) return ERR_INT;
+    return stop_code();
+}
+
+static int cache_tick(void *ctx, size_t done, size_t total)
+{
+    progress_show(ctx, done, total, "");
+    return stop_code();
+}
+
+/* Weights of an epoch that --save_last_n_epochs no longer wants. */
+static void remove_old(const TrainRun *r, uint32_t epoch)
+{
+    const TrainOptions *o = &r->o;
+    if (!o->save_last_n_epochs) return;
+    int64_t old = (int64_t)epoch - (int64_t)o->save_every_n_epochs * o->save_last_n_epochs;
+    if (old <= 0) return;
+    char *path = mem_printf("%s/%s-%06lld.safetensors", o->output_dir, o->output_name, (long long)old);
+    if (path) remove(path);
+    mem_free(path);
+}
+
+/* The same of --save_last_n_steps, by kohya's get_remove_step_no. */
+static void remove_old_step(const TrainRun *r, uint32_t done)
+{
+    const TrainOptions *o = &r->o;
+    int64_t last = (int64_t)done - o->save_last_n_steps - 1;
+    if (!o->save_last_n_steps || last < o->save_every_n_steps) return;
+    char *path = mem_printf("%s/%s-step%08lld.safetensors", o->output_dir, o->output_name,
+                            (long long)(last - last % o->save_every_n_steps));
+    if (path) remove(path);
+    mem_free(path);
+}
+
+static int save_files(TrainRun *r, uint32_t done, Err *e)
+{
+    const TrainOptions *o = &r->o;
+    uint32_t epoch = done / r->steps_per_epoch;
+    int at_epoch = done % r->steps_per_epoch == 0, last = done == r->total;
+    char name[300];
+    if (at_epoch && !last && o->save_every_n_epochs && epoch % (uint32_t)o->save_every_n_epochs == 0) {
+        snprintf(name, sizeof name, "%s-%06" PRIu32, o->output_name, epoch);
+        TRY(train_save_weights(r, name, epoch, e));
+        remove_old(r, epoch);
+    }
+    if (o->save_every_n_steps && !last && done % (uint32_t)o->save_every_n_steps == 0) {
+        snprintf(name, sizeof name, "%s-step%08" PRIu32, o->output_name, done);
+        TRY(train_save_weights(r, name, epoch, e));
+        remove_old_step(r, done);
+    }
+    int due = o->save_state_every_n_steps && done % (uint32_t)o->save_state_every_n_steps == 0;
+    due |= machine_seconds() - r->last_state > 60 * o->save_state_minutes;
+    return due && !last ? save_state(r, e) : 0;
+}
+
+/* --validate_every_n_steps, --validate_every_n_epochs. */
+static int validate(TrainRun *r, uint32_t done, Err *e)
+{
+    const TrainOptions *o = &r->o;
+    uint32_t steps = (uint32_t)o->validate_every_n_steps, epochs = (uint32_t)o->validate_every_n_epochs;
+    if (!epochs && o->validation_split > 0) epochs = 1;
+    int by_epoch = epochs && done % (epochs * r->steps_per_epoch) == 0;
+    if (!r->val_ds || !(by_epoch || (steps && done % steps == 0))) return 0;
+    double loss;
+    TRY(finetune_validate(&r->val, o->max_validation_steps, &loss, e));
+    return train_log_validation(r, done, by_epoch, loss, e);
+}
+
+static int after_step(void *ctx, uint32_t done, Err *e)
+{
+    TrainRun *r = ctx;
+    char text[160];
+    int n = snprintf(text, sizeof text, "avr_loss=%.4f", r->t.avr_loss);
+    OptimKind kind = r->t.optim->cfg.kind;
+    if (kind == OPTIM_DADAPT_ADAM || kind == OPTIM_PRODIGY)
+        snprintf(text + n, sizeof text - (size_t)n, ", lr=%.3g", optim_lr(r->t.optim, GROUP_UNET, r->t.lr_factor));
+    progress_show(&r->progress, done, r->total, text);
+    TRY(train_scale_norms(r, e));
+    TRY(train_log_step(r, done, e));
+    TRY(validate(r, done, e));
+    TRY(save_files(r, done, e));
+    return train_samples_after(r, done, e);
+}
+
+static int resume(TrainRun *r, Err *e)
+{
+    if (!r->o.resume) return 0;
+    const char *path = *r->o.resume ? r->o.resume : r->state_path;
+    if (!*r->o.resume && !io_exists(path)) {
+        fprintf(stderr, "note: no state %s yet: starting from the beginning\n", path);
+        return 0;
+    }
+    TRY(train_load(&r->t, path, r->facts, r->fact_count, e));
+    fprintf(stderr, "resumed    %s at step %" PRIu32 "\n", path, r->t.step);
+    return 0;
+}
+
+/* What a self-tuning optimizer found, and what it means for the others. */
+static void report_rate(const TrainRun *r)
+{
+    OptimKind kind = r->t.optim->cfg.kind;
+    if (kind != OPTIM_DADAPT_ADAM && kind != OPTIM_PRODIGY) return;
+    double lr = r->t.optim->d;
+    printf("rate found: %.3g; try --optimizer_type AdamW8bit --unet_lr %.2g --text_encoder_lr %.2g, or Lion with "
+           "--unet_lr %.2g\n", lr, lr, lr / 2, lr / 3);
+}
+
+static int validation(TrainRun *r, double *loss, Err *e)
+{
+    enum { PASSES = 24 };       /* timesteps per picture */
+    if (r->o.validation_split > 0) return finetune_validate(&r->val, r->o.max_validation_steps, loss, e);
+    return r->val_ds ? finetune_loss(&r->val, PASSES, loss, e) : 0;
+}
+
+static int encode_pictures(TrainRun *r, Err *e)
+{
+    if (r->o.train_vae) return 0;
+    Progress p;
+    progress_start(&p, "latents");
+    TRY(finetune_cache(&r->ft, cache_tick, &p, e));
+    progress_end(&p);
+    return r->val_ds ? finetune_cache(&r->val, NULL, NULL, e) : 0;
+}
+
+static int stopped(TrainRun *r, int rc, Err *e)
+{
+    if (rc != ERR_INT && rc != ERR_TERM) return rc;
+    Err e2 = {0};
+    int rs = save_state(r, &e2);
+    if (!rs && !r->o.train_vae) rs = train_save_weights(r, r->o.output_name, r->t.step / r->steps_per_epoch, &e2);
+    if (rs) return *e = e2, rs;
+    fprintf(stderr, "stopped    after step %" PRIu32 "; %s continues with the same command and --resume\n", r->t.step,
+            r->state_path);
+    return rc;
+}
+
+/* All but what made the latents and has been released. */
+static int load(TrainRun *r, Err *e)
+{
+    static const char *const parts[] = {"text_encoder.", "unet.", "vae.decoder.", "vae.post_quant_conv."};
+    if (r->o.train_vae) return model_load(&r->m, e);
+    TRY(slab_alloc(&r->m.slab, r->m.dev, e));
+    for (int i = 0; i < 4; i++) TRY(model_load_part(&r->m, parts[i], e));
+    train_drop_lora(r);
+    mem_trim();
+    return 0;
+}
+
+/* ---- the run ------------------------------------------------------------- */
+
+int train_parse(TrainRun *r, int argc, char **argv, int *help, Err *e)
+{
+    r->argc = argc;
+    r->argv = argv;
+    *help = 0;
+    TRY(train_options_init(&r->o, &r->opt, e));
+    TRY(options_parse(&r->opt, argc, argv, help, e));
+    return r->o.config_file && !*help ? options_file(&r->opt, r->o.config_file, e) : 0;
+}
+
+int train_start(TrainRun *r, Err *e)
+{
+    TRY(io_mkdirs(r->o.output_dir, e));
+    TRY(encode_pictures(r, e));
+    TRY(load(r, e));
+    TRY(train_place(&r->t, e));
+    TRY(resume(r, e));
+    TRY(train_log_open(r, e));
+    TRY(validation(r, &r->val_before, e));
+    TRY(train_samples_first(r, e));
+    r->last_state = machine_seconds();
+    r->first_step = r->t.step;
+    finetune_update(&r->ft, train_update, &r->t);
+    return 0;
+}
+
+int train_steps(TrainRun *r, uint32_t end, Err *e)
+{
+    TrainTask task = {run_micro, micros, after_step, stop_asked, r};
+    r->t.end = end && end < r->total ? end : r->total;
+    progress_start(&r->progress, "steps");
+    int rc = train_run(&r->t, &task, e);
+    progress_end(&r->progress);
+    return rc ? stopped(r, rc, e) : 0;
+}
+
+int train_pause(TrainRun *r, Err *e) { return save_state(r, e); }
+
+int train_finish(TrainRun *r, Err *e)
+{
+    if (r->o.train_vae && r->o.unit_latents) TRY(autoencode_unit_latents(&r->ae, 64, e));
+    TRY(train_save_weights(r, r->o.output_name, (r->total + r->steps_per_epoch - 1) / r->steps_per_epoch, e));
+    if (r->o.save_state) TRY(save_state(r, e));
+    else remove(r->state_path);
+    if (r->val_ds) {
+        TRY(validation(r, &r->val_after, e));
+        printf("validation loss %.5f -> %.5f (%+.1f%%)\n", r->val_before, r->val_after,
+               100 * (r->val_after - r->val_before) / r->val_before);
+    }
+    TRY(train_report(r, e));
+    report_rate(r);
+    printf("%s/%s.safetensors\n", r->o.output_dir, r->o.output_name);
+    return 0;
+}
+
+void train_close(TrainRun *r)
+{
+    runlog_close(&r->log);
+    train_samples_free(r);
+    train_free(&r->t);
+    if (r->ft.m) finetune_free(&r->ft);
+    if (r->val.m) finetune_free(&r->val);
+    if (r->ae.m) autoencode_free(&r->ae);
+    lora_close(&r->lora);
+    dataset_close(r->ds);
+    dataset_close(r->val_ds);
+    bpe_close(r->tok);
+    model_close(&r->m);
+    for (size_t i = 0; i < r->fact_count; i++) mem_free((void *)(uintptr_t)r->facts[i].value);
+    mem_free(r->facts);
+    mem_free(r->state_path);
+    mem_free(r->cache_dir);
+    options_free(&r->opt);
+}
