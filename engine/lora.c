@@ -9,9 +9,8 @@
 #include <string.h>
 
 #include "engine/lora_names.h"
+#include "engine/lora_read.h"
 #include "engine/mem.h"
-
-enum { RANK_MAX = 1 << 16 };
 
 /* ---- FILE[:W[:TEW]] ------------------------------------------------------------- */
 
@@ -93,19 +92,11 @@ static int read_items(const TensorFile *tf, Item **items, size_t *count, Err *e)
     return 0;
 }
 
-/* The tensors of one module. */
-typedef struct {
-    const TensorFile *tf;
-    const char *module;
-    int peft;
-    const FileTensor *part[PART_COUNT];
-} Group;
-
 /* Collects the group that starts at items[i]; returns where the next one does. */
-static int next_group(Group *g, const TensorFile *tf, const Item *items, size_t count, size_t *i,
-                      Err *e)
+static int next_group(LoraGroup *g, const TensorFile *tf, const Item *items, size_t count,
+                      size_t *i, Err *e)
 {
-    *g = (Group){.tf = tf, .module = items[*i].module, .peft = items[*i].peft};
+    *g = (LoraGroup){.tf = tf, .module = items[*i].module, .peft = items[*i].peft};
     for (; *i < count && !strcmp(items[*i].module, g->module); ++*i) {
         const Item *it = &items[*i];
         if (g->part[it->part])
@@ -113,17 +104,8 @@ static int next_group(Group *g, const TensorFile *tf, const Item *items, size_t 
                            tensorfile_path(tf), g->part[it->part]->name, it->tensor->name);
         g->part[it->part] = it->tensor;
     }
-    int loha = g->part[PART_W1A] != NULL;
-    for (int p = 0; p < PART_COUNT; p++) {
-        int needed = loha ? p >= PART_W1A : p == PART_UP || p == PART_DOWN;
-        if (needed && !g->part[p])
-            return err_set(e, ERR_INPUT, "%s: module %s is incomplete (LoRA needs up and down, "
-                           "LoHa w1_a, w1_b, w2_a, w2_b)", tensorfile_path(tf), g->module);
-    }
-    return 0;
+    return lora_group_check(g, e);
 }
-
-static int64_t axis(const FileTensor *t, int i) { return i < t->ndim ? t->shape[i] : 1; }
 
 /* ---- targets from files --------------------------------------------------------- */
 
@@ -146,23 +128,19 @@ typedef struct {
     size_t count, cap;
 } TargetList;
 
-static int add_target(TargetList *l, const Group *g, Err *e)
+static int add_target(TargetList *l, const LoraGroup *g, Err *e)
 {
-    const FileTensor *up = g->part[PART_W1A] ? g->part[PART_W1A] : g->part[PART_UP];
-    const FileTensor *down = g->part[PART_W1B] ? g->part[PART_W1B] : g->part[PART_DOWN];
-    const FileTensor *space = g->part[PART_MID] ? g->part[PART_MID] : down;
-    int64_t out = axis(up, 0), in = axis(down, 1), k = axis(space, 2);
-    if (out < 1 || in < 1 || out > 1 << 24 || in > 1 << 24 || (k != 1 && k != 3))
-        return err_set(e, ERR_INPUT, "%s: tensor %s has an impossible shape",
-                       tensorfile_path(g->tf), down->name);
+    LoraTarget t = {.stride = 1};
+    TRY(lora_group_shape(g, &t, e));
     LoraTarget *list = mem_grow(l->list, l->count, &l->cap, sizeof *list);
     if (!list) return err_nomem(e, sizeof *list, "the list of LoRA modules");
     l->list = list;
     char *name = mem_strdup(g->module);
     if (!name) return err_nomem(e, LORA_NAME_MAX, "the list of LoRA modules");
-    list[l->count++] = (LoraTarget){.path = name, .name = name, .out = (int)out, .in = (int)in,
-        .k = (int)k, .stride = 1, .conv = down->ndim == 4,
-        .text = !strncmp(name, "lora_te", 7), .set = k == 3 ? LORA_CONV : LORA_DEFAULT};
+    t.path = t.name = name;
+    t.text = !strncmp(name, "lora_te", 7);
+    t.set = t.k == 3 ? LORA_CONV : LORA_DEFAULT;
+    list[l->count++] = t;
     return 0;
 }
 
@@ -171,7 +149,7 @@ static int add_targets_of(TargetList *l, const char *path, Err *e)
     TensorFile *tf;
     Item *items = NULL;
     size_t count = 0;
-    Group g;
+    LoraGroup g;
     TRY(tensorfile_open(&tf, path, e));
     int rc = read_items(tf, &items, &count, e);
     for (size_t i = 0; i < count && !rc;) {
@@ -215,123 +193,6 @@ int lora_targets_from_files(const char *const *paths, size_t n, LoraTarget **lis
     *list = l.list;
     *count = l.count;
     return 0;
-}
-
-/* ---- reading a module ----------------------------------------------------------- */
-
-/* A factor as f32, of shape (a, b, k, k), axes of size 1 at the end not counted;
- * flat: (a, b*k*k) will do as well. */
-static int read_factor(float **out, const Group *g, LoraPart part, int64_t a, int64_t b, int k,
-                       int flat, Err *e)
-{
-    const FileTensor *t = g->part[part];
-    int64_t n = a * b * k * k;
-    int ok = axis(t, 0) == a && t->count == n;
-    if (!(flat && axis(t, 1) == b * k * k)) ok = ok && axis(t, 1) == b && axis(t, 2) == k;
-    if (!ok)
-        return err_set(e, ERR_INPUT, "%s: tensor %s has shape [%lld,%lld%s], which does not fit "
-                       "the model's layer (%lld,%lld%s): is it for another model?",
-                       tensorfile_path(g->tf), t->name, (long long)axis(t, 0),
-                       (long long)axis(t, 1), axis(t, 2) == 3 ? ",3,3" : "", (long long)a,
-                       (long long)b, k == 3 ? ",3,3" : "");
-    *out = mem_alloc((size_t)n * sizeof **out);
-    if (!*out) return err_nomem(e, (size_t)n * sizeof **out, t->name);
-    TRY(tensorfile_read_f32(g->tf, t, 0, n, *out, e));
-    for (int64_t i = 0; i < n; i++)
-        if (!isfinite((*out)[i]))
-            return err_set(e, ERR_INPUT, "%s: tensor %s contains NaN or infinity",
-                           tensorfile_path(g->tf), t->name);
-    return 0;
-}
-
-static int rank_of(const Group *g, LoraPart down, int *rank, Err *e)
-{
-    int64_t r = axis(g->part[down], 0);
-    if (r < 1 || r > RANK_MAX)
-        return err_set(e, ERR_INPUT, "%s: tensor %s has rank %lld", tensorfile_path(g->tf),
-                       g->part[down]->name, (long long)r);
-    *rank = (int)r;
-    return 0;
-}
-
-/* Tucker form (LyCORIS): down (b,in), mid (r,b,k,k); their product is a plain
- * down (r,in,k,k). */
-static int read_tucker(LoraModule *m, const Group *g, Err *e)
-{
-    const LoraTarget *t = m->target;
-    int inner, kk = t->k * t->k;
-    float *down = NULL, *mid = NULL;
-    TRY(rank_of(g, PART_DOWN, &inner, e));
-    TRY(rank_of(g, PART_MID, &m->rank, e));
-    int rc = read_factor(&down, g, PART_DOWN, inner, t->in, 1, 0, e);
-    if (!rc) rc = read_factor(&mid, g, PART_MID, m->rank, inner, t->k, 0, e);
-    size_t n = (size_t)m->rank * (size_t)t->in * (size_t)kk;
-    if (!rc && !(m->down = mem_calloc(n, sizeof *m->down))) rc = err_nomem(e, 4 * n, g->module);
-    for (int r = 0; r < m->rank && !rc; r++)
-        for (int b = 0; b < inner; b++)
-            for (int i = 0; i < t->in; i++)
-                for (int x = 0; x < kk; x++)
-                    m->down[((size_t)r * (size_t)t->in + (size_t)i) * (size_t)kk + (size_t)x] +=
-                        mid[((size_t)r * (size_t)inner + (size_t)b) * (size_t)kk + (size_t)x] *
-                        down[(size_t)b * (size_t)t->in + (size_t)i];
-    mem_free(down);
-    mem_free(mid);
-    return rc;
-}
-
-static int read_factors(LoraModule *m, const Group *g, Err *e)
-{
-    const LoraTarget *t = m->target;
-    if (g->part[PART_W1A]) {
-        TRY(rank_of(g, PART_W1B, &m->rank, e));
-        TRY(rank_of(g, PART_W2B, &m->rank2, e));
-        TRY(read_factor(&m->up, g, PART_W1A, t->out, m->rank, 1, 0, e));
-        TRY(read_factor(&m->down, g, PART_W1B, m->rank, t->in, t->k, 1, e));
-        TRY(read_factor(&m->up2, g, PART_W2A, t->out, m->rank2, 1, 0, e));
-        return read_factor(&m->down2, g, PART_W2B, m->rank2, t->in, t->k, 1, e);
-    }
-    if (g->part[PART_MID] && t->k == 3) {
-        TRY(read_tucker(m, g, e));
-    } else {
-        TRY(rank_of(g, PART_DOWN, &m->rank, e));
-        TRY(read_factor(&m->down, g, PART_DOWN, m->rank, t->in, t->k, 0, e));
-    }
-    return read_factor(&m->up, g, PART_UP, t->out, m->rank, 1, 0, e);
-}
-
-/* Without alpha, or with 0 as kohya has it, alpha is the rank. */
-static int read_alpha(LoraModule *m, const Group *g, Err *e)
-{
-    const FileTensor *t = g->part[PART_ALPHA];
-    m->alpha = (float)m->rank;
-    if (!t) return 0;
-    float v = 0;
-    if (t->count != 1)
-        return err_set(e, ERR_INPUT, "%s: tensor %s is not a single number",
-                       tensorfile_path(g->tf), t->name);
-    TRY(tensorfile_read_f32(g->tf, t, 0, 1, &v, e));
-    if (!isfinite(v))
-        return err_set(e, ERR_INPUT, "%s: tensor %s is not finite", tensorfile_path(g->tf),
-                       t->name);
-    if (v != 0) m->alpha = v;
-    return 0;
-}
-
-void lora_module_free(LoraModule *m)
-{
-    mem_free(m->up);
-    mem_free(m->down);
-    mem_free(m->up2);
-    mem_free(m->down2);
-    mem_free(m->dora);
-}
-
-static int read_module(LoraModule *m, const LoraTarget *t, const Group *g, Err *e)
-{
-    *m = (LoraModule){.target = t};
-    TRY(read_factors(m, g, e));
-    TRY(read_alpha(m, g, e));
-    return g->part[PART_DORA] ? read_factor(&m->dora, g, PART_DORA, t->out, 1, 1, 0, e) : 0;
 }
 
 /* ---- PEFT's alpha --------------------------------------------------------------- */
@@ -380,7 +241,7 @@ static int by_target(const void *a, const void *b)
     return (x->target > y->target) - (x->target < y->target);
 }
 
-static int no_such_module(const Group *g, Err *e)
+static int no_such_module(const LoraGroup *g, Err *e)
 {
     const FileTensor *t = NULL;
     for (int p = 0; p < PART_COUNT && !t; p++) t = g->part[p];
@@ -394,7 +255,7 @@ static int no_such_module(const Group *g, Err *e)
 static int read_all(Lora *lo, const TensorFile *tf, const Item *items, size_t n,
                     const LoraTarget *const *index, size_t targets, const json_t *peft, Err *e)
 {
-    Group g;
+    LoraGroup g;
     lo->list = mem_calloc(n, sizeof *lo->list);     /* at most one module a tensor */
     if (!lo->list) return err_nomem(e, n * sizeof *lo->list, "the modules of a LoRA");
     for (size_t i = 0; i < n;) {
@@ -403,7 +264,7 @@ static int read_all(Lora *lo, const TensorFile *tf, const Item *items, size_t n,
                                                        name_vs_target) : NULL;
         if (!t) return no_such_module(&g, e);
         LoraModule *m = &lo->list[lo->count++];
-        TRY(read_module(m, *t, &g, e));
+        TRY(lora_read_module(m, *t, &g, e));
         if (peft && g.peft && !g.part[PART_ALPHA]) peft_alpha(m, peft);
     }
     qsort(lo->list, lo->count, sizeof *lo->list, by_target);

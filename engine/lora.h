@@ -1,16 +1,19 @@
 /* lora.h - low-rank adapter files: read, apply, write.
  *
  * Read: kohya (lora_down/lora_up/alpha, lora_mid), PEFT and diffusers (lora_A/
- * lora_B, .lora.down/.lora.up, attention processors), LyCORIS LoHa, DoRA.
- * Written: kohya. All factors are f32 in memory.
+ * lora_B, .lora.down/.lora.up, attention processors), LyCORIS LoHa and LoKr, with
+ * Tucker cores or without, DoRA. Written: kohya's and LyCORIS's names. All factors are
+ * f32 in memory.
  *
- *   plain:  dW = alpha/rank * up @ down
- *   LoHa:   dW = alpha/rank * (w1_a @ w1_b) o (w2_a @ w2_b)
- *   DoRA:   dW' = dora * (W + dW) / |row of W + dW|  -  W
+ *   plain:  dW = s * up @ down
+ *   LoHa:   dW = s * (w1_a @ w1_b) o (w2_a @ w2_b)
+ *   LoKr:   dW = s * w1 (x) w2, each a matrix or a product w_a @ w_b
+ *   s = alpha / rank; 1 for a LoKr of two matrices
+ *   DoRA:   dW' = dora * (W + dW) / |row of W + dW|  -  W,   or of each input channel
  *   applied: W + weight * dW      (3x3 convolutions as (out, in*9))
  *
- * Sources: Hu et al. 2021 (LoRA), Hyeon-Woo et al. 2021 (LoHa), Liu et al. 2024
- * (DoRA); kohya-ss/sd-scripts networks/lora.py; KohakuBlueleaf/LyCORIS;
+ * Sources: Hu et al. 2021 (LoRA), Hyeon-Woo et al. 2021 (LoHa), Yeh et al. 2023 (LoKr),
+ * Liu et al. 2024 (DoRA); kohya-ss/sd-scripts networks/lora.py; KohakuBlueleaf/LyCORIS;
  * huggingface/diffusers loaders/lora_conversion_utils.py.
  */
 #ifndef SDC_ENGINE_LORA_H
@@ -48,17 +51,45 @@ void lora_targets_free(LoraTarget *list, size_t count);
 int lora_targets_from_files(const char *const *paths, size_t n, LoraTarget **list, size_t *count,
                             Err *e);
 
+typedef enum { LORA_PLAIN, LORA_LOHA, LORA_LOKR } LoraAlgo;
+
+/* What DoRA's magnitudes belong to. */
+typedef enum { LORA_NO_DORA, LORA_DORA_OUT, LORA_DORA_IN } LoraDora;
+
 typedef struct {
     const LoraTarget *target;
-    int rank;
+    LoraAlgo algo;
+    int rank, rank2;           /* of up and down, of up2 and down2 */
     float alpha;
     float *up, *down;          /* (out, rank), (rank, in*k*k); LoHa: w1_a, w1_b */
-    float *up2, *down2;        /* LoHa: w2_a, w2_b, of rank2; else NULL */
-    int rank2;
-    float *dora;               /* (out) or NULL */
+    float *up2, *down2;        /* LoHa: w2_a, w2_b; else NULL */
+    /* LoKr: w1 (kron_out, kron_in) is up @ down, w2 (out/kron_out, in/kron_in*k*k) is
+     * up2 @ down2; a matrix kept in full is up or up2, its rank 0. */
+    int kron_out, kron_in;
+    LoraDora dora_of;
+    float *dora;               /* (out) or (in); NULL before training: the norms of W */
 } LoraModule;
 
 void lora_module_free(LoraModule *m);      /* the factors */
+
+/* One factor: its name behind the module's in files ("lora_up.weight", "dora_scale"),
+ * and where its values are. rows x cols x k x k values; dim is its shape in files. */
+typedef struct {
+    const char *suffix;
+    float **values;
+    int rows, cols, k;
+    int ndim;
+    int64_t dim[4];
+} LoraFactor;
+enum { LORA_FACTORS = 5 };
+/* Returns how many there are; alpha is none of them. */
+int lora_factors(LoraModule *m, LoraFactor f[LORA_FACTORS]);
+size_t lora_factor_count(const LoraFactor *f);
+/* Where the name of a factor begins in "path.suffix", NULL when it ends in none. */
+const char *lora_factor_in(const char *name);
+
+/* s of above. */
+float lora_scale(const LoraModule *m);
 
 typedef struct {
     char *path;
@@ -102,6 +133,10 @@ float lora_weight(const Lora *lo, const LoraTarget *t);
  * is, bit for bit. ERR_MEMORY only. */
 int lora_add_delta(const LoraModule *m, float weight, float *w, Err *e);
 
+/* What DoRA's magnitudes begin with: the norms of w's rows, or input channels, n of
+ * them. */
+void lora_dora_norms(const LoraModule *m, const float *w, float *norm);
+
 /* The Frobenius norm of up (out, rank) @ down (rank, in). */
 double lora_norm(const float *up, const float *down, size_t out, size_t rank, size_t in);
 
@@ -109,10 +144,9 @@ typedef struct {
     const char *key, *value;
 } LoraMeta;
 
-/* Writes a kohya file: lora_down, lora_up and a scalar alpha per module, all of
+/* Writes a kohya or LyCORIS file: the factors and a scalar alpha per module, all of
  * dtype (F32, F16, BF16), with the given metadata and sshs_model_hash and
- * sshs_legacy_hash. The bytes depend on the arguments alone. LoHa and DoRA
- * modules are ERR_FAIL (lora_merge.h turns LoHa into plain ones). */
+ * sshs_legacy_hash. The bytes depend on the arguments alone. */
 int lora_save(const char *path, const LoraModule *list, size_t count, FileDtype dtype,
               const LoraMeta *meta, size_t meta_count, Err *e);
 

@@ -4,7 +4,8 @@
  *     sum_i w_i s_i U_i D_i = [w_1 s_1 U_1, w_2 s_2 U_2, ...] [D_1; D_2; ...]
  * with alpha = rank, so no cross terms appear and negative weights are fine.
  * LoHa is a plain LoRA of rank r1*r2 (row-wise Kronecker product of the
- * factors). A rank limit cuts each sum by its singular values.
+ * factors), and so is LoKr, (A1 A2) (x) (B1 B2) = (A1 (x) B1) (A2 (x) B2). A rank limit
+ * cuts each sum by its singular values.
  */
 #ifndef SDC_ENGINE_LORA_MERGE_H
 #define SDC_ENGINE_LORA_MERGE_H

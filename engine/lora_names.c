@@ -18,6 +18,10 @@ static const struct {
     {".lora_mid.weight", PART_MID, 0}, {".alpha", PART_ALPHA, 0}, {".dora_scale", PART_DORA, 0},
     {".hada_w1_a", PART_W1A, 0}, {".hada_w1_b", PART_W1B, 0},
     {".hada_w2_a", PART_W2A, 0}, {".hada_w2_b", PART_W2B, 0},
+    {".hada_t1", PART_T1, 0}, {".hada_t2", PART_T2, 0},
+    {".lokr_w1", PART_K1, 0}, {".lokr_w1_a", PART_K1A, 0}, {".lokr_w1_b", PART_K1B, 0},
+    {".lokr_w2", PART_K2, 0}, {".lokr_w2_a", PART_K2A, 0}, {".lokr_w2_b", PART_K2B, 0},
+    {".lokr_t2", PART_KT2, 0},
     {".lora_B.weight", PART_UP, 0}, {".lora_A.weight", PART_DOWN, 0},
     {".lora_B.default.weight", PART_UP, 0}, {".lora_A.default.weight", PART_DOWN, 0},
     {".lora_linear_layer.up.weight", PART_UP, 0},
@@ -29,7 +33,7 @@ static const struct {
 };
 
 static const struct { const char *part, *kind; } unsupported[] = {
-    {".lokr_", "a LoKr adapter"}, {".oft_", "an OFT adapter"}, {".hada_t", "LoHa in Tucker form"},
+    {".lokr_t1", "a LoKr adapter with two Tucker cores"}, {".oft_", "an OFT adapter"},
     {".on_input", "an IA3 adapter"}, {".diff", "a full difference"}, {".w_norm", "a norm adapter"},
     {".bm.", "a GLoRA adapter"}, {"emb_params", "a textual-inversion embedding"},
 };

@@ -1,4 +1,4 @@
-/* lora_save.c - writes kohya LoRA files.
+/* lora_save.c - writes LoRA files with kohya's and LyCORIS's names.
  *
  * The hashes stand in the header but depend on what follows it, so the file is
  * made twice: first a dry run with the ss_* metadata alone, which is what kohya
@@ -9,16 +9,15 @@
 #include "engine/lora.h"
 #include "engine/mem.h"
 
-typedef enum { DOWN, UP, ALPHA, PIECES } Piece;
-
-static const char *const suffix[PIECES] = {
-    [DOWN] = ".lora_down.weight", [UP] = ".lora_up.weight", [ALPHA] = ".alpha"};
+enum { PIECES = LORA_FACTORS + 1 };        /* and alpha */
 
 /* One tensor of the file. */
 typedef struct {
     char *name;
-    const LoraModule *m;
-    Piece piece;
+    const float *values;
+    int ndim;
+    int64_t dim[4];
+    size_t count;
 } Out;
 
 typedef struct {
@@ -41,24 +40,9 @@ static int name_vs_out(const void *name, const void *o)
 
 static int declare(const Job *job, TensorWriter *w, Err *e)
 {
-    for (size_t i = 0; i < job->count; i++) {
-        const Out *o = &job->list[i];
-        const LoraTarget *t = o->m->target;
-        int64_t down[4] = {o->m->rank, t->in, t->k, t->k}, up[4] = {t->out, o->m->rank, 1, 1};
-        int ndim = o->piece == ALPHA ? 0 : t->conv ? 4 : 2;
-        TRY(tensorwriter_add(w, o->name, job->dtype, ndim, o->piece == DOWN ? down : up, e));
-    }
+    for (size_t i = 0; i < job->count; i++)
+        TRY(tensorwriter_add(w, job->list[i].name, job->dtype, job->list[i].ndim, job->list[i].dim, e));
     return 0;
-}
-
-static int write_one(TensorWriter *w, const Out *o, Err *e)
-{
-    const LoraModule *m = o->m;
-    size_t in = (size_t)m->target->in * (size_t)m->target->k * (size_t)m->target->k;
-    size_t rank = (size_t)m->rank;
-    if (o->piece == ALPHA) return tensorwriter_write_f32(w, &m->alpha, 1, e);
-    if (o->piece == DOWN) return tensorwriter_write_f32(w, m->down, rank * in, e);
-    return tensorwriter_write_f32(w, m->up, (size_t)m->target->out * rank, e);
 }
 
 /* The whole file into w. hashes: NULL on the dry run, which has ss_* only. */
@@ -71,8 +55,10 @@ static int write_all(const Job *job, TensorWriter *w, const LoraMeta hashes[2], 
         TRY(tensorwriter_meta(w, hashes[i].key, hashes[i].value, e));
     TRY(declare(job, w, e));
     TRY(tensorwriter_begin(w, e));
-    for (const char *name; (name = tensorwriter_next(w));)
-        TRY(write_one(w, bsearch(name, job->list, job->count, sizeof *job->list, name_vs_out), e));
+    for (const char *name; (name = tensorwriter_next(w));) {
+        const Out *o = bsearch(name, job->list, job->count, sizeof *job->list, name_vs_out);
+        TRY(tensorwriter_write_f32(w, o->values, o->count, e));
+    }
     return 0;
 }
 
@@ -94,6 +80,26 @@ static int save(const Job *job, const char *path, Err *e)
     return rc;
 }
 
+static int add_out(Job *job, const LoraModule *m, const char *suffix, Out o, Err *e)
+{
+    o.name = mem_printf("%s.%s", m->target->name, suffix);
+    if (!o.name) return err_nomem(e, strlen(m->target->name) + 32, "a LoRA");
+    job->list[job->count++] = o;
+    return 0;
+}
+
+static int add_module(Job *job, LoraModule m, const float *alpha, Err *e)
+{
+    LoraFactor f[LORA_FACTORS];
+    int n = lora_factors(&m, f);
+    for (int i = 0; i < n; i++) {
+        Out o = {.values = *f[i].values, .ndim = f[i].ndim, .count = lora_factor_count(&f[i])};
+        memcpy(o.dim, f[i].dim, sizeof o.dim);
+        TRY(add_out(job, &m, f[i].suffix, o, e));
+    }
+    return add_out(job, &m, "alpha", (Out){.values = alpha, .count = 1}, e);
+}
+
 int lora_save(const char *path, const LoraModule *list, size_t count, FileDtype dtype,
               const LoraMeta *meta, size_t meta_count, Err *e)
 {
@@ -101,18 +107,7 @@ int lora_save(const char *path, const LoraModule *list, size_t count, FileDtype 
     int rc = 0;
     job.list = mem_calloc(count * PIECES, sizeof *job.list);
     if (!job.list) return err_nomem(e, count * PIECES * sizeof *job.list, "a LoRA");
-    for (size_t i = 0; i < count * PIECES && !rc; i++) {
-        const LoraModule *m = &list[i / PIECES];
-        Piece piece = (Piece)(i % PIECES);
-        if (m->up2 || m->dora) {
-            rc = err_set(e, ERR_FAIL, "module %s is %s, which is not written", m->target->name,
-                         m->dora ? "DoRA" : "LoHa");
-            break;
-        }
-        char *name = mem_printf("%s%s", m->target->name, suffix[piece]);
-        if (!name) rc = err_nomem(e, strlen(m->target->name) + 32, "a LoRA");
-        else job.list[job.count++] = (Out){name, m, piece};
-    }
+    for (size_t i = 0; i < count && !rc; i++) rc = add_module(&job, list[i], &list[i].alpha, e);
     if (!rc) {
         if (job.count) qsort(job.list, job.count, sizeof *job.list, by_name);
         rc = save(&job, path, e);

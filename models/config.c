@@ -155,7 +155,7 @@ static const OtherKind others[] = {
     {".lora.down.", "a LoRA", "give it with --lora"},
     {"_lora.down.", "a LoRA", "give it with --lora"},
     {".hada_w1_a", "a LoHa adapter", "give it with --lora"},
-    {".lokr_w1", "a LoKr adapter", only_sd},
+    {".lokr_w1", "a LoKr adapter", "give it with --lora"},
     {"^conditioner.embedders.", "an SDXL checkpoint", only_sd},
     {"^model.diffusion_model.label_emb.", "an SDXL or unCLIP checkpoint", only_sd},
     {"^add_embedding.linear_1.", "an SDXL U-Net", only_sd},

@@ -123,7 +123,7 @@ static int print_checkpoint(const char *path, int file, Err *e)
 typedef struct {
     int rank[2];
     float alpha[2];                        /* smallest, largest */
-    size_t text, conv, loha, dora;
+    size_t text, conv, algo[3], dora;
 } LoraFacts;
 
 static LoraFacts facts_of(const Lora *lo)
@@ -131,16 +131,30 @@ static LoraFacts facts_of(const Lora *lo)
     LoraFacts f = {0};
     for (size_t i = 0; i < lo->count; i++) {
         const LoraModule *m = &lo->list[i];
-        if (!i || m->rank < f.rank[0]) f.rank[0] = m->rank;
-        if (!i || m->rank > f.rank[1]) f.rank[1] = m->rank;
+        int rank = m->algo == LORA_LOKR ? m->rank2 : m->rank;
+        if (rank && (!f.rank[0] || rank < f.rank[0])) f.rank[0] = rank;
+        if (rank > f.rank[1]) f.rank[1] = rank;
         if (!i || m->alpha < f.alpha[0]) f.alpha[0] = m->alpha;
         if (!i || m->alpha > f.alpha[1]) f.alpha[1] = m->alpha;
         f.text += m->target->text != 0;
         f.conv += m->target->k == 3;
-        f.loha += m->up2 != NULL;
-        f.dora += m->dora != NULL;
+        f.algo[m->algo]++;
+        f.dora += m->dora_of != LORA_NO_DORA;
     }
     return f;
+}
+
+static void print_algos(const LoraFacts *f)
+{
+    static const char *const names[] = {[LORA_PLAIN] = "LoRA", [LORA_LOHA] = "LoHa", [LORA_LOKR] = "LoKr"};
+    const char *sep = "";
+    printf("%-14s ", "kind");
+    for (int i = 0; i < 3; i++) {
+        if (!f->algo[i]) continue;
+        printf("%s%s", sep, names[i]);
+        sep = ", ";
+    }
+    printf("%s\n", f->dora ? " with DoRA" : "");
 }
 
 static int print_lora(const char *path, Err *e)
@@ -152,10 +166,11 @@ static int print_lora(const char *path, Err *e)
     int rc = lora_open(&lo, path, targets, count, e);
     if (!rc) {
         LoraFacts f = facts_of(&lo);
-        printf("%-14s LoRA%s%s\n", "kind", f.loha ? ", LoHa" : "", f.dora ? ", DoRA" : "");
+        print_algos(&f);
         printf("%-14s %zu (U-Net %zu, text encoder %zu; 3x3 convolutions %zu)\n", "modules",
                lo.count, lo.count - f.text, f.text, f.conv);
-        if (f.rank[0] == f.rank[1]) printf("%-14s %d\n", "rank", f.rank[0]);
+        if (!f.rank[1]) printf("%-14s full matrices\n", "rank");
+        else if (f.rank[0] == f.rank[1]) printf("%-14s %d\n", "rank", f.rank[0]);
         else printf("%-14s %d to %d\n", "rank", f.rank[0], f.rank[1]);
         if (f.alpha[0] == f.alpha[1]) printf("%-14s %g\n", "alpha", (double)f.alpha[0]);
         else printf("%-14s %g to %g\n", "alpha", (double)f.alpha[0], (double)f.alpha[1]);
@@ -186,7 +201,8 @@ static int print_hashes(const TensorFile *tf, int lora, Err *e)
 
 static int is_lora(const char *kind)
 {
-    return kind && (!strcmp(kind, "a LoRA") || !strcmp(kind, "a LoHa adapter"));
+    return kind && (!strcmp(kind, "a LoRA") || !strcmp(kind, "a LoHa adapter") ||
+                    !strcmp(kind, "a LoKr adapter"));
 }
 
 static int has_unet(const TensorFile *tf)
