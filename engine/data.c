@@ -71,7 +71,7 @@ static char *base_name(const char *path)
     return mem_printf("%.*s", (int)(end - at), path + at);
 }
 
-/* Pictures directly in the given folder: one repeat, or what its own name says
+/* Pictures directly in the given folder: flat_repeats, or what its own name says
  * (someone gave 10_cat itself instead of the folder around it). */
 static int add_flat(Dataset *ds, const char *dir, int is_reg, Err *e)
 {
@@ -79,9 +79,10 @@ static int add_flat(Dataset *ds, const char *dir, int is_reg, Err *e)
     const char *words = NULL;
     if (!name) return err_nomem(e, strlen(dir), "the list of folders");
     int n = parse_folder(name, &words);
+    int repeats = n ? n : ds->cfg.flat_repeats > 0 ? ds->cfg.flat_repeats : 1;
     notice(ds, "%s has no folders like 10_name: its pictures are used %d time%s each", dir,
-           n ? n : 1, n > 1 ? "s" : "");
-    int rc = add_folder(ds, dir, name, n ? words : NULL, n ? n : 1, is_reg, e);
+           repeats, repeats > 1 ? "s" : "");
+    int rc = add_folder(ds, dir, name, n ? words : NULL, repeats, is_reg, e);
     mem_free(name);
     return rc;
 }
@@ -155,7 +156,7 @@ static int add_item(Dataset *ds, size_t folder, const char *name, size_t *missin
     if (!it->path) return err_nomem(e, strlen(name), "the list of pictures");
     TRY(find_caption(&it->caption, ds, it->path, e));
     if (it->caption) return 0;
-    if (!(*missing)++)
+    if (!(*missing)++ && !(ds->cfg.caption.prefix && !f->class_tokens))
         notice(ds, f->class_tokens ? "%s has no caption file: \"%s\" from its folder is used"
                                    : "%s has no caption file: it is trained without words%s",
                it->path, f->class_tokens ? f->class_tokens : "");
@@ -175,7 +176,11 @@ static int scan_pictures(Dataset *ds, size_t folder, Err *e)
         if (image_has_extension(names[i])) rc = add_item(ds, folder, names[i], &missing, e);
     io_list_free(names, count);
     ds->folders[folder].count = ds->item_count - f->first;
-    if (missing > 1) notice(ds, "%s: %zu pictures in all have no caption file", f->path, missing);
+    if (missing && ds->cfg.caption.prefix && !f->class_tokens)
+        notice(ds, "%zu of %zu pictures have no caption file: \"%s\" alone is their caption", missing,
+               ds->folders[folder].count, ds->cfg.caption.prefix);
+    else if (missing > 1)
+        notice(ds, "%s: %zu pictures in all have no caption file", f->path, missing);
     if (!rc && !f->count) notice(ds, "folder %s has no pictures", f->path);
     return rc;
 }

@@ -24,7 +24,7 @@
 /* Strings are borrowed and must outlive the Dataset. */
 typedef struct {
     const char *train_dir;           /* folders N_words: each picture N times an epoch; or */
-                                     /* pictures themselves (once, with a notice) */
+                                     /* pictures themselves (with a notice) */
     const char *reg_dir;             /* regularisation pictures, same layout; NULL: none */
     const char *caption_extension;   /* NULL: .txt, then .caption */
     int batch_size;
@@ -33,6 +33,7 @@ typedef struct {
     int wildcards;                   /* captions keep all their lines (CaptionConfig.wildcards) */
     int alpha_mask;                  /* masks are the pictures' opacity */
     const char *mask_dir;            /* masks: folder of pictures named as these; NULL: none */
+    int flat_repeats;                /* of pictures that lie in no such folder; 0: once */
     double split;                    /* part of the training pictures that is held out, by folder */
     uint64_t split_seed;
     int held_out;                    /* 1: only those are here, once each; 0: only the others */

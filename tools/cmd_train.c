@@ -39,7 +39,9 @@ static int train(TrainRun *r, Err *e)
 {
     TRY(train_open(r, e));
     if (r->table) return 0;
+    train_print_choices(r);
     summary(r);
+    train_print_defaults(r);
     if (r->o.dry_run) return train_print_memory(r, e);
     TRY(train_start(r, e));
     TRY(train_steps(r, 0, e));

@@ -83,7 +83,7 @@ static int unknown(const Options *o, const char *name, const char *where, Err *e
 int options_given(const Options *o, const char *name)
 {
     size_t i = find(o, name);
-    return i < o->count && o->given[i];
+    return i < o->count ? o->given[i] : 0;
 }
 
 static char *list_text(const OptionList *l)
@@ -198,7 +198,7 @@ int options_set(Options *o, const char *name, const char *value, int source, Err
     if (i == o->count) return unknown(o, name, o->command, e);
     const Option *t = &o->table[i];
     void *field = (char *)o->fields + t->offset;
-    if (o->given[i] == 1 && source == 2) return 0;         /* the command line wins over a file */
+    if (o->given[i] && o->given[i] < source) return 0;     /* the command line wins over a file */
     int rc = 0;
     switch (t->kind) {
     case OPT_FLAG: rc = set_flag(t, field, value, e); break;
@@ -225,7 +225,7 @@ static int takes_value(const Option *t)
 /* Does the list go on with this argument? */
 static int more_values(const Option *t, const char *arg)
 {
-    if ((t->kind != OPT_LIST && t->kind != OPT_IGNORED) || !t->arg) return 0;
+    if ((t->kind != OPT_LIST && t->kind != OPT_IGNORED && t->kind != OPT_FLOAT) || !t->arg) return 0;
     if (!strcmp(t->arg, "K=V")) return arg[0] != '-' && strchr(arg, '=');
     return strstr(t->arg, "...") && (arg[0] != '-' || strchr("0123456789.", arg[1]));
 }
@@ -242,7 +242,7 @@ static int parse_long(Options *o, int argc, char **argv, int *i, Err *e)
     size_t k = find(o, name);
     if (k == o->count && (!strncmp(name, "no-", 3) || !strncmp(name, "no_", 3)) && !eq) {
         size_t p = find(o, name + 3);
-        if (p < o->count && o->table[p].kind == OPT_FLAG) return options_set(o, name + 3, "false", 1, e);
+        if (p < o->count && o->table[p].kind == OPT_FLAG) return options_set(o, name + 3, "false", OPTIONS_COMMAND, e);
     }
     if (k == o->count) return unknown(o, name, o->command, e);
     if (eq) return options_set(o, name, eq + 1, 1, e);
@@ -252,7 +252,10 @@ static int parse_long(Options *o, int argc, char **argv, int *i, Err *e)
     if (*i + 1 >= argc) return err_set(e, ERR_USAGE, "option --%s: a value is missing", o->table[k].name);
     TRY(options_set(o, name, argv[++*i], 1, e));
     /* argparse's nargs="*": --optimizer_args a=1 b=2 */
-    while (*i + 1 < argc && more_values(&o->table[k], argv[*i + 1])) TRY(options_set(o, name, argv[++*i], 1, e));
+    while (*i + 1 < argc && more_values(&o->table[k], argv[*i + 1])) {
+        const char *more = argv[++*i];
+        if (o->table[k].kind != OPT_FLOAT) TRY(options_set(o, name, more, OPTIONS_COMMAND, e));
+    }
     return 0;
 }
 
@@ -292,7 +295,9 @@ static int from_file(void *ctx, const char *key, const char *value, int index, E
     Options *o = ctx;
     size_t i = find(o, key);
     if (i == o->count) return unknown(o, key, "config file", e);
-    if (index > 0 && o->table[i].kind != OPT_LIST)
+    const Option *t = &o->table[i];
+    if (index > 0 && t->kind == OPT_FLOAT && t->arg && strstr(t->arg, "...")) return 0;
+    if (index > 0 && t->kind != OPT_LIST)
         return err_set(e, ERR_USAGE, "option %s: one value expected, not a list", key);
     return options_set(o, key, value, 2, e);
 }

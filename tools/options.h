@@ -18,7 +18,7 @@ typedef enum {
     OPT_FLAG,      /* int: 0 or 1 */
     OPT_INT,       /* int */
     OPT_INT64,     /* int64_t */
-    OPT_FLOAT,     /* double; NAN: not given */
+    OPT_FLOAT,     /* double; NAN: not given. arg "X...": several may follow, the first counts */
     OPT_TEXT,      /* char *, owned */
     OPT_MAYBE,     /* char *, owned: the value may be missing (then "") */
     OPT_LIST,      /* OptionList: every occurrence is appended */
@@ -50,7 +50,7 @@ typedef struct {
     void *fields;          /* the subcommand's struct, holding the defaults */
     const char *command;   /* "sdc train" */
     const char *summary;   /* one line for --help */
-    unsigned char *given;  /* count flags: set by the command line (1) or a file (2) */
+    unsigned char *given;  /* (count) who set it (OPTIONS_COMMAND...), or 0 */
     OptionList *rest;      /* arguments that are no options; NULL: an error */
 } Options;
 
@@ -60,9 +60,11 @@ int options_parse(Options *o, int argc, char **argv, int *help, Err *e);
  * --config_file does); the command line wins. */
 int options_file(Options *o, const char *path, Err *e);
 int options_file_text(Options *o, const char *text, const char *path, Err *e);
-/* Sets one option from text. line 0: the command line. */
+/* Who set an option: what a smaller number set stays when a larger one comes. */
+enum { OPTIONS_COMMAND = 1, OPTIONS_FILE, OPTIONS_CHOSEN };
+/* Sets one option from text. source: one of these. */
 int options_set(Options *o, const char *name, const char *value, int source, Err *e);
-/* Was it set by the user? name as in the table. */
+/* Who set it, 0: nobody. name as in the table. */
 int options_given(const Options *o, const char *name);
 /* Its value as it could be given, an empty text when there is none; owned by the caller. */
 char *options_text(const Options *o, const char *name);

@@ -80,14 +80,23 @@ static int read_lines(SamplePrompts *p, char *text, const char *path, Err *e)
     return p->count ? 0 : err_set(e, ERR_USAGE, "%s: no prompts in this file", path);
 }
 
+int prompts_parse(SamplePrompts *p, const char *text, const char *path, Err *e)
+{
+    char *copy = mem_strdup(text);
+    *p = (SamplePrompts){0};
+    int rc = copy ? read_lines(p, copy, path, e) : err_nomem(e, strlen(text), path);
+    mem_free(copy);
+    if (rc) prompts_free(p);
+    return rc;
+}
+
 int prompts_read(SamplePrompts *p, const char *path, Err *e)
 {
     char *text;
     *p = (SamplePrompts){0};
     TRY(io_read_text(&text, NULL, path, FILE_MAX_BYTES, e));
-    int rc = read_lines(p, text, path, e);
+    int rc = prompts_parse(p, text, path, e);
     mem_free(text);
-    if (rc) prompts_free(p);
     return rc;
 }
 

@@ -26,6 +26,8 @@ typedef struct {
 
 /* ERR_USAGE "FILE:LINE: ..." for an option that is not known or has no number. */
 int prompts_read(SamplePrompts *p, const char *path, Err *e);
+/* The same from the text of such a file, named path in messages. */
+int prompts_parse(SamplePrompts *p, const char *text, const char *path, Err *e);
 void prompts_free(SamplePrompts *p);
 
 #endif

@@ -1,6 +1,9 @@
 /* train.h - what the parts of `sdc train` share.
  *
  *   train_options.c  the option table, defaults, what kohya has and we have not
+ *   train_preset.c   --preset: settings with reasons
+ *   train_record.c   those settings in a file, and back
+ *   train_kohya.c    command lines as kohya's
  *   train_open.c     the run before its first step
  *   train_run.c      its steps, and what is done after each
  *   cmd_train.c      the command
@@ -29,8 +32,8 @@ typedef struct {
         *lr_warmup, *loss_type, *huber_schedule, *sample_prompts, *sample_sampler, *resume, *config_file,
         *init, *device, *caption_prefix, *caption_suffix, *keep_tokens_separator, *comment, *network_module,
         *network_args, *validation_dir, *save_model_as, *ram, *lr_decay, *mask_dir, *caption_separator,
-        *secondary_separator, *logging_dir, *log_prefix, *log_with, *meta_text[TRAIN_META];
-    OptionList optimizer_arg_list, network_arg_list, lr_arg_list, base_weights, base_multipliers;
+        *secondary_separator, *preset, *trigger, *logging_dir, *log_prefix, *log_with, *meta_text[TRAIN_META];
+    OptionList optimizer_arg_list, network_arg_list, lr_arg_list, base_weights, base_multipliers, rest;
     int network_dim, conv_dim, full, train_vae, unet_only, text_only, batch, accumulation, epochs, steps,
         save_every_n_epochs, save_every_n_steps, save_last_n_epochs, sample_every_n_epochs,
         sample_every_n_steps, sample_at_first, save_state, save_state_every_n_steps, shuffle_caption,
@@ -40,7 +43,7 @@ typedef struct {
         stop_after_steps, unit_latents, micro, full_bf16, int8_base, lr_timescale, debiased, scale_v_loss,
         noise_offset_random, multires_iterations, ip_noise_random, zero_terminal_snr, alpha_mask, masked_loss,
         enable_wildcard, token_warmup_min, validate_every_n_epochs, validate_every_n_steps,
-        max_validation_steps, save_n_epoch_ratio, save_last_n_steps;
+        max_validation_steps, repeats, save_n_epoch_ratio, save_last_n_steps;
     int64_t seed, validation_seed;
     double network_alpha, conv_alpha, lr, unet_lr, text_lr, max_grad_norm, lr_power, min_snr_gamma, huber_c,
         noise_offset, caption_dropout_rate, tag_dropout_rate, prior_loss_weight, kl_weight,
@@ -50,6 +53,9 @@ typedef struct {
 
 /* Defaults and the table. */
 int train_options_init(TrainOptions *o, Options *opt, Err *e);
+
+/* A setting that the program chose. */
+typedef struct { const char *name; char *reason; } TrainChoice;
 
 typedef struct {
     TrainOptions o;
@@ -76,6 +82,10 @@ typedef struct {
     RunLog log;
     int norms_scaled;              /* by --scale_weight_norms in the last step */
     double norm_mean, norm_max, val_before, val_after;
+    TrainChoice *choices;
+    size_t choice_count, choice_cap;
+    int recalled;                  /* settings are those of the record of the first start */
+    char *prompts;                 /* sample prompts that were chosen, to be written; or NULL */
     struct TrainSamples *samples;  /* train_samples.c; NULL: none */
 } TrainRun;
 
@@ -94,6 +104,30 @@ int train_pause(TrainRun *r, Err *e);
 /* After the last step: the trained file and the report. */
 int train_finish(TrainRun *r, Err *e);
 void train_close(TrainRun *r);
+
+/* --preset and --trigger: sets options that were not given. */
+int train_preset(TrainRun *r, Err *e);
+/* Its choice of where results go, which is known before anything else. */
+int train_preset_names(TrainRun *r, Err *e);
+/* Sets an option because of reason, unless the user set it. value, reason: owned by the run. */
+int train_choice(TrainRun *r, const char *name, char *value, char *reason, Err *e);
+const char *train_reason(const TrainRun *r, const char *name);    /* NULL: not chosen */
+void train_print_choices(const TrainRun *r);
+
+/* OUTPUT_DIR/OUTPUT_NAME.toml: all settings of a run with choices, for --config_file. When
+ * such a run is resumed, it reads them from there and chooses nothing again. */
+int train_recall(TrainRun *r, Err *e);
+int train_record_check(const TrainRun *r, Err *e);     /* ERR_USAGE: another file is in its place */
+int train_record(const TrainRun *r, Err *e);
+
+/* What stands before the options in a command line for kohya's scripts is passed over: *skip
+ * arguments. ERR_USAGE for scripts of other models. */
+int train_kohya_command(TrainRun *r, int argc, char **argv, int *skip, Err *e);
+/* What was not given and is not as it would be there. */
+void train_print_defaults(const TrainRun *r);
+
+/* The pictures under training as the options say; quiet: without notices. */
+int train_dataset(Dataset **ds, const TrainOptions *o, int quiet, Err *e);
 
 /* After everything is planned: makes the run fit into --ram (or what is free) by smaller
  * pieces of a batch and by recomputing; ERR_MEMORY with what would fit. */

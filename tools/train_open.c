@@ -227,7 +227,7 @@ static DataConfig data_config(const TrainOptions *o, const char *dir, const char
                     .batch_size = o->batch, .flip_aug = o->flip_aug, .prior_loss_weight = o->prior_loss_weight,
                     .seed = (uint64_t)o->seed, .skip_bad_images = o->skip_bad_images, .notice = notice,
                     .wildcards = o->enable_wildcard, .alpha_mask = o->alpha_mask, .mask_dir = o->mask_dir,
-                    .split = o->validation_split,
+                    .split = o->validation_split, .flat_repeats = o->repeats,
                     .split_seed = (uint64_t)(o->validation_seed >= 0 ? o->validation_seed : o->seed)};
     c.bucket = (BucketConfig){.enable = o->enable_bucket, .no_upscale = o->bucket_no_upscale,
                               .min_reso = o->min_bucket_reso, .max_reso = o->max_bucket_reso,
@@ -244,17 +244,24 @@ static DataConfig data_config(const TrainOptions *o, const char *dir, const char
     return c;
 }
 
+int train_dataset(Dataset **ds, const TrainOptions *o, int quiet, Err *e)
+{
+    DataConfig c = data_config(o, o->data_dir, o->reg_data_dir);
+    if (quiet) c.notice = NULL;
+    TRY(parse_resolution(o->resolution, &c.bucket.w, &c.bucket.h, e));
+    return dataset_open(ds, &c, e);
+}
+
 static int open_data(TrainRun *r, Err *e)
 {
     TrainOptions *o = &r->o;
-    DataConfig c = data_config(o, o->data_dir, o->reg_data_dir);
-    TRY(parse_resolution(o->resolution, &c.bucket.w, &c.bucket.h, e));
-    TRY(dataset_open(&r->ds, &c, e));
+    TRY(train_dataset(&r->ds, o, 0, e));
     if (!o->validation_dir && !(o->validation_split > 0)) return 0;
     /* measured as they are: no variation, one picture at a time */
     DataConfig v = data_config(o, o->validation_dir ? o->validation_dir : o->data_dir, NULL);
     v.held_out = 1;
-    v.bucket = c.bucket;
+    if (!o->validation_dir) v.notice = NULL;       /* said already */
+    v.bucket = r->ds->cfg.bucket;
     v.batch_size = 1;
     v.flip_aug = 0;
     v.caption = (CaptionConfig){.prefix = o->caption_prefix, .suffix = o->caption_suffix,
@@ -427,7 +434,9 @@ static int list_facts(TrainRun *r, Err *e)
 int train_open(TrainRun *r, Err *e)
 {
     OptimConfig oc;
+    TRY(train_preset(r, e));
     TRY(check_options(r, e));
+    TRY(train_record_check(r, e));
     TRY(optim_parse(&oc, r->o.optimizer, r->o.optimizer_args, e));
     choose_rates(&r->o, &oc);
     if (r->o.seed < 0) r->o.seed = machine_random_seed();

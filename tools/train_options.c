@@ -21,7 +21,9 @@
 static const Option table[] = {
     HEAD("What is trained"),
     {"pretrained_model_name_or_path", 'm', OPT_TEXT, AT(model), 0, 0, "FILE", "checkpoint or diffusers folder", "model"},
-    {"train_data_dir", 'd', OPT_TEXT, AT(data_dir), 0, 0, "DIR", "folders N_words of pictures with .txt captions", "data"},
+    {"train_data_dir", 'd', OPT_TEXT, AT(data_dir), 0, 0, "DIR", "folders N_words of pictures with .txt captions, or pictures; also without the name", "data"},
+    TEXT("preset", preset, "NAME", "character, style or object: chooses what is not given, and says why"),
+    TEXT("trigger", trigger, "WORDS", "the words that call it: put before captions that are without them"),
     TEXT("reg_data_dir", reg_data_dir, "DIR", "regularisation pictures, same layout"),
     {"output_dir", 'o', OPT_TEXT, AT(output_dir), 0, 0, "DIR", "where results go (.)", NULL},
     TEXT("output_name", output_name, "NAME", "their name (last)"),
@@ -52,7 +54,7 @@ static const Option table[] = {
     INT("gradient_accumulation_steps", accumulation, 1, 4096, "batches per optimizer step (1)"),
     NUM("learning_rate", lr, 0, 100, "rate of what has none of its own (1e-4)"),
     NUM("unet_lr", unet_lr, 0, 100, "rate of the U-Net"),
-    {"text_encoder_lr", 0, OPT_FLOAT, AT(text_lr), 0, 100, "X", "rate of the text encoder (half the U-Net's)", "learning_rate_te"},
+    {"text_encoder_lr", 0, OPT_FLOAT, AT(text_lr), 0, 100, "X...", "rate of the text encoder (half the U-Net's)", "learning_rate_te"},
     {"optimizer_type", 0, OPT_TEXT, AT(optimizer), 0, 0, "NAME", "AdamW, AdamW8bit, Lion, SGD, DAdaptAdam, Prodigy (AdamW)", "optimizer"},
     {"optimizer_args", 0, OPT_LIST, AT(optimizer_arg_list), 0, 0, "K=V", "its arguments", NULL},
     {"lr_scheduler", 0, OPT_TEXT, AT(lr_scheduler), 0, 0, "NAME", "constant, constant_with_warmup, linear, cosine, cosine_with_restarts, cosine_with_min_lr, polynomial, "
@@ -102,6 +104,7 @@ static const Option table[] = {
     INT("min_bucket_reso", min_bucket_reso, 8, 16384, "shortest side (256)"),
     INT("max_bucket_reso", max_bucket_reso, 8, 16384, "longest side (1024)"),
     INT("bucket_reso_steps", bucket_reso_steps, 8, 1024, "sides are multiples of it (64)"),
+    INT("dataset_repeats", repeats, 1, 1e6, "uses an epoch of pictures that lie in no folder N_words (1)"),
     FLAG("flip_aug", flip_aug, "mirror every second use"),
     {"caption_extension", 0, OPT_TEXT, AT(caption_extension), 0, 0, ".EXT", "of caption files (.txt, then .caption)", "caption_extention"},
     TEXT("caption_separator", caption_separator, "TEXT", "between tags (,)"),
@@ -191,7 +194,7 @@ int train_options_init(TrainOptions *o, Options *opt, Err *e)
                         .validation_seed = -1, .huber_scale = 1, .multires_discount = 0.3, .token_warmup_min = 1,
                         .lr_min_ratio = NAN};
     *opt = (Options){table, sizeof table / sizeof *table, o, "sdc train",
-                     "train a LoRA (or, with --full, a model) on a folder of pictures", NULL, NULL};
+                     "train a LoRA (or, with --full, a model) on a folder of pictures", NULL, &o->rest};
     struct { char **field; const char *value; } texts[] = {
         {&o->output_dir, "."}, {&o->output_name, "last"}, {&o->resolution, "512"}, {&o->save_precision, "fp16"},
         {&o->optimizer, "AdamW"}, {&o->lr_scheduler, "constant"}, {&o->loss_type, "l2"},

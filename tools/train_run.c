@@ -191,17 +191,27 @@ static int load(TrainRun *r, Err *e)
 
 int train_parse(TrainRun *r, int argc, char **argv, int *help, Err *e)
 {
-    r->argc = argc;
-    r->argv = argv;
+    int skip;
     *help = 0;
     TRY(train_options_init(&r->o, &r->opt, e));
+    TRY(train_kohya_command(r, argc, argv, &skip, e));
+    r->argc = argc -= skip;
+    r->argv = argv += skip;
     TRY(options_parse(&r->opt, argc, argv, help, e));
-    return r->o.config_file && !*help ? options_file(&r->opt, r->o.config_file, e) : 0;
+    if (*help) return 0;
+    if (r->o.rest.count) {
+        if (r->o.data_dir || r->o.rest.count > 1)
+            return err_set(e, ERR_USAGE, "sdc train: unexpected argument \"%s\"", r->o.rest.item[r->o.data_dir ? 0 : 1]);
+        TRY(options_set(&r->opt, "train_data_dir", r->o.rest.item[0], OPTIONS_COMMAND, e));
+    }
+    if (r->o.config_file) TRY(options_file(&r->opt, r->o.config_file, e));
+    return train_recall(r, e);
 }
 
 int train_start(TrainRun *r, Err *e)
 {
     TRY(io_mkdirs(r->o.output_dir, e));
+    TRY(train_record(r, e));
     TRY(encode_pictures(r, e));
     TRY(load(r, e));
     TRY(train_place(&r->t, e));
@@ -261,5 +271,8 @@ void train_close(TrainRun *r)
     mem_free(r->facts);
     mem_free(r->state_path);
     mem_free(r->cache_dir);
+    for (size_t i = 0; i < r->choice_count; i++) mem_free(r->choices[i].reason);
+    mem_free(r->choices);
+    mem_free(r->prompts);
     options_free(&r->opt);
 }

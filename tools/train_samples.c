@@ -55,7 +55,8 @@ int train_samples_init(TrainRun *r, Err *e)
     if (o->train_vae) return err_set(e, ERR_USAGE, "option --sample_prompts: not with --train_vae");
     struct TrainSamples *s = r->samples = mem_calloc(1, sizeof *s);
     if (!s) return err_nomem(e, sizeof *s, "sample pictures");
-    TRY(prompts_read(&s->prompts, o->sample_prompts, e));
+    if (r->prompts) TRY(prompts_parse(&s->prompts, r->prompts, o->sample_prompts, e));
+    else TRY(prompts_read(&s->prompts, o->sample_prompts, e));
     s->pipes = mem_calloc(s->prompts.count, sizeof *s->pipes);
     s->seed = mem_calloc(s->prompts.count, sizeof *s->seed);
     if (!s->pipes || !s->seed) return err_nomem(e, 64, "sample pictures");
