@@ -89,6 +89,16 @@ enum { LATER = 8 << 20 };
 
 size_t memory_held(const Dev *d) { return dev_own_memory(d) ? 0 : memory_process() + LATER; }
 
+size_t memory_held_later(const Dev *d, const Lora *lora)
+{
+    size_t now = memory_held(d), down = 0;
+    for (size_t i = 0; i < lora->count; i++) {         /* the up factors are pages of zeros */
+        const LoraModule *m = &lora->list[i];
+        down += (size_t)m->rank * (size_t)m->target->in * (size_t)m->target->k * (size_t)m->target->k * sizeof(float);
+    }
+    return now > down ? now - down : now;
+}
+
 void memory_graph(Memory *m, const Exec *x)
 {
     if (x->plan.scratch_bytes > m->scratch) m->scratch = x->plan.scratch_bytes;

@@ -10,6 +10,7 @@
 
 #include "engine/cost.h"
 #include "engine/exec.h"
+#include "engine/lora.h"
 
 typedef struct {
     size_t weights;            /* of the model: the most that is loaded at a time */
@@ -37,6 +38,9 @@ size_t memory_peak(void);
 /* What counts besides the plan on this device: the process, or nothing where the device
  * has memory of its own. */
 size_t memory_held(const Dev *d);
+/* The same once the initial values of a LoRA under training, which the process holds
+ * now, are freed. */
+size_t memory_held_later(const Dev *d, const Lora *lora);
 
 /* The larger of what m knows and what this graph needs, which is as large as *x. */
 void memory_graph(Memory *m, const Exec *x);

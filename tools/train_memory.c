@@ -22,18 +22,6 @@ static size_t encoder_weights(const TrainRun *r)
     return params_part(r->m.ps, "vae.encoder.").frozen + params_part(r->m.ps, "vae.quant_conv.").frozen;
 }
 
-/* What the process holds when everything is loaded: the initial values of a LoRA, which
- * it holds now, are freed by then. */
-static size_t process_bytes(const TrainRun *r)
-{
-    size_t now = memory_held(r->m.dev), down = 0;
-    for (size_t i = 0; i < r->lora.count; i++) {       /* the up factors are pages of zeros */
-        const LoraModule *m = &r->lora.list[i];
-        down += (size_t)m->rank * (size_t)m->target->in * (size_t)m->target->k * (size_t)m->target->k * sizeof(float);
-    }
-    return now > down ? now - down : now;
-}
-
 static void account(TrainRun *r)
 {
     ParamBytes p = params_part(r->m.ps, NULL);
@@ -41,7 +29,7 @@ static void account(TrainRun *r)
     r->memory = (Memory){.weights = p.frozen - encoder_weights(r) + (lora ? 0 : p.trained),
                          .lora = lora ? p.trained : 0, .gradients = p.gradients,
                          .optimizer = train_bytes(&r->t), .activations = r->m.slab.bytes,
-                         .scratch = r->m.slab.scratch_bytes, .process = process_bytes(r)};
+                         .scratch = r->m.slab.scratch_bytes, .process = memory_held_later(r->m.dev, &r->lora)};
     if (r->o.train_vae) {
         r->memory.plan = r->ae.exec.plan;
         return;
