@@ -318,6 +318,36 @@ TEST(train_in_pieces_learns_the_same)
     CHECK(size > 0 && worst <= 6.1e-4);
 }
 
+/* What is missing, and nothing else, is made, and made the same after a stop. */
+TEST(train_makes_missing_class_pictures)
+{
+    Err e = {0};
+    CHECK_OK(prepare(&e), &e);
+    char more[700], first[600];
+    snprintf(more, sizeof more, "--max_train_steps 1 --num_class_images 2 --class_prompt \"a dog\" --reg_data_dir %s",
+             in_dir("reg"));
+    char dry[760];
+    snprintf(dry, sizeof dry, "%s --dry_run", more);
+    TRAIN_OK(in_dir("a"), dry);
+    CHECK(strstr(err, "2 class pictures are missing") && !io_exists(in_dir("reg")));
+    TRAIN_OK(in_dir("a"), more);
+    CHECK(strstr(err, "(2 of regularisation)"));
+    char *caption;
+    CHECK_OK(io_read_text(&caption, NULL, in_dir("reg/1_class/class-00000.txt"), 100, &e), &e);
+    int same = !strcmp(caption, "a dog");
+    free(caption);
+    CHECK(same);
+    snprintf(first, sizeof first, "%s", in_dir("reg/1_class/class-00000.png"));
+    CHECK(!fixture_same_file(first, in_dir("reg/1_class/class-00001.png")));
+    CHECK_INT(rename(first, in_dir("kept.png")), 0);
+    TRAIN_OK(in_dir("b"), more);
+    CHECK(fixture_same_file(first, in_dir("kept.png")));
+    CHECK(fixture_same_file(in_dir("a/x.safetensors"), in_dir("b/x.safetensors")));
+    TRAIN_OK(in_dir("b"), more);
+    CHECK(!strstr(err, "class pictures"));
+    CHECK_INT(train(in_dir("b"), "--max_train_steps 1 --num_class_images 2"), 2);
+}
+
 TEST(train_explains_its_errors)
 {
     Err e = {0};

@@ -8,6 +8,7 @@
  *   train_run.c      its steps, and what is done after each
  *   cmd_train.c      the command
  *   train_save.c     LoRA and checkpoint files with kohya's metadata
+ *   train_class.c    regularisation pictures that are missing
  *   train_memory.c   what the run needs, and how it is made to fit
  *   train_samples.c  sample pictures and the grid
  *   train_norms.c    --scale_weight_norms
@@ -32,7 +33,7 @@ typedef struct {
         *lr_warmup, *loss_type, *huber_schedule, *sample_prompts, *sample_sampler, *resume, *config_file,
         *init, *device, *caption_prefix, *caption_suffix, *keep_tokens_separator, *comment, *network_module,
         *network_args, *validation_dir, *save_model_as, *ram, *lr_decay, *mask_dir, *caption_separator,
-        *secondary_separator, *preset, *trigger, *logging_dir, *log_prefix, *log_with, *meta_text[TRAIN_META];
+        *secondary_separator, *preset, *trigger, *class_prompt, *logging_dir, *log_prefix, *log_with, *meta_text[TRAIN_META];
     OptionList optimizer_arg_list, network_arg_list, lr_arg_list, base_weights, base_multipliers, rest;
     int network_dim, conv_dim, full, train_vae, unet_only, text_only, batch, accumulation, epochs, steps,
         save_every_n_epochs, save_every_n_steps, save_last_n_epochs, sample_every_n_epochs,
@@ -43,7 +44,8 @@ typedef struct {
         stop_after_steps, unit_latents, micro, full_bf16, int8_base, lr_timescale, debiased, scale_v_loss,
         noise_offset_random, multires_iterations, ip_noise_random, zero_terminal_snr, alpha_mask, masked_loss,
         enable_wildcard, token_warmup_min, validate_every_n_epochs, validate_every_n_steps,
-        max_validation_steps, repeats, save_n_epoch_ratio, save_last_n_steps;
+        max_validation_steps, repeats, save_n_epoch_ratio, save_last_n_steps,
+        num_class_images;
     int64_t seed, validation_seed;
     double network_alpha, conv_alpha, lr, unet_lr, text_lr, max_grad_norm, lr_power, min_snr_gamma, huber_c,
         noise_offset, caption_dropout_rate, tag_dropout_rate, prior_loss_weight, kl_weight,
@@ -74,6 +76,7 @@ typedef struct {
     size_t fact_count;
     char *state_path, *cache_dir;
     uint32_t steps_per_epoch, total;
+    size_t class_missing;          /* regularisation pictures, with --num_class_images */
     double last_state;             /* seconds: when the state was last saved */
     uint32_t first_step;           /* where this session began */
     Progress progress;
@@ -92,7 +95,8 @@ typedef struct {
 /* A run, in this order; *r is zeroed before the first. train_close whatever happened. */
 /* The command line, and the --config_file that it names. */
 int train_parse(TrainRun *r, int argc, char **argv, int *help, Err *e);
-/* From parsed options to everything planned; nothing is loaded or written. */
+/* From parsed options to everything planned; nothing is loaded or written but class
+ * pictures that are missing (train_class.c). */
 int train_open(TrainRun *r, Err *e);
 /* Latents, weights, what --resume continues, the log: ready for the first step. */
 int train_start(TrainRun *r, Err *e);
@@ -104,6 +108,18 @@ int train_pause(TrainRun *r, Err *e);
 /* After the last step: the trained file and the report. */
 int train_finish(TrainRun *r, Err *e);
 void train_close(TrainRun *r);
+/* Frees everything but the options: train_open may follow. */
+void train_close_parts(TrainRun *r);
+
+/* Its parts that others use: the model, and --resolution. */
+int train_open_model(TrainRun *r, Err *e);
+int train_resolution(const TrainOptions *o, int *w, int *h, Err *e);
+
+/* --num_class_images: whether there is none yet; how many are missing; makes these in a run
+ * of which nothing is open, and leaves the model open. */
+int train_class_none(const TrainOptions *o);
+int train_class_missing(TrainRun *r, Err *e);
+int train_class_images(TrainRun *r, size_t missing, Err *e);
 
 /* --preset and --trigger: sets options that were not given. */
 int train_preset(TrainRun *r, Err *e);

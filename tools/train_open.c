@@ -19,8 +19,9 @@ enum { CONFIG_JSON_MAX = 1 << 16 };
 /* ---- options ------------------------------------------------------------- */
 
 /* "512" or "512,768". */
-static int parse_resolution(const char *s, int *w, int *h, Err *e)
+int train_resolution(const TrainOptions *o, int *w, int *h, Err *e)
 {
+    const char *s = o->resolution;
     char *end;
     long a = strtol(s, &end, 10), b = a;
     int ok = end != s;
@@ -69,6 +70,8 @@ static int lr_args(const TrainOptions *o, LrSched *s, Err *e)
 /* Joins --optimizer_args into one text. */
 static int join_args(TrainOptions *o, Err *e)
 {
+    mem_free(o->optimizer_args);
+    o->optimizer_args = NULL;
     for (size_t i = 0; i < o->optimizer_arg_list.count; i++) {
         char *s = mem_printf("%s%s%s", o->optimizer_args ? o->optimizer_args : "", o->optimizer_args ? "," : "",
                              o->optimizer_arg_list.item[i]);
@@ -182,7 +185,7 @@ static int base_specs(const TrainOptions *o, OptionList *specs, Err *e)
     return 0;
 }
 
-static int open_model(TrainRun *r, Err *e)
+int train_open_model(TrainRun *r, Err *e)
 {
     TrainOptions *o = &r->o;
     char device[64];
@@ -246,9 +249,9 @@ static DataConfig data_config(const TrainOptions *o, const char *dir, const char
 
 int train_dataset(Dataset **ds, const TrainOptions *o, int quiet, Err *e)
 {
-    DataConfig c = data_config(o, o->data_dir, o->reg_data_dir);
+    DataConfig c = data_config(o, o->data_dir, train_class_none(o) ? NULL : o->reg_data_dir);
     if (quiet) c.notice = NULL;
-    TRY(parse_resolution(o->resolution, &c.bucket.w, &c.bucket.h, e));
+    TRY(train_resolution(o, &c.bucket.w, &c.bucket.h, e));
     return dataset_open(ds, &c, e);
 }
 
@@ -431,7 +434,7 @@ static int list_facts(TrainRun *r, Err *e)
     return 0;
 }
 
-int train_open(TrainRun *r, Err *e)
+static int open_run(TrainRun *r, Err *e)
 {
     OptimConfig oc;
     TRY(train_preset(r, e));
@@ -444,7 +447,8 @@ int train_open(TrainRun *r, Err *e)
         return err_nomem(e, 64, "a file name");
     r->state_path = mem_printf("%s/%s-state.safetensors", r->o.output_dir, r->o.output_name);
     if (!r->state_path) return err_nomem(e, 64, "a file name");
-    TRY(open_model(r, e));
+    TRY(train_class_missing(r, e));
+    TRY(train_open_model(r, e));
     TRY(open_data(r, e));
     TRY(open_lora(r, e));
     TRY(open_task(r, e));
@@ -452,4 +456,21 @@ int train_open(TrainRun *r, Err *e)
     TRY(open_trainer(r, &oc, e));
     TRY(train_fit(r, e));
     return list_facts(r, e);
+}
+
+/* Class pictures are made when the training itself is known to fit; then they belong to it. */
+int train_open(TrainRun *r, Err *e)
+{
+    TRY(open_run(r, e));
+    size_t missing = r->class_missing;
+    if (!missing) return 0;
+    if (r->o.dry_run) {
+        fprintf(stderr, "note: %zu class pictures are missing and would be made first; steps are counted without them\n",
+                missing);
+        return 0;
+    }
+    train_close_parts(r);
+    TRY(train_class_images(r, missing, e));
+    train_close_parts(r);
+    return open_run(r, e);
 }

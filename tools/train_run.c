@@ -254,7 +254,7 @@ int train_finish(TrainRun *r, Err *e)
     return 0;
 }
 
-void train_close(TrainRun *r)
+void train_close_parts(TrainRun *r)
 {
     runlog_close(&r->log);
     train_samples_free(r);
@@ -274,5 +274,12 @@ void train_close(TrainRun *r)
     for (size_t i = 0; i < r->choice_count; i++) mem_free(r->choices[i].reason);
     mem_free(r->choices);
     mem_free(r->prompts);
+    *r = (TrainRun){.o = r->o, .opt = r->opt, .argc = r->argc, .argv = r->argv};
+    mem_trim();
+}
+
+void train_close(TrainRun *r)
+{
+    train_close_parts(r);
     options_free(&r->opt);
 }
