@@ -160,7 +160,8 @@ $(B)/%.o: %.c
 	$Q$(CC) $(CPPFLAGS) $(ALLFLAGS) -MMD -MP -c -o $@ $<
 
 # Tests run many short programs: threads that wait in a loop would keep them from the cores.
-RUN := OMP_WAIT_POLICY=passive
+TEST_JOBS ?= $(shell nproc 2>/dev/null || echo 1)
+RUN := OMP_WAIT_POLICY=passive TEST_JOBS=$(TEST_JOBS)
 test: sdc $(B)/test             ## build and run the tests
 	$Q$(RUN) $(B)/test $(TESTS)
 

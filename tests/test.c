@@ -4,10 +4,14 @@
 
 #include <ftw.h>
 #include <stdarg.h>
+#include <stdatomic.h>
 #include <stdlib.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
+
+enum { MAX_JOBS = 64 };
 
 static TestCase *first;
 static const TestCase *running;
@@ -87,21 +91,76 @@ static int wanted(const char *name, int argc, char **argv)
     return want;
 }
 
+/* What the processes that run tests share. */
+typedef struct {
+    atomic_int next, passed, failed;
+    _Atomic(const TestCase *) running[MAX_JOBS];   /* by each of them; NULL between tests */
+} Shared;
+
+static void run_one(TestCase *t, Shared *s)
+{
+    failed_now = 0;
+    running = t;
+    t->run();
+    if (failed_now) printf("FAIL %s\n", t->name);
+    failed_now ? s->failed++ : s->passed++;
+    if (dir[0]) nftw(dir, rm, 16, FTW_DEPTH | FTW_PHYS);
+    dir[0] = 0;
+}
+
+/* Takes one test after the other until there is none. */
+static void run_rest(Shared *s, int job, int argc, char **argv)
+{
+    int i = 0, mine = s->next++;
+    for (TestCase *t = first; t; t = t->next) {
+        if (!wanted(t->name, argc, argv) || i++ != mine) continue;
+        s->running[job] = t;
+        run_one(t, s);
+        s->running[job] = NULL;
+        mine = s->next++;
+    }
+}
+
+/* 1 when a process that takes tests was started, else 0. */
+static int start(pid_t *pid, Shared *s, int job, int argc, char **argv)
+{
+    *pid = fork();
+    if (*pid == 0) run_rest(s, job, argc, argv), exit(0);
+    if (*pid < 0) perror("fork");
+    return *pid > 0;
+}
+
+/* In several processes, since most tests keep one core busy. One that dies fails the
+ * test it was at, and another takes its place. */
+static void run_all(Shared *s, int jobs, int argc, char **argv)
+{
+    pid_t pid[MAX_JOBS];
+    int live = 0;
+    for (int i = 0; i < jobs; i++) live += start(&pid[i], s, i, argc, argv);
+    while (live) {
+        int st = 0, i = 0;
+        pid_t ended = wait(&st);
+        while (i < jobs - 1 && pid[i] != ended) i++;
+        const TestCase *t = s->running[i];
+        live--;
+        if (!st) continue;
+        printf("FAIL %s: the process ended with status 0x%x\n", t ? t->name : "(after the last test)", st);
+        s->failed++;
+        s->running[i] = NULL;
+        live += start(&pid[i], s, i, argc, argv);
+    }
+}
+
 int main(int argc, char **argv)
 {
-    int passed = 0, failed = 0;
+    const char *want = getenv("TEST_JOBS");
+    int jobs = want ? atoi(want) : 1;
+    jobs = jobs < 1 ? 1 : jobs > MAX_JOBS ? MAX_JOBS : jobs;
+    Shared *s = mmap(NULL, sizeof *s, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    if (s == MAP_FAILED) perror("mmap"), exit(1);
     setvbuf(stdout, NULL, _IOLBF, 0);
     setenv("SDC_DEVICE", kern_device(), 1);        /* of the commands that tests run */
-    for (TestCase *t = first; t; t = t->next) {
-        if (!wanted(t->name, argc, argv)) continue;
-        failed_now = 0;
-        running = t;
-        t->run();
-        if (failed_now) printf("FAIL %s\n", t->name);
-        failed_now ? failed++ : passed++;
-        if (dir[0]) nftw(dir, rm, 16, FTW_DEPTH | FTW_PHYS);
-        dir[0] = 0;
-    }
-    printf("%d passed, %d failed\n", passed, failed);
-    return failed || !passed;
+    run_all(s, jobs, argc, argv);
+    printf("%d passed, %d failed\n", s->passed, s->failed);
+    return s->failed || !s->passed;
 }
