@@ -350,8 +350,8 @@ Tensor *graph_time_embed(Graph *g, Tensor *t, int dim)
 
 Tensor *graph_token_embed(Graph *g, Tensor *ids, Tensor *table, Tensor *pos)
 {
-    if (!require(g, ids->is_int && ids->ndim == 2 && ids->dim[1] == pos->dim[0], "token_embed",
-                 "ids must have one column per position", ids, pos))
+    int fits = ids->is_int && ids->ndim == 2 && (!pos || ids->dim[1] == pos->dim[0]);
+    if (!require(g, fits, "token_embed", "ids must have one column per position", ids, pos))
         return &g->bad;
     Node *n = add(g, OP_token_embed, 3, (Tensor *[]){ids, table, pos});
     if (!n) return &g->bad;

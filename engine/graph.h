@@ -131,7 +131,7 @@ Tensor *graph_add(Graph *g, Tensor *a, Tensor *b);
 Tensor *graph_upsample2x(Graph *g, Tensor *x, int h, int w);
 Tensor *graph_concat(Graph *g, Tensor *a, Tensor *b);
 Tensor *graph_time_embed(Graph *g, Tensor *t, int dim);
-Tensor *graph_token_embed(Graph *g, Tensor *ids, Tensor *table, Tensor *pos);
+Tensor *graph_token_embed(Graph *g, Tensor *ids, Tensor *table, Tensor *pos);    /* pos NULL ok */
 Tensor *graph_cast(Graph *g, Tensor *x, Dtype dt);      /* x itself when it has that dtype */
 
 /* Losses: f32 scalars (1). per, if not NULL, gets the per-sample loss (N). */

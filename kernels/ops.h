@@ -114,8 +114,11 @@ typedef void layernorm_bwd_fn(Dev *d, const LayerNorm *p, void *dx, float *dw, f
 
 /* ---- elementwise --------------------------------------------------------- */
 
-/* silu: x sigmoid(x). gelu: exact, by erf. quick_gelu: x sigmoid(1.702 x). */
-typedef enum { ACT_SILU, ACT_GELU, ACT_QUICK_GELU } ActKind;
+/* silu: x sigmoid(x). gelu: exact, by erf. quick_gelu: x sigmoid(1.702 x). gelu_tanh: the
+ * approximation x sigmoid(2 sqrt(2/pi) (x + 0.044715 x^3)), Hendrycks & Gimpel, arXiv:1606.08415. */
+typedef enum { ACT_SILU, ACT_GELU, ACT_QUICK_GELU, ACT_GELU_TANH } ActKind;
+#define GELU_TANH_A 1.5957691216057308      /* 2 sqrt(2/pi) */
+#define GELU_TANH_B 0.07135481627159306     /* that times 0.044715 */
 typedef struct { size_t count; ActKind kind; } Act;
 typedef void act_fn(Dev *d, const Act *p, void *y, const void *x);            /* in place ok */
 /* dx may be dy when acc is 0. */
@@ -160,7 +163,7 @@ typedef struct { int n, dim; } TimeEmbed;
 typedef void time_embed_fn(Dev *d, const TimeEmbed *p, void *y, const float *t);
 
 /* y (N,T,C) T = table[ids] + pos.  table (VOCAB,C) wdt, pos (T,C) wdt,
- * ids (N,T) int32 in 0..VOCAB-1. */
+ * ids (N,T) int32 in 0..VOCAB-1. pos NULL: none. */
 typedef struct { int n, t, c, vocab; Dtype wdt; } TokenEmbed;
 typedef void token_embed_fn(Dev *d, const TokenEmbed *p, void *y, const int32_t *ids,
                             const void *table, const void *pos);
@@ -172,11 +175,12 @@ typedef void token_embed_bwd_fn(Dev *d, const TokenEmbed *p, float *dtable, floa
 
 /* Weighted element loss of kohya's training step. With e = pred - target:
  *   l2 e^2;  l1 |e|;  huber 2c(sqrt(e^2+c^2)-c);  smooth_l1 2(sqrt(e^2+c^2)-c)
+ *   bce: binary cross-entropy of logits, log(1 + exp(pred)) - target pred, target in [0,1]
  *   per[n] = weight[n] * mean over HW,C of (loss * mask);  loss = mean over n of per
  *   pred (N,HW,C) T   target (N,HW,C) f32   mask (N,HW) f32 or NULL
- *   weight (N) f32   huber_c (N) f32 (unused for l1, l2; NULL ok)
+ *   weight (N) f32   huber_c (N) f32 (of the hubers only; else NULL ok)
  *   loss (1) f32   per (N) f32 */
-typedef enum { LOSS_L2, LOSS_L1, LOSS_HUBER, LOSS_SMOOTH_L1 } LossKind;
+typedef enum { LOSS_L2, LOSS_L1, LOSS_HUBER, LOSS_SMOOTH_L1, LOSS_BCE } LossKind;
 typedef struct { int n, hw, c; LossKind kind; } Loss;
 typedef void loss_fn(Dev *d, const Loss *p, float *loss, float *per, const void *pred,
                      const float *target, const float *mask, const float *weight,

@@ -15,17 +15,27 @@ static __device__ __forceinline__ float gelu_slope(float x)
     return 0.5f * (1.0f + erff(x * SQRT1_2)) + x * (SQRT1_2PI * expf(-0.5f * x * x));
 }
 
+/* The argument of the sigmoid in x sigmoid(u) and its slope. */
+static __device__ __forceinline__ float act_inner(int kind, float x, float *slope)
+{
+    float a = kind == ACT_SILU ? 1.0f : 1.702f, b = 0.0f;
+    if (kind == ACT_GELU_TANH) a = (float)GELU_TANH_A, b = (float)GELU_TANH_B * x * x;
+    *slope = a + 3.0f * b;
+    return x * (a + b);
+}
+
 static __device__ __forceinline__ float act_value(int kind, float x)
 {
+    float slope;
     if (kind == ACT_GELU) return gelu(x);
-    return x * sigmoid(kind == ACT_SILU ? x : 1.702f * x);
+    return x * sigmoid(act_inner(kind, x, &slope));
 }
 
 static __device__ __forceinline__ float act_slope(int kind, float x)
 {
     if (kind == ACT_GELU) return gelu_slope(x);
-    float a = kind == ACT_SILU ? 1.0f : 1.702f, s = sigmoid(a * x);
-    return s + a * x * s * (1.0f - s);
+    float slope, s = sigmoid(act_inner(kind, x, &slope));
+    return s + x * s * (1.0f - s) * slope;
 }
 
 /* Once per kind, so that no element asks for it. */
@@ -44,6 +54,7 @@ static __global__ void act_kernel(Act p, Elem *y, const Elem *x)
 {
     if (p.kind == ACT_SILU) act_all(ACT_SILU, p.count, y, x);
     else if (p.kind == ACT_GELU) act_all(ACT_GELU, p.count, y, x);
+    else if (p.kind == ACT_GELU_TANH) act_all(ACT_GELU_TANH, p.count, y, x);
     else act_all(ACT_QUICK_GELU, p.count, y, x);
 }
 
@@ -70,6 +81,7 @@ static __global__ void act_bwd_kernel(Act p, Elem *dx, const Elem *dy, const Ele
 {
     if (p.kind == ACT_SILU) act_bwd_all(ACT_SILU, p.count, dx, dy, x, acc);
     else if (p.kind == ACT_GELU) act_bwd_all(ACT_GELU, p.count, dx, dy, x, acc);
+    else if (p.kind == ACT_GELU_TANH) act_bwd_all(ACT_GELU_TANH, p.count, dx, dy, x, acc);
     else act_bwd_all(ACT_QUICK_GELU, p.count, dx, dy, x, acc);
 }
 

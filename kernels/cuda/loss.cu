@@ -15,15 +15,25 @@ static __device__ __forceinline__ float huber(float e, float c)
     return e == 0.0f ? 0.0f : e * e / (sqrtf(e * e + c * c) + c);
 }
 
-static __device__ __forceinline__ float element(int kind, float e, float c)
+/* log(1 + exp(x)) - t x without overflow. */
+static __device__ __forceinline__ float bce(float x, float t)
 {
+    return fmaxf(x, 0.0f) - t * x + log1pf(expf(-fabsf(x)));
+}
+
+static __device__ __forceinline__ float element(int kind, float x, float t, float c)
+{
+    float e = x - t;
+    if (kind == LOSS_BCE) return bce(x, t);
     if (kind == LOSS_L2) return e * e;
     if (kind == LOSS_L1) return fabsf(e);
     return 2.0f * (kind == LOSS_HUBER ? c : 1.0f) * huber(e, c);
 }
 
-static __device__ __forceinline__ float element_slope(int kind, float e, float c)
+static __device__ __forceinline__ float element_slope(int kind, float x, float t, float c)
 {
+    float e = x - t;
+    if (kind == LOSS_BCE) return 1.0f / (1.0f + expf(-x)) - t;
     if (kind == LOSS_L2) return 2.0f * e;
     if (kind == LOSS_L1) return sign(e);
     float root = sqrtf(e * e + c * c);
@@ -51,7 +61,7 @@ static __global__ void loss_parts(Loss p, float *part, const Elem *pred, const f
     float s = 0, c = huber_at(p.kind, huber_c, n);
     pred += n * all, target += n * all;
     for (size_t i = blockIdx.x * blockDim.x + threadIdx.x; i < all; i += gridDim.x * blockDim.x)
-        s += mask_at(p, mask, n, (unsigned)i) * element(p.kind, elem_get(pred[i]) - target[i], c);
+        s += mask_at(p, mask, n, (unsigned)i) * element(p.kind, elem_get(pred[i]), target[i], c);
     s = block_sum(s, shared);
     if (!threadIdx.x) part[n * gridDim.x + blockIdx.x] = s;
 }
@@ -100,7 +110,7 @@ static __global__ void loss_bwd_kernel(Loss p, Elem *dpred, const float *scale, 
     pred += n * all, target += n * all, dpred += n * all;
     for (size_t i = blockIdx.x * blockDim.x + threadIdx.x; i < all; i += gridDim.x * blockDim.x) {
         float m = mask_at(p, mask, n, (unsigned)i);
-        float slope = element_slope(p.kind, elem_get(pred[i]) - target[i], c);
+        float slope = element_slope(p.kind, elem_get(pred[i]), target[i], c);
         dpred[i] = elem_put(s * m * slope);
     }
 }

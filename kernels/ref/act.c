@@ -14,12 +14,17 @@ REF_INLINE double gelu_slope(double x)
 REF_INLINE double act(ActKind kind, double x)
 {
     if (kind == ACT_GELU) return gelu(x);
+    if (kind == ACT_GELU_TANH) return x * ref_sigmoid(x * (GELU_TANH_A + GELU_TANH_B * x * x));
     return x * ref_sigmoid(kind == ACT_SILU ? x : 1.702 * x);
 }
 
 REF_INLINE double act_slope(ActKind kind, double x)
 {
     if (kind == ACT_GELU) return gelu_slope(x);
+    if (kind == ACT_GELU_TANH) {
+        double t = ref_sigmoid(x * (GELU_TANH_A + GELU_TANH_B * x * x));
+        return t + x * t * (1 - t) * (GELU_TANH_A + 3 * GELU_TANH_B * x * x);
+    }
     double a = kind == ACT_SILU ? 1 : 1.702, s = ref_sigmoid(a * x);
     return s + a * x * s * (1 - s);
 }

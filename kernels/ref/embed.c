@@ -27,7 +27,8 @@ REF_INLINE void token_embed_any(Dtype dt, const TokenEmbed *p, void *y, const in
         assert(ids[r] >= 0 && ids[r] < p->vocab);
         size_t a = (size_t)ids[r] * c, b = r % (size_t)p->t * c;
         for (size_t k = 0; k < c; k++)
-            ref_put(dt, y, r * c + k, ref_get(p->wdt, table, a + k) + ref_get(p->wdt, pos, b + k));
+            ref_put(dt, y, r * c + k, ref_get(p->wdt, table, a + k) +
+                                      (pos ? ref_get(p->wdt, pos, b + k) : 0));
     }
 }
 

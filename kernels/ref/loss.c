@@ -3,15 +3,22 @@
 
 REF_INLINE double sign(double x) { return (double)((x > 0) - (x < 0)); }
 
-REF_INLINE double element(LossKind kind, double e, double c)
+/* log(1 + exp(x)) - t x without overflow. */
+REF_INLINE double bce(double x, double t) { return fmax(x, 0) - t * x + log1p(exp(-fabs(x))); }
+
+REF_INLINE double element(LossKind kind, double x, double t, double c)
 {
+    double e = x - t;
+    if (kind == LOSS_BCE) return bce(x, t);
     if (kind == LOSS_L2) return e * e;
     if (kind == LOSS_L1) return fabs(e);
     return 2 * (kind == LOSS_HUBER ? c : 1) * (sqrt(e * e + c * c) - c);
 }
 
-REF_INLINE double element_slope(LossKind kind, double e, double c)
+REF_INLINE double element_slope(LossKind kind, double x, double t, double c)
 {
+    double e = x - t;
+    if (kind == LOSS_BCE) return ref_sigmoid(x) - t;
     if (kind == LOSS_L2) return 2 * e;
     if (kind == LOSS_L1) return sign(e);
     double root = sqrt(e * e + c * c);
@@ -34,7 +41,7 @@ REF_INLINE void loss_any(Dtype dt, const Loss *p, float *loss, float *per, const
         for (size_t i = 0; i < hw * c; i++) {
             size_t k = n * hw * c + i;
             double m = mask ? (double)mask[n * hw + i / c] : 1;
-            sum += m * element(p->kind, ref_get(dt, pred, k) - (double)target[k], hc);
+            sum += m * element(p->kind, ref_get(dt, pred, k), (double)target[k], hc);
         }
         double one = (double)weight[n] * sum / (double)(hw * c);
         if (per) per[n] = (float)one;
@@ -54,8 +61,8 @@ REF_INLINE void loss_bwd_any(Dtype dt, const Loss *p, void *dpred, const float *
         for (size_t i = 0; i < hw * c; i++) {
             size_t k = n * hw * c + i;
             double m = mask ? (double)mask[n * hw + i / c] : 1;
-            double e = ref_get(dt, pred, k) - (double)target[k];
-            ref_put(dt, dpred, k, s * m * element_slope(p->kind, e, hc));
+            double x = ref_get(dt, pred, k), t = (double)target[k];
+            ref_put(dt, dpred, k, s * m * element_slope(p->kind, x, t, hc));
         }
     }
 }

@@ -3,23 +3,33 @@
 
 enum { CHUNK = 1 << 14 };       /* elements one thread takes at a time */
 
+/* The argument of the sigmoid in x sigmoid(u) and its slope. */
+VEC vf act_inner(ActKind kind, vf x, vf *slope)
+{
+    *slope = vec_set(kind == ACT_SILU ? 1.0f : 1.702f);
+    if (kind == ACT_SILU) return x;
+    if (kind == ACT_QUICK_GELU) return vec_mul(x, *slope);
+    vf xx = vec_mul(x, x), a = vec_set((float)GELU_TANH_A);
+    *slope = vec_fma(xx, vec_set((float)(3 * GELU_TANH_B)), a);
+    return vec_mul(x, vec_fma(xx, vec_set((float)GELU_TANH_B), a));
+}
+
 VEC vf act(ActKind kind, vf x)
 {
     vf pdf;
     if (kind == ACT_GELU) return vec_mul(x, vec_normal(x, &pdf));
-    return vec_mul(x, vec_sigmoid(kind == ACT_SILU ? x : vec_mul(x, vec_set(1.702f))));
+    return vec_mul(x, vec_sigmoid(act_inner(kind, x, &pdf)));
 }
 
 VEC vf act_slope(ActKind kind, vf x)
 {
-    vf s, one = vec_set(1.0f);
+    vf s, slope, one = vec_set(1.0f);
     if (kind == ACT_GELU) {
         vf pdf, cdf = vec_normal(x, &pdf);
         return vec_fma(x, pdf, cdf);
     }
-    vf ax = kind == ACT_SILU ? x : vec_mul(x, vec_set(1.702f));
-    s = vec_sigmoid(ax);
-    return vec_mul(s, vec_fma(ax, vec_sub(one, s), one));
+    s = vec_sigmoid(act_inner(kind, x, &slope));
+    return vec_mul(s, vec_fma(vec_mul(vec_sub(one, s), x), slope, one));
 }
 
 VEC void act_chunk(Dtype dt, ActKind kind, void *y, const void *x, size_t i, size_t end)
@@ -38,6 +48,7 @@ static void act_any(Dtype dt, Dev *d, const Act *p, void *y, const void *x)
         size_t end = count - i < CHUNK ? count : i + CHUNK;
         if (p->kind == ACT_SILU) VEC_BY(dt, act_chunk(DT, ACT_SILU, y, x, i, end));
         else if (p->kind == ACT_GELU) VEC_BY(dt, act_chunk(DT, ACT_GELU, y, x, i, end));
+        else if (p->kind == ACT_GELU_TANH) VEC_BY(dt, act_chunk(DT, ACT_GELU_TANH, y, x, i, end));
         else VEC_BY(dt, act_chunk(DT, ACT_QUICK_GELU, y, x, i, end));
     }
 }
@@ -63,6 +74,8 @@ static void act_bwd_any(Dtype dt, Dev *d, const Act *p, void *dx, const void *dy
             VEC_BY(dt, act_bwd_chunk(DT, ACT_SILU, dx, dy, x, acc, i, end));
         else if (p->kind == ACT_GELU)
             VEC_BY(dt, act_bwd_chunk(DT, ACT_GELU, dx, dy, x, acc, i, end));
+        else if (p->kind == ACT_GELU_TANH)
+            VEC_BY(dt, act_bwd_chunk(DT, ACT_GELU_TANH, dx, dy, x, acc, i, end));
         else
             VEC_BY(dt, act_bwd_chunk(DT, ACT_QUICK_GELU, dx, dy, x, acc, i, end));
     }
