@@ -9,7 +9,7 @@
 
 #define PI 3.14159265358979323846
 
-/* ---- Lanczos ---- */
+/* ---- PIL's filters ---- */
 
 enum { COEF_BITS = 32 - 8 - 2 };   /* two bits of headroom for overshoot */
 
@@ -29,6 +29,20 @@ static double lanczos3(double x)
     return -3 <= x && x < 3 ? sinc(x) * sinc(x / 3) : 0;
 }
 
+static double cubic(double x)
+{
+    x = fabs(x);
+    if (x < 1) return (1.5 * x - 2.5) * x * x + 1;
+    return x < 2 ? -0.5 * (((x - 5) * x + 8) * x - 4) : 0;
+}
+
+typedef struct {
+    double (*weight)(double x);
+    double reach;     /* it is 0 beyond */
+} Kernel;
+
+static const Kernel kernel_lanczos = {lanczos3, 3}, kernel_cubic = {cubic, 2};
+
 static void filter_free(Filter *f)
 {
     mem_free(f->first);
@@ -36,15 +50,15 @@ static void filter_free(Filter *f)
 }
 
 /* Fills output xx's row; w (taps) is scratch. */
-static void filter_row(Filter *f, int xx, int in, double scale, double *w)
+static void filter_row(Filter *f, const Kernel *kn, int xx, int in, double scale, double *w)
 {
-    double stretch = scale < 1 ? 1 : scale, support = 3 * stretch;
+    double stretch = scale < 1 ? 1 : scale, support = kn->reach * stretch;
     double center = (xx + 0.5) * scale, sum = 0;
     int lo = (int)(center - support + 0.5), hi = (int)(center + support + 0.5);
     if (lo < 0) lo = 0;
     if (hi > in) hi = in;
     for (int x = lo; x < hi; x++) {
-        w[x - lo] = lanczos3((x - center + 0.5) * (1 / stretch));
+        w[x - lo] = kn->weight((x - center + 0.5) * (1 / stretch));
         sum += w[x - lo];
     }
     f->first[xx] = lo;
@@ -56,10 +70,10 @@ static void filter_row(Filter *f, int xx, int in, double scale, double *w)
     }
 }
 
-static int filter_new(Filter *f, int in, int out, Err *e)
+static int filter_new(Filter *f, const Kernel *kn, int in, int out, Err *e)
 {
     double scale = (double)in / out;
-    *f = (Filter){.taps = (int)ceil(3 * (scale < 1 ? 1 : scale)) * 2 + 1};
+    *f = (Filter){.taps = (int)ceil(kn->reach * (scale < 1 ? 1 : scale)) * 2 + 1};
     size_t taps = (size_t)f->taps;
     double *w = mem_calloc(taps, sizeof *w);
     f->first = mem_calloc((size_t)out, 2 * sizeof *f->first);
@@ -70,7 +84,7 @@ static int filter_new(Filter *f, int in, int out, Err *e)
         return err_nomem(e, (size_t)out * taps * sizeof *f->coef, "resizing a picture");
     }
     f->n = f->first + out;
-    for (int xx = 0; xx < out; xx++) filter_row(f, xx, in, scale, w);
+    for (int xx = 0; xx < out; xx++) filter_row(f, kn, xx, in, scale, w);
     mem_free(w);
     return 0;
 }
@@ -119,11 +133,11 @@ static int copy(Image *out, const Image *in, Err *e)
     return 0;
 }
 
-static int across(Image *out, const Image *in, int w, Err *e)
+static int across(Image *out, const Image *in, int w, const Kernel *kn, Err *e)
 {
     Filter f;
     TRY(image_new(out, w, in->h, in->c, e));
-    int rc = filter_new(&f, in->w, w, e);
+    int rc = filter_new(&f, kn, in->w, w, e);
     if (rc) {
         image_free(out);
         return rc;
@@ -133,11 +147,11 @@ static int across(Image *out, const Image *in, int w, Err *e)
     return 0;
 }
 
-static int down(Image *out, const Image *in, int h, Err *e)
+static int down(Image *out, const Image *in, int h, const Kernel *kn, Err *e)
 {
     Filter f;
     TRY(image_new(out, in->w, h, in->c, e));
-    int rc = filter_new(&f, in->h, h, e);
+    int rc = filter_new(&f, kn, in->h, h, e);
     if (rc) {
         image_free(out);
         return rc;
@@ -173,7 +187,7 @@ static void unpremultiply(Image *im)
     }
 }
 
-int resize_lanczos(Image *out, const Image *in, int w, int h, Err *e)
+static int resize_pil(Image *out, const Image *in, int w, int h, const Kernel *kn, Err *e)
 {
     assert(w > 0 && h > 0);
     Image src = {0}, mid = {0};
@@ -187,11 +201,11 @@ int resize_lanczos(Image *out, const Image *in, int w, int h, Err *e)
     }
     int rc = 0;
     if (w != in->w) {
-        rc = across(&mid, cur, w, e);
+        rc = across(&mid, cur, w, kn, e);
         cur = &mid;
     }
     if (!rc && h != in->h) {
-        rc = down(out, cur, h, e);
+        rc = down(out, cur, h, kn, e);
     } else if (!rc) {
         *out = mid;
         mid = (Image){0};
@@ -200,6 +214,16 @@ int resize_lanczos(Image *out, const Image *in, int w, int h, Err *e)
     image_free(&mid);
     if (!rc && out->c == 4) unpremultiply(out);
     return rc;
+}
+
+int resize_lanczos(Image *out, const Image *in, int w, int h, Err *e)
+{
+    return resize_pil(out, in, w, h, &kernel_lanczos, e);
+}
+
+int resize_bicubic(Image *out, const Image *in, int w, int h, Err *e)
+{
+    return resize_pil(out, in, w, h, &kernel_cubic, e);
 }
 
 /* ---- area ---- */

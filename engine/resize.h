@@ -1,4 +1,4 @@
-/* resize.h - the resampling of kohya's data sets, to the bit.
+/* resize.h - the resampling of kohya's data sets and of taggers, to the bit.
  *
  * (library/utils.py resize_image: OpenCV INTER_AREA when neither axis grows,
  * else PIL LANCZOS.) out is a new picture of w x h and in's channels, owned by
@@ -17,6 +17,9 @@ int resize_auto(Image *out, const Image *in, int w, int h, Err *e);
  * Pillow src/libImaging/Resample.c as of 11.3: across first, then down (13.0
  * goes down first where that is cheaper, which rounds differently). */
 int resize_lanczos(Image *out, const Image *in, int w, int h, Err *e);
+
+/* PIL Image.resize(BICUBIC), a = -0.5, in the same way. */
+int resize_bicubic(Image *out, const Image *in, int w, int h, Err *e);
 
 /* cv2.resize(INTER_AREA), for w <= in->w and h <= in->h: each pixel is the mean
  * of the area it covers, in f32. OpenCV modules/imgproc/src/resize.cpp. */

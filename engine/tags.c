@@ -80,6 +80,7 @@ static int join(const TagFile *f, char *out, size_t *size)
 char *tags_text(const TagFile *f)
 {
     size_t size;
+    if (f->whole) return mem_strdup(f->whole);
     join(f, NULL, &size);
     char *text = mem_alloc(size);
     if (text) join(f, text, &size);
@@ -90,6 +91,7 @@ char *tags_text(const TagFile *f)
  * way is left alone. */
 int tags_changed(const TagFile *f)
 {
+    if (f->whole) return !f->before || strcmp(f->before, f->whole);
     TagFile old = {.before = f->before};
     Err e = {0};
     int changed = parse(&old, &e) != 0 || old.count != f->count;
@@ -98,6 +100,12 @@ int tags_changed(const TagFile *f)
     mem_free(old.tag);
     mem_free(old.rest);
     return changed;
+}
+
+void tags_put(TagFile *f, char *text)
+{
+    mem_free(f->whole);
+    f->whole = text;
 }
 
 /* ---- the folder ---------------------------------------------------------- */
@@ -172,6 +180,7 @@ void tags_close(TagFolder *t)
         mem_free(f->path);
         mem_free(f->before);
         mem_free(f->rest);
+        mem_free(f->whole);
     }
     mem_free(t->files);
     mem_free(t->dir);

@@ -17,6 +17,7 @@ typedef struct {
     char *before;            /* the file's text when it was read; NULL: there is none */
     char *rest;              /* from the first line's end on; never NULL */
     char **tag;              /* count tags, in order, owned */
+    char *whole;             /* tags_put: the text that the file gets; NULL: tags and rest */
     size_t count, cap;
 } TagFile;
 
@@ -24,6 +25,7 @@ typedef struct {
     char *dir;
     TagFile *files;          /* by name, subfolders after their parent's files */
     size_t count, cap;
+    int saved;               /* tags_save has noted a step for undo */
 } TagFolder;
 
 /* Reads the captions of all pictures in dir (recursive: and below it).
@@ -58,7 +60,11 @@ char *tags_text(const TagFile *f);
 /* 1 when tags_save would write it. */
 int tags_changed(const TagFile *f);
 
-/* Writes what changed, after noting it in the undo file under `what`. */
+/* The whole text of a caption file, instead of its tags; taken over. */
+void tags_put(TagFile *f, char *text);
+
+/* Writes what changed, after noting it in the undo file under `what`. Called again for the
+ * same folder and `what`, it adds to the step: one undo takes back all. */
 int tags_save(TagFolder *t, const char *what, Err *e);
 
 /* Takes the newest noted step back: *what (mem_free) and how many files. A file

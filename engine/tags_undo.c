@@ -61,16 +61,25 @@ static int note_file(json_t *files, const TagFolder *t, const TagFile *f, Err *e
                    "is short", f->path);
 }
 
+/* A new step, or more files of the newest one when `more` and it has that name. */
+static int add_step(json_t *steps, int more, const char *what, json_t *files)
+{
+    size_t n = json_array_size(steps);
+    json_t *last = more && n ? json_array_get(steps, n - 1) : NULL;
+    const char *name = json_string_value(json_object_get(last, "what"));
+    if (name && !strcmp(name, what)) return json_array_extend(json_object_get(last, "files"), files);
+    json_t *step = json_pack("{s:s, s:O}", "what", what, "files", files);
+    return !step || json_array_append_new(steps, step);
+}
+
 static int note(const TagFolder *t, const char *what, const char *path, Err *e)
 {
     json_t *steps, *files = json_array();
     int rc = load(&steps, path, e);
     for (size_t i = 0; i < t->count && !rc; i++)
         if (tags_changed(&t->files[i])) rc = note_file(files, t, &t->files[i], e);
-    json_t *step = rc ? NULL : json_pack("{s:s, s:O}", "what", what, "files", files);
+    if (!rc && add_step(steps, t->saved, what, files)) rc = err_nomem(e, 64, "the undo file");
     json_decref(files);
-    if (!rc && (!step || json_array_append_new(steps, step)))
-        rc = err_nomem(e, 64, "the undo file");
     while (!rc && json_array_size(steps) > STEPS_MAX) json_array_remove(steps, 0);
     if (!rc) rc = store(steps, path, e);
     json_decref(steps);
@@ -100,6 +109,7 @@ int tags_save(TagFolder *t, const char *what, Err *e)
     if (!path) return err_nomem(e, strlen(t->dir), "the undo file");
     int rc = note(t, what, path, e);
     mem_free(path);
+    t->saved |= !rc;
     for (size_t i = 0; i < t->count && !rc; i++)
         if (tags_changed(&t->files[i])) rc = write_file(&t->files[i], e);
     return rc;

@@ -26,17 +26,23 @@ int model_dtype(ModelOptions *o, const char *name, Err *e)
 
 /* ---- opening ------------------------------------------------------------- */
 
-static int open_device(Model *m, const ModelOptions *o, Err *e)
+int model_device(Dev **dev, Ops *ops, const char *name, int threads, Err *e)
 {
-    const char *name = o->device ? o->device : "cpu";
     char why[300];
-    int rc = dev_open(&m->dev, name, o->threads, ~0u);
+    if (!name) name = "cpu";
+    int rc = dev_open(dev, name, threads, ~0u);
     if (rc == DEV_NO_DEVICE) {
         dev_why(name, why, sizeof why);
         return err_set(e, ERR_USAGE, "option --device: %s", why);
     }
     if (rc) return err_set(e, ERR_MEMORY, "device %s cannot be opened: too little memory", name);
-    ops_init(&m->ops, m->dev);
+    ops_init(ops, *dev);
+    return 0;
+}
+
+static int open_device(Model *m, const ModelOptions *o, Err *e)
+{
+    TRY(model_device(&m->dev, &m->ops, o->device, o->threads, e));
     if (o->int8 && !m->ops.int8)
         return err_set(e, ERR_USAGE, "int8 weights: there are no products for them on %s; bf16 works there",
                        dev_name(m->dev));

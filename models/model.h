@@ -89,6 +89,10 @@ int model_initial(const Model *m, const CheckpointEntry *en, float *dst, Err *e)
 /* The target of a canonical module path, NULL when it cannot carry a LoRA. */
 const LoraTarget *model_target(const Model *m, const char *path);
 
+/* Opens the device of that name (NULL: "cpu") and the table of its ops; ERR_USAGE tells why there
+ * is none. *dev: dev_close. */
+int model_device(Dev **dev, Ops *ops, const char *name, int threads, Err *e);
+
 /* Sets dtype and int8 by the value of --dtype: "f32", "bf16", "f16", or "int8" (with
  * activations in bf16); ERR_USAGE otherwise. */
 int model_dtype(ModelOptions *o, const char *name, Err *e);

@@ -6,7 +6,6 @@
  */
 #include <stdio.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "engine/grid.h"
 #include "engine/image.h"
@@ -15,6 +14,7 @@
 #include "tools/cmd.h"
 #include "tools/machine.h"
 #include "tools/options.h"
+#include "tools/pocket.h"
 #include "tools/prompts.h"
 
 enum { ARGS_MAX = 64 };
@@ -29,27 +29,6 @@ static const Option demo_options[] = {
     {"data", 'd', OPT_TEXT, offsetof(DemoOptions, data), 0, 0, "DIR", "the pocket model's folder (found by itself)", NULL},
     {"steps", 0, OPT_INT, offsetof(DemoOptions, steps), 1, 100000, "N", "training steps (600)", NULL},
 };
-
-/* models/pocket beside the program, or share/sdc/pocket of its prefix. */
-static int find_data(char **dir, Err *e)
-{
-    static const char *const places[] = {"models/pocket", "../share/sdc/pocket"};
-    char exe[4096];
-    ssize_t n = readlink("/proc/self/exe", exe, sizeof exe - 1);
-    exe[n > 0 ? n : 0] = 0;
-    char *slash = strrchr(exe, '/');
-    if (slash) *slash = 0;
-    for (size_t i = 0; i < 3; i++) {
-        char *at = i < 2 ? mem_printf("%s/%s", exe, places[i]) : mem_strdup("models/pocket");
-        char *model = at ? mem_printf("%s/pocket.safetensors", at) : NULL;
-        if (!model) return err_nomem(e, 64, "a path");
-        int there = io_exists(model) == 1;
-        mem_free(model);
-        if (there) return *dir = at, 0;
-        mem_free(at);
-    }
-    return err_set(e, ERR_INPUT, "pocket.safetensors was not found beside the program; name its folder with --data");
-}
 
 /* ---- running commands ---------------------------------------------------- */
 
@@ -135,7 +114,7 @@ static int demo(DemoOptions *o, Err *e)
     double start = machine_seconds();
     SamplePrompts p = {0};
     if (!o->out && !(o->out = mem_strdup("demo"))) return err_nomem(e, 8, "a path");
-    if (!o->data) TRY(find_data(&o->data, e));
+    if (!o->data) TRY(pocket_find(&o->data, "pocket.safetensors", "--data", e));
     TRY(io_mkdirs(o->out, e));
     TRY(run("train -m %d/pocket.safetensors -d %d/cats -o %o --output_name cats --resolution 128 --network_dim 16 "
             "--train_batch_size 4 --max_train_steps %s --unet_lr 5e-4 --text_encoder_lr 2.5e-4 --lr_scheduler cosine --min_snr_gamma 5 "

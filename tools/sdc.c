@@ -14,6 +14,7 @@ static const struct { const char *name; cmd_fn *run; const char *what; } command
     {"train", cmd_train, "train a LoRA or a model on a folder of pictures"},
     {"plan", cmd_plan, "what fits in a given memory, and how fast it would be"},
     {"merge", cmd_merge, "add LoRAs to a checkpoint, or to each other"},
+    {"tag", cmd_tag, "captions of tags for a folder of pictures, by a tagger"},
     {"tags", cmd_tags, "list and edit the tags of a folder of pictures"},
     {"inspect", cmd_inspect, "what a model file is"},
     {"demo", cmd_demo, "the whole job in small: a LoRA on eight cat faces, before and after"},
