@@ -1,148 +1,50 @@
 /* report.c - see report.h. */
 #include "engine/report.h"
 
-#include <math.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
 
-#include "engine/io.h"
 #include "engine/mem.h"
-#include "engine/curves.h"
+#include "engine/report_page.h"
+#include "engine/resize.h"
 
-enum { WIDTH = 860, HEIGHT = 240, LEFT = 64, RIGHT = 8, TOP = 8, BOTTOM = 24, POINTS = 600 };
+enum { CELL = 320, QUALITY = 85 };     /* pictures: the longer side in pixels, of JPEG */
 
-typedef struct {
-    IoFile f;
-    Err *e;
-    int rc;                            /* the first failure */
-} Page;
+/* ---- the page -------------------------------------------------------------------- */
 
-static void put(Page *p, const char *text, size_t size)
+void page_put(Page *p, const char *text, size_t size)
 {
     if (!p->rc) p->rc = io_write(&p->f, text, size, p->e);
 }
 
-__attribute__((format(printf, 2, 3)))
-static void print(Page *p, const char *fmt, ...)
+void page_print(Page *p, const char *fmt, ...)
 {
     char text[2048];
     va_list ap;
     va_start(ap, fmt);
     int n = vsnprintf(text, sizeof text, fmt, ap);
     va_end(ap);
-    put(p, text, (size_t)n < sizeof text ? (size_t)n : sizeof text - 1);
+    page_put(p, text, (size_t)n < sizeof text ? (size_t)n : sizeof text - 1);
 }
 
-/* Text as text: names and captions are not markup. */
-static void print_text(Page *p, const char *s)
+void page_text(Page *p, const char *s)
 {
     for (size_t n; *s; s += n) {
-        n = strcspn(s, "<>&\"");
-        put(p, s, n);
+        n = strcspn(s, "<>&\"'");
+        page_put(p, s, n);
         if (!s[n]) break;
-        print(p, "&#%d;", s[n]);
+        page_print(p, "&#%d;", s[n]);
         n++;
     }
 }
 
-/* ---- curves --------------------------------------------------------------------- */
-
-static const char *const colours[] = {"#2a7de1", "#e1672a", "#2aa84a", "#a12ae1", "#888888"};
-enum { COLOURS = sizeof colours / sizeof *colours };
-
-typedef struct { double x0, x1, y0, y1; } Range;
-
-static size_t group_length(const char *tag) { return (size_t)(strchr(tag, '/') - tag); }
-
-static int same_group(const Curve *a, const Curve *b)
+/* text between two pieces of markup */
+static void put_in(Page *p, const char *before, const char *text, const char *after)
 {
-    size_t n = group_length(a->tag);
-    return n == group_length(b->tag) && !memcmp(a->tag, b->tag, n);
-}
-
-static Range range_of(const Curves *c, size_t first)
-{
-    Range r = {1e300, -1e300, 1e300, -1e300};
-    for (size_t i = first; i < c->count; i++)
-        for (size_t k = 0; same_group(&c->list[first], &c->list[i]) && k < c->list[i].count; k++) {
-            r.x0 = fmin(r.x0, c->list[i].x[k]), r.x1 = fmax(r.x1, c->list[i].x[k]);
-            r.y0 = fmin(r.y0, c->list[i].y[k]), r.y1 = fmax(r.y1, c->list[i].y[k]);
-        }
-    if (r.x1 <= r.x0) r.x1 = r.x0 + 1;
-    double pad = r.y1 > r.y0 ? 0.05 * (r.y1 - r.y0) : fabs(r.y0) * 0.1 + 1e-12;
-    r.y0 = r.y0 >= 0 && r.y0 < pad * 4 ? 0 : r.y0 - pad;
-    r.y1 += pad;
-    return r;
-}
-
-static double place_x(const Range *r, double x)
-{
-    return LEFT + (x - r->x0) / (r->x1 - r->x0) * (WIDTH - LEFT - RIGHT);
-}
-
-static double place_y(const Range *r, double y)
-{
-    return HEIGHT - BOTTOM - (y - r->y0) / (r->y1 - r->y0) * (HEIGHT - TOP - BOTTOM);
-}
-
-static void print_axes(Page *p, const Range *r)
-{
-    for (int i = 0; i <= 4; i++) {
-        double y = r->y0 + (r->y1 - r->y0) * i / 4, x = r->x0 + (r->x1 - r->x0) * i / 4;
-        print(p, "<path class=axis d='M%d %.1fH%d'/><text x=%d y=%.1f text-anchor=end>%.3g</text>\n",
-              LEFT, place_y(r, y), WIDTH - RIGHT, LEFT - 6, place_y(r, y) + 4, y);
-        print(p, "<text x=%.1f y=%d text-anchor=%s>%.0f</text>\n", place_x(r, x), HEIGHT - 8,
-              i == 0 ? "start" : i == 4 ? "end" : "middle", x);
-    }
-}
-
-static void print_curve(Page *p, const Range *r, const Curve *c, const char *colour)
-{
-    print(p, "<path fill=none stroke='%s' stroke-width=1.5 d='", colour);
-    for (size_t k = 0; k < c->count; k++)
-        print(p, "%c%.1f %.1f", k ? 'L' : 'M', place_x(r, c->x[k]), place_y(r, c->y[k]));
-    print(p, "'/>\n");
-    if (c->count == 1)
-        print(p, "<circle r=3 fill='%s' cx=%.1f cy=%.1f />\n", colour, place_x(r, c->x[0]),
-              place_y(r, c->y[0]));
-}
-
-static void print_group(Page *p, Curves *c, size_t first)
-{
-    for (size_t i = first; i < c->count; i++)
-        if (same_group(&c->list[first], &c->list[i])) curve_thin(&c->list[i], POINTS);
-    Range r = range_of(c, first);
-    print(p, "<figure><figcaption>");
-    int n = 0;
-    for (size_t i = first; i < c->count; i++) {
-        if (!same_group(&c->list[first], &c->list[i])) continue;
-        print(p, "<b style='color:%s'>&#9632;</b> ", colours[n++ % COLOURS]);
-        print_text(p, c->list[i].tag);
-        print(p, " ");
-    }
-    print(p, "</figcaption><svg viewBox='0 0 %d %d'>\n", WIDTH, HEIGHT);
-    print_axes(p, &r);
-    n = 0;
-    for (size_t i = first; i < c->count; i++)
-        if (same_group(&c->list[first], &c->list[i]))
-            print_curve(p, &r, &c->list[i], colours[n++ % COLOURS]);
-    print(p, "</svg></figure>\n");
-}
-
-static int print_curves(Page *p, const char *log, Err *e)
-{
-    Curves c;
-    if (!log || io_exists(log) != 1) return 0;
-    TRY(curves_read(&c, log, e));
-    if (c.count) print(p, "<h2>Curves</h2>\n");
-    for (size_t i = 0; i < c.count; i++) {
-        size_t k = 0;
-        while (k < i && !same_group(&c.list[k], &c.list[i])) k++;
-        if (k == i) print_group(p, &c, i);
-    }
-    curves_free(&c);
-    return 0;
+    page_put(p, before, strlen(before));
+    page_text(p, text);
+    page_put(p, after, strlen(after));
 }
 
 /* ---- pictures ------------------------------------------------------------------- */
@@ -159,54 +61,151 @@ static void print_base64(Page *p, const uint8_t *d, size_t size)
                      (have > 2 ? d[i + 2] : 0u);
         for (size_t k = 0; k < 4; k++)
             out[n++] = (char)(k <= have ? digits[v >> (18 - 6 * k) & 63] : '=');
-        if (n == sizeof out) put(p, out, n), n = 0;
+        if (n == sizeof out) page_put(p, out, n), n = 0;
     }
-    put(p, out, n);
+    page_put(p, out, n);
 }
 
-static void print_picture(Page *p, const ReportPicture *pic)
+/* im is RGB. A picture that there is no memory for is left out. */
+static void print_image(Page *p, const Image *im, const char *title)
 {
-    IoMap m;
-    Err missing = {0};
-    if (io_map(&m, pic->path, &missing)) return;
-    print(p, "<figure><figcaption>");
-    print_text(p, pic->caption);
-    print(p, "</figcaption><img alt='' src='data:image/png;base64,");
-    print_base64(p, m.data, m.size);
-    print(p, "'></figure>\n");
-    io_unmap(&m);
+    uint8_t *jpeg;
+    size_t size;
+    if (image_encode_jpeg(&jpeg, &size, im, QUALITY, NULL, NULL)) return;
+    page_print(p, "<img width=%d height=%d title=\"", im->w, im->h);
+    page_text(p, title);
+    page_print(p, "\" alt=\"\" src=\"data:image/jpeg;base64,");
+    print_base64(p, jpeg, size);
+    page_print(p, "\">");
+    mem_free(jpeg);
+}
+
+static void print_file(Page *p, const char *path, const char *title)
+{
+    Image im, small;
+    if (image_load(&im, path, NULL)) return;
+    image_drop_alpha(&im);
+    int side = im.w > im.h ? im.w : im.h, w = im.w * CELL / side, h = im.h * CELL / side;
+    if (side > CELL && w && h && !resize_auto(&small, &im, w, h, NULL)) {
+        image_free(&im);
+        im = small;
+    }
+    print_image(p, &im, title);
+    image_free(&im);
+}
+
+static void print_grid(Page *p, const ReportGrid *g)
+{
+    put_in(p, "<h2>", g->heading, "</h2>\n");
+    if (g->note) put_in(p, "<p class=note>", g->note, "</p>\n");
+    page_print(p, "<div class=scroll><table class=grid>\n<tr><td>");
+    for (size_t c = 0; c < g->col_count; c++) put_in(p, "<th>", g->cols[c], "");
+    for (size_t i = 0; i < g->row_count; i++) {
+        put_in(p, "\n<tr><th>", g->rows[i], "");
+        for (size_t c = 0; c < g->col_count; c++) {
+            page_print(p, "<td>");
+            print_file(p, g->paths[i * g->col_count + c], g->cols[c]);
+        }
+    }
+    page_print(p, "\n</table></div>\n");
+}
+
+/* ---- the data set ---------------------------------------------------------------- */
+
+static void print_bars(Page *p, const char *heading, const ReportBar *b, size_t count)
+{
+    size_t most = 1;
+    for (size_t i = 0; i < count; i++) most = b[i].count > most ? b[i].count : most;
+    if (!count) return;
+    put_in(p, "<div><h3>", heading, "</h3><table class=bars>\n");
+    for (size_t i = 0; i < count; i++) {
+        put_in(p, "<tr><td>", b[i].name, "");
+        page_print(p, "<td><i style='width:%zu%%'></i>%zu\n", b[i].count * 80 / most, b[i].count);
+    }
+    page_print(p, "</table></div>\n");
+}
+
+static void print_data(Page *p, const Report *r)
+{
+    if (!r->data) return;
+    put_in(p, "<h2>Data set</h2>\n<p class=note>", r->data, "</p>\n<div class=thumbs>\n");
+    for (size_t i = 0; i < r->thumb_count; i++) {
+        print_image(p, &r->thumbs[i].image, r->thumbs[i].caption);
+        page_print(p, "\n");
+    }
+    page_print(p, "</div>\n<div class=pair>\n");
+    print_bars(p, "Tags", r->tags, r->tag_count);
+    print_bars(p, "Sizes", r->sizes, r->size_count);
+    page_print(p, "</div>\n");
 }
 
 /* ---------------------------------------------------------------------------------- */
 
 static const char head[] =
     "<meta name=viewport content='width=device-width'>\n<style>\n"
-    ":root{color-scheme:light dark}body{font:15px/1.5 system-ui,sans-serif;max-width:60rem;"
-    "margin:2rem auto;padding:0 1rem}h1{margin-bottom:0}table{border-collapse:collapse}"
-    "td{padding:.15rem 1rem .15rem 0;vertical-align:top;border-top:1px solid #8883;"
-    "overflow-wrap:anywhere}td:first-child{white-space:nowrap}td:last-child{opacity:.75}"
-    "pre{background:#8881;padding:.75rem;border-radius:6px;white-space:pre-wrap;"
-    "overflow-wrap:anywhere}figure{margin:1rem 0}svg,img{max-width:100%}svg{width:100%}"
-    "svg text{font-size:11px;fill:currentColor}.axis{stroke:#8885;fill:none}\n</style>\n";
+    ":root{color-scheme:light dark;--line:#8883;--soft:#8881}"
+    "body{font:15px/1.5 system-ui,sans-serif;max-width:64rem;margin:2rem auto;padding:0 1.25rem}"
+    "h1{margin:0;font-size:2rem}h2{margin:2.5rem 0 .5rem;font-size:1.25rem}h3{margin:.5rem 0;font-size:1rem}"
+    "p{margin:.5rem 0}.note{opacity:.7}.verdict{font-size:1.05rem}"
+    ".figures{display:flex;flex-wrap:wrap;gap:.75rem;margin:1.25rem 0}"
+    ".figures div{background:var(--soft);border-radius:8px;padding:.5rem 1rem;min-width:7rem}"
+    ".figures b{display:block;font-size:1.35rem;font-weight:600}.figures span{opacity:.7}"
+    "table{border-collapse:collapse}.rows{width:100%}.rows td{padding:.2rem 1rem .2rem 0;vertical-align:top;"
+    "border-top:1px solid var(--line);overflow-wrap:anywhere}.rows td:first-child{white-space:nowrap}"
+    ".rows td:nth-child(3){opacity:.7}.scroll{overflow-x:auto}"
+    ".grid th{font-weight:500;font-size:.85rem;text-align:left;vertical-align:bottom;padding:.2rem .4rem .2rem 0;max-width:10rem}"
+    ".grid tr th:first-child{vertical-align:middle;white-space:nowrap;padding-right:1rem;opacity:.7}"
+    ".grid td{padding:2px}.grid img{display:block;width:10rem;height:auto;border-radius:4px}"
+    ".charts{display:grid;grid-template-columns:1fr 1fr;gap:.25rem 1.5rem}.charts figure{margin:.5rem 0;min-width:0}"
+    ".charts .wide{grid-column:1/-1}figcaption{font-size:.85rem}svg{width:100%}"
+    "svg text{font-size:11px;fill:currentColor;opacity:.75}.axis{stroke:#8885;fill:none}"
+    ".thumbs{display:flex;flex-wrap:wrap;gap:4px}.thumbs img{border-radius:4px}"
+    ".pair{display:grid;grid-template-columns:2fr 1fr;gap:2rem}.bars{width:100%;font-size:.9rem}"
+    ".bars td{padding:.05rem 1rem .05rem 0}.bars td:first-child{white-space:nowrap;width:1%}"
+    ".bars i{display:inline-block;height:.7em;background:#2a7de1;border-radius:2px;margin-right:.5em}"
+    "pre{background:var(--soft);padding:.75rem;border-radius:6px;white-space:pre-wrap;overflow-wrap:anywhere}"
+    "details{margin-top:1rem}summary{cursor:pointer;opacity:.8}\n</style>\n";
 
 static void print_head(Page *p, const Report *r)
 {
-    print(p, "<!doctype html>\n<meta charset=utf-8>\n<title>");
-    print_text(p, r->title);
-    print(p, "</title>\n");
-    put(p, head, sizeof head - 1);
-    print(p, "<h1>");
-    print_text(p, r->title);
-    print(p, "</h1>\n");
-    if (r->verdict) {
-        print(p, "<p>");
-        print_text(p, r->verdict);
-        print(p, "</p>\n");
+    put_in(p, "<!doctype html>\n<html lang=en><meta charset=utf-8>\n<title>", r->title, "</title>\n");
+    page_put(p, head, sizeof head - 1);
+    put_in(p, "<h1>", r->title, "</h1>\n");
+    if (r->verdict) put_in(p, "<p class=verdict>", r->verdict, "</p>\n");
+    if (!r->figure_count) return;
+    page_print(p, "<div class=figures>\n");
+    for (size_t i = 0; i < r->figure_count; i++) {
+        put_in(p, "<div><b>", r->figures[i].value, "</b><span>");
+        put_in(p, "", r->figures[i].name, "</span></div>\n");
     }
-    if (!r->command) return;
-    print(p, "<p>Repeat it with</p>\n<pre>");
-    print_text(p, r->command);
-    print(p, "</pre>\n");
+    page_print(p, "</div>\n");
+}
+
+static void print_rows(Page *p, const ReportRow *rows, size_t count)
+{
+    page_print(p, "<table class=rows>\n");
+    for (size_t i = 0; i < count; i++) {
+        put_in(p, "<tr><td>", rows[i].name, "<td>");
+        put_in(p, "", rows[i].value, "<td>");
+        put_in(p, "", rows[i].reason ? rows[i].reason : "", "\n");
+    }
+    page_print(p, "</table>\n");
+}
+
+static void print_tables(Page *p, const Report *r)
+{
+    page_print(p, "<h2>Settings</h2>\n");
+    print_rows(p, r->rows, r->row_count - r->unset);
+    if (r->unset) {
+        page_print(p, "<details><summary>%zu settings that were left as they are</summary>\n", r->unset);
+        print_rows(p, r->rows + r->row_count - r->unset, r->unset);
+        page_print(p, "</details>\n");
+    }
+    if (r->machine_count) {
+        page_print(p, "<h2>Time and memory</h2>\n");
+        print_rows(p, r->machine, r->machine_count);
+    }
+    if (r->command) put_in(p, "<h2>The same run again</h2>\n<pre>", r->command, "</pre>\n");
 }
 
 int report_write(const char *path, const Report *r, Err *e)
@@ -214,19 +213,10 @@ int report_write(const char *path, const Report *r, Err *e)
     Page p = {.e = e};
     TRY(io_create(&p.f, path, e));
     print_head(&p, r);
-    for (size_t i = 0; i < r->picture_count; i++) print_picture(&p, &r->pictures[i]);
-    int rc = print_curves(&p, r->log, e);
-    print(&p, "<h2>Settings</h2>\n<table>\n");
-    for (size_t i = 0; i < r->row_count; i++) {
-        print(&p, "<tr><td>");
-        print_text(&p, r->rows[i].name);
-        print(&p, "<td>");
-        print_text(&p, r->rows[i].value);
-        print(&p, "<td>");
-        if (r->rows[i].reason) print_text(&p, r->rows[i].reason);
-        print(&p, "\n");
-    }
-    print(&p, "</table>\n");
+    for (size_t i = 0; i < r->grid_count; i++) print_grid(&p, &r->grids[i]);
+    int rc = page_curves(&p, r->log, e);
+    print_data(&p, r);
+    print_tables(&p, r);
     if (!rc) rc = p.rc;
     if (!rc) return io_commit(&p.f, e);
     io_abort(&p.f);

@@ -12,7 +12,9 @@
  *   train_memory.c   what the run needs, and how it is made to fit
  *   train_samples.c  sample pictures and the grid
  *   train_norms.c    --scale_weight_norms
- *   train_log.c      the log and the report
+ *   train_strengths.c  samples at other strengths
+ *   train_log.c      the log
+ *   train_report.c   the report
  */
 #ifndef SDC_TOOLS_TRAIN_H
 #define SDC_TOOLS_TRAIN_H
@@ -25,12 +27,12 @@
 #include "tools/options.h"
 #include "tools/progress.h"
 
-enum { TRAIN_META = 11 };          /* metadata_title and so on, in the order of the table */
+enum { STRENGTHS_MAX = 12, TRAIN_META = 11 };          /* metadata_title and so on, in the order of the table */
 
 typedef struct {
     char *model, *data_dir, *reg_data_dir, *output_dir, *output_name, *resolution, *caption_extension,
         *mixed_precision, *save_precision, *network_weights, *optimizer, *optimizer_args, *lr_scheduler,
-        *lr_warmup, *loss_type, *huber_schedule, *sample_prompts, *sample_sampler, *resume, *config_file,
+        *lr_warmup, *loss_type, *huber_schedule, *sample_prompts, *sample_sampler, *sample_strengths, *resume, *config_file,
         *init, *device, *caption_prefix, *caption_suffix, *keep_tokens_separator, *comment, *network_module,
         *network_args, *validation_dir, *save_model_as, *ram, *lr_decay, *mask_dir, *caption_separator,
         *secondary_separator, *preset, *trigger, *class_prompt, *logging_dir, *log_prefix, *log_with, *meta_text[TRAIN_META];
@@ -89,6 +91,9 @@ typedef struct {
     size_t choice_count, choice_cap;
     int recalled;                  /* settings are those of the record of the first start */
     char *prompts;                 /* sample prompts that were chosen, to be written; or NULL */
+    struct { double start, latents, steps, samples, strengths; } spent;    /* seconds; start: when it began */
+    double strengths[STRENGTHS_MAX];
+    int strength_count;
     struct TrainSamples *samples;  /* train_samples.c; NULL: none */
 } TrainRun;
 
@@ -166,6 +171,7 @@ int train_scale_norms(TrainRun *r, Err *e);
 int train_log_open(TrainRun *r, Err *e);
 int train_log_step(TrainRun *r, uint32_t done, Err *e);
 int train_log_validation(TrainRun *r, uint32_t done, int epoch, double loss, Err *e);
+char *train_verdict(const TrainRun *r);                /* a sentence or two (mem_free) */
 int train_report(const TrainRun *r, Err *e);
 
 /* The trained weights under output_dir/name.safetensors. epoch and step are for

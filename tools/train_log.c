@@ -1,5 +1,5 @@
 /* train_log.c - what a run measured: OUTPUT_NAME.jsonl as it goes, TensorBoard's file with
- * --logging_dir, and OUTPUT_NAME-report.html at the end. */
+ * --logging_dir, and what is to be said at the end. */
 #include <inttypes.h>
 #include <math.h>
 #include <stdio.h>
@@ -8,7 +8,6 @@
 
 #include "engine/io.h"
 #include "engine/mem.h"
-#include "engine/report.h"
 #include "tools/train.h"
 
 /* ---- the log ------------------------------------------------------------------- */
@@ -72,71 +71,9 @@ int train_log_validation(TrainRun *r, uint32_t done, int epoch, double loss, Err
     return runlog_step(&r->log, done, s, 2, e);
 }
 
-/* ---- the report ---------------------------------------------------------------- */
+/* ---- the verdict --------------------------------------------------------------- */
 
-typedef struct {
-    char *text;
-    int failed;
-} Text;
-
-static void add(Text *t, const char *a, const char *b, const char *c)
-{
-    char *s = mem_printf("%s%s%s%s", t->text ? t->text : "", a, b, c);
-    mem_free(t->text);
-    t->text = s;
-    t->failed |= !s;
-}
-
-/* A word of a shell's command line. */
-static void add_word(Text *t, const char *word)
-{
-    static const char plain[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_=+.,/:@%";
-    if (*word && !word[strspn(word, plain)]) {
-        add(t, " ", word, "");
-        return;
-    }
-    add(t, " '", "", "");
-    for (const char *s = word; *s; s++) {
-        char c[2] = {*s, 0};
-        add(t, *s == '\'' ? "'\\''" : c, "", "");
-    }
-    add(t, "'", "", "");
-}
-
-/* The command line without --resume, and with the seed that was drawn. */
-static char *command(const TrainRun *r)
-{
-    Text t = {mem_strdup("sdc train"), 0};
-    for (int i = 1; i < r->argc; i++) {
-        const char *a = r->argv[i];
-        if (!strcmp(a, "--resume")) i += i + 1 < r->argc && r->argv[i + 1][0] != '-';
-        else if (strncmp(a, "--resume=", 9)) add_word(&t, a);
-    }
-    char seed[32];
-    snprintf(seed, sizeof seed, "%lld", (long long)r->o.seed);
-    if (!options_given(&r->opt, "seed")) add(&t, " --seed ", seed, "");
-    return t.text;
-}
-
-/* Options that have a value, with what was given first. */
-static size_t list_rows(const TrainRun *r, ReportRow *rows, int given)
-{
-    size_t n = 0;
-    for (size_t i = 0; i < r->opt.count; i++) {
-        const Option *o = &r->opt.table[i];
-        if (!o->name || o->kind == OPT_REFUSED || o->kind == OPT_IGNORED || !!r->opt.given[i] != given) continue;
-        char *value = options_text(&r->opt, o->name);
-        int empty = !value || !*value || (!given && (!strcmp(value, "false") || !strcmp(value, "0")));
-        if (!value || (empty && !given)) {
-            mem_free(value);
-            continue;
-        }
-        rows[n++] = (ReportRow){o->name, value, o->help};
-    }
-    return n;
-}
-
-static char *verdict(const TrainRun *r)
+char *train_verdict(const TrainRun *r)
 {
     char held[120] = "";
     if (r->val_ds && r->val_after > 0)
@@ -144,30 +81,4 @@ static char *verdict(const TrainRun *r)
     return mem_printf("%" PRIu32 " steps on %s; mean loss of the last %" PRIu32 " steps %.5f.%s", r->t.step,
                       dev_name(r->m.dev), r->t.c.loss_window < r->t.step ? r->t.c.loss_window : r->t.step,
                       r->t.avr_loss, held);
-}
-
-static int write_report(const TrainRun *r, ReportRow *rows, size_t count, Err *e)
-{
-    char *path = mem_printf("%s/%s-report.html", r->o.output_dir, r->o.output_name);
-    char *grid = mem_printf("%s/%s-grid.png", r->o.output_dir, r->o.output_name);
-    char *line = command(r), *said = verdict(r);
-    ReportPicture picture = {grid, "samples"};
-    Report report = {.title = r->o.output_name, .command = line, .verdict = said, .rows = rows, .row_count = count,
-                     .log = r->log.lines, .pictures = &picture, .picture_count = r->samples != NULL};
-    int rc = path && grid && line && said ? report_write(path, &report, e) : err_nomem(e, 64, "the report");
-    char *owned[] = {path, grid, line, said};
-    for (int i = 0; i < 4; i++) mem_free(owned[i]);
-    return rc;
-}
-
-int train_report(const TrainRun *r, Err *e)
-{
-    ReportRow *rows = mem_calloc(r->opt.count, sizeof *rows);
-    if (!rows) return err_nomem(e, r->opt.count * sizeof *rows, "the report");
-    size_t n = list_rows(r, rows, 1);
-    n += list_rows(r, rows + n, 0);
-    int rc = write_report(r, rows, n, e);
-    for (size_t i = 0; i < n; i++) mem_free((void *)(uintptr_t)rows[i].value);
-    mem_free(rows);
-    return rc;
 }

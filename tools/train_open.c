@@ -452,6 +452,7 @@ static int open_run(TrainRun *r, Err *e)
     TRY(open_data(r, e));
     TRY(open_lora(r, e));
     TRY(open_task(r, e));
+    TRY(train_strengths_init(r, e));
     TRY(train_samples_init(r, e));
     TRY(open_trainer(r, &oc, e));
     TRY(train_fit(r, e));

@@ -165,6 +165,7 @@ static const Option table[] = {
     INT("sample_every_n_epochs", sample_every_n_epochs, 1, 1e6, "pictures and a growing grid"),
     INT("sample_every_n_steps", sample_every_n_steps, 1, 1e9, "or after every N steps"),
     FLAG("sample_at_first", sample_at_first, "before the first step, too"),
+    TEXT("sample_strengths", sample_strengths, "X,...", "at the end, samples at these strengths of the LoRA"),
     TEXT("sample_sampler", sample_sampler, "NAME", "sampler (ddim)"),
 
     HEAD("Log"),

@@ -287,18 +287,18 @@ static char *prompt_lines(const Preset *p, const Dataset *ds)
     snprintf(beyond, sizeof beyond, p->kind->beyond, t ? t : "");
     const char *lines[PROMPTS] = {t, caption_at(ds, 0), caption_at(ds, 1), t ? beyond : NULL};
     for (int i = 0, n = 0; text && i < PROMPTS; i++) {
-        int captioned = i == 1 || i == 2;
-        if (!lines[i] || (captioned && !strcmp(lines[i], lines[0] ? lines[0] : ""))) continue;
-        if (i == 2 && lines[1] && !strcmp(lines[1], lines[2])) continue;
-        char *more = mem_printf("%s%s%s%s --d %d --s %d --l 7 --ss euler\n", text, captioned && prefix ? prefix : "",
-                                captioned && prefix ? " " : "", lines[i], ++n, PROMPT_STEPS);
+        int captioned = (i == 1 || i == 2) && lines[i];
+        if (!lines[i] && !(lines[i] = t)) continue;          /* without captions: more seeds */
+        char *more = mem_printf("%s%s%s%s --d %d --s %d --l %d --ss euler\n", text, captioned && prefix ? prefix : "",
+                                captioned && prefix ? " " : "", lines[i], ++n, PROMPT_STEPS, p->width < 320 ? 4 : 7);
         mem_free(text);
         text = more;
     }
     return text;
 }
 
-/* A sample costs about as much as 16 uses of a picture: guidance doubles its steps, a use
+/* The scale of guidance is lower for small models, which it soon drives too far. A sample costs
+ * about as much as 16 uses of a picture: guidance doubles its steps, a use
  * has a backward pass. */
 static int choose_samples(Preset *p, size_t epochs, Err *e)
 {
@@ -311,9 +311,10 @@ static int choose_samples(Preset *p, size_t epochs, Err *e)
     if (!r->prompts) return err_nomem(e, 64, "prompts");
     TRY(choose(p, "sample_prompts", mem_printf("%s/%s-prompts.txt", r->o.output_dir, r->o.output_name), e,
                "the trigger, two captions, and something that no picture shows"));
-    double uses = (double)epochs * (double)p->per_epoch, rows = fmin(EPOCHS, fmax(2, 0.2 * uses / (16 * PROMPTS)));
+    double uses = (double)epochs * (double)p->per_epoch, rows = fmin(EPOCHS, fmax(4, 0.2 * uses / (16 * PROMPTS)));
+    TRY(choose(p, "sample_strengths", mem_strdup("0.4,0.6,0.8,1,1.2"), e, "at the end: what strength it is best used with"));
     if (!r->o.sample_every_n_steps)
-        TRY(choose(p, "sample_every_n_epochs", number(ceil((double)epochs / rows)), e, "samples take about a fifth of the time"));
+        TRY(choose(p, "sample_every_n_epochs", number(ceil((double)epochs / rows)), e, "%.0f rows of samples", floor((double)epochs / ceil((double)epochs / rows))));
     return 0;
 }
 

@@ -210,9 +210,11 @@ int train_parse(TrainRun *r, int argc, char **argv, int *help, Err *e)
 
 int train_start(TrainRun *r, Err *e)
 {
+    r->spent.start = machine_seconds();
     TRY(io_mkdirs(r->o.output_dir, e));
     TRY(train_record(r, e));
     TRY(encode_pictures(r, e));
+    r->spent.latents = machine_seconds() - r->spent.start;
     TRY(load(r, e));
     TRY(train_place(&r->t, e));
     TRY(resume(r, e));
@@ -230,7 +232,9 @@ int train_steps(TrainRun *r, uint32_t end, Err *e)
     TrainTask task = {run_micro, micros, after_step, stop_asked, r};
     r->t.end = end && end < r->total ? end : r->total;
     progress_start(&r->progress, "steps");
+    double start = machine_seconds();
     int rc = train_run(&r->t, &task, e);
+    r->spent.steps += machine_seconds() - start;
     progress_end(&r->progress);
     return rc ? stopped(r, rc, e) : 0;
 }
@@ -248,6 +252,7 @@ int train_finish(TrainRun *r, Err *e)
         printf("validation loss %.5f -> %.5f (%+.1f%%)\n", r->val_before, r->val_after,
                100 * (r->val_after - r->val_before) / r->val_before);
     }
+    TRY(train_strengths(r, e));
     TRY(train_report(r, e));
     report_rate(r);
     printf("%s/%s.safetensors\n", r->o.output_dir, r->o.output_name);

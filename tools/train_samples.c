@@ -9,12 +9,14 @@
 #include <inttypes.h>
 #include <math.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "engine/grid.h"
 #include "engine/io.h"
 #include "engine/mem.h"
 #include "models/pipeline.h"
+#include "tools/machine.h"
 #include "tools/prompts.h"
 #include "tools/stop.h"
 
@@ -95,11 +97,9 @@ static void moment(const TrainRun *r, uint32_t done, char *s, size_t cap)
     else snprintf(s, cap, "%06" PRIu32, done);
 }
 
-static char *picture_path(const TrainRun *r, uint32_t done, size_t i)
+char *train_samples_path(const TrainRun *r, const char *label, size_t i)
 {
-    char when[24];
-    moment(r, done, when, sizeof when);
-    return mem_printf("%s/sample/%s_%s_%02zu_%lld.png", r->o.output_dir, r->o.output_name, when, i,
+    return mem_printf("%s/sample/%s_%s_%02zu_%lld.png", r->o.output_dir, r->o.output_name, label, i,
                       (long long)r->samples->seed[i]);
 }
 
@@ -110,11 +110,16 @@ static uint32_t interval(const TrainRun *r)
     return (uint32_t)o->sample_every_n_steps;
 }
 
+size_t train_samples_count(const TrainRun *r) { return r->samples ? r->samples->prompts.count : 0; }
+const char *train_samples_prompt(const TrainRun *r, size_t i) { return r->samples->prompts.list[i].text; }
+
 /* A row of the grid: pictures made at `done`; 0 when they are not all there. */
 static int load_row(const TrainRun *r, uint32_t done, Image *cells)
 {
+    char when[24];
+    moment(r, done, when, sizeof when);
     for (size_t i = 0; i < r->samples->prompts.count; i++) {
-        char *path = picture_path(r, done, i);
+        char *path = train_samples_path(r, when, i);
         int rc = path ? image_load(&cells[i], path, NULL) : ERR_MEMORY;
         mem_free(path);
         if (rc) return 0;
@@ -155,12 +160,12 @@ static int write_grid(TrainRun *r, uint32_t done, Err *e)
     return rc;
 }
 
-static int make_picture(TrainRun *r, uint32_t done, size_t i, Err *e)
+static int make_picture(TrainRun *r, const char *label, size_t i, Err *e)
 {
     Pipeline *p = r->samples->pipes[i];
     Image im;
     TRY(image_new(&im, p->c.width, p->c.height, 3, e));
-    char *path = picture_path(r, done, i);
+    char *path = train_samples_path(r, label, i);
     int rc = path ? pipeline_encode(p, e) : err_nomem(e, 64, "a file name");
     if (!rc) rc = pipeline_run(p, (uint64_t)r->samples->seed[i], &im, e);
     if (!rc) rc = image_save(path, &im, NULL, e);
@@ -169,14 +174,45 @@ static int make_picture(TrainRun *r, uint32_t done, size_t i, Err *e)
     return rc;
 }
 
-static int make_all(TrainRun *r, uint32_t done, Err *e)
+int train_samples_make(TrainRun *r, const char *label, Err *e)
 {
     char *dir = mem_printf("%s/sample", r->o.output_dir);
     int rc = dir ? io_mkdirs(dir, e) : err_nomem(e, 64, "a file name");
     mem_free(dir);
     progress_end(&r->progress);
-    for (size_t i = 0; !rc && i < r->samples->prompts.count; i++) rc = make_picture(r, done, i, e);
-    return rc ? rc : write_grid(r, done, e);
+    for (size_t i = 0; !rc && i < r->samples->prompts.count; i++) rc = make_picture(r, label, i, e);
+    return rc;
+}
+
+static int make_all(TrainRun *r, uint32_t done, Err *e)
+{
+    char when[24];
+    double start = machine_seconds();
+    moment(r, done, when, sizeof when);
+    TRY(train_samples_make(r, when, e));
+    r->spent.samples += machine_seconds() - start;
+    return write_grid(r, done, e);
+}
+
+size_t train_samples_rows(const TrainRun *r, int strengths, char (*label)[24], size_t cap)
+{
+    size_t n = 0;
+    uint32_t at = 0;
+    for (int i = 0; n < cap && (strengths ? i < r->strength_count : at <= r->t.step); i++, at += strengths ? 0 : interval(r)) {
+        if (strengths) snprintf(label[n], 24, "s%.2f", r->strengths[i]);
+        else moment(r, at, label[n], 24);
+        char *path = train_samples_path(r, label[n], 0);
+        n += path && io_exists(path) == 1;
+        mem_free(path);
+    }
+    return n;
+}
+
+char *train_samples_row_name(const char *label)
+{
+    if (*label == 's') return mem_printf("%g", strtod(label + 1, NULL));
+    int step = *label != 'e';
+    return mem_printf("%s %ld", step ? "step" : "epoch", strtol(label + !step, NULL, 10));
 }
 
 int train_samples_first(TrainRun *r, Err *e)
