@@ -111,7 +111,7 @@ TEST(preset_is_recorded_and_resumed)
     CHECK(fixture_model());
     snprintf(dir, sizeof dir, "%s", below("cats"));
     CHECK_OK(flat(dir, &e), &e);
-    snprintf(more, sizeof more, "--trigger 'say \"sks\"' --resolution 64 --max_train_steps 4 --sample_every_n_epochs 50 "
+    snprintf(more, sizeof more, "--trigger 'say \"sks\"' --resolution 64 --max_train_steps 4 --sample_every_n_epochs 50 --sample_strengths 1 "
              "--output_name x -o %s", below("a"));
     CHECK_INT(preset("character", dir, more), 0);
     CHECK_OK(io_read_text(&text, NULL, below("a/x.toml"), 1 << 16, &e), &e);
@@ -124,7 +124,7 @@ TEST(preset_is_recorded_and_resumed)
     CHECK_INT(test_sdc(args, out, err, sizeof out), 0);
     CHECK(fixture_same_file(below("a/x.safetensors"), below("b/x.safetensors")));
     /* stopped after the same start: the seed that was drawn comes from the record */
-    snprintf(more, sizeof more, "--trigger 'say \"sks\"' --resolution 64 --max_train_steps 4 --sample_every_n_epochs 50 "
+    snprintf(more, sizeof more, "--trigger 'say \"sks\"' --resolution 64 --max_train_steps 4 --sample_every_n_epochs 50 --sample_strengths 1 "
              "--output_name x -o %s --resume", below("c"));
     snprintf(args, sizeof args, "%s --stop_after_steps 2", more);
     CHECK_INT(preset("character", dir, args), 130);
@@ -178,4 +178,89 @@ TEST(kohya_command_lines_work_as_they_are)
     CHECK(SAYS(err, "mine.py is not a script"));
     CHECK_INT(test_sdc("train -m x one two", out, err, sizeof out), 2);
     CHECK(SAYS(err, "unexpected argument \"two\""));
+}
+
+/* ---- rates that are found, steps that fit ---------------------------------------- */
+
+static int plain(const char *to, const char *more)
+{
+    char args[2400], data[512];
+    snprintf(data, sizeof data, "%s", below("data"));
+    snprintf(args, sizeof args, "train -m %s -d %s -o %s --output_name x --resolution 64 --network_dim 4 --threads 2 %s",
+             fixture_model(), data, to, more);
+    return test_sdc(args, out, err, sizeof out);
+}
+
+static double value_in(const char *path, const char *key)
+{
+    char *text, want[64];
+    Err e = {0};
+    if (io_read_text(&text, NULL, path, 1 << 16, &e)) return NAN;
+    snprintf(want, sizeof want, "\n%s = ", key);
+    const char *at = strstr(text, want);
+    double v = at ? strtod(at + strlen(want), NULL) : NAN;
+    mem_free(text);
+    return v;
+}
+
+TEST(rate_is_found_recorded_and_used)
+{
+    Err e = {0};
+    char more[400], a[512], b[512];
+    CHECK(fixture_model());
+    CHECK_OK(fixture_data(below("data"), &e), &e);
+    snprintf(a, sizeof a, "%s", below("a"));
+    snprintf(b, sizeof b, "%s", below("b"));
+    CHECK_INT(plain(a, "--lr auto --max_train_steps 4 --seed 3"), 0);
+    CHECK(SAYS(err, "rate       unet_lr = ", "DAdaptAdam finds ", "Prodigy ", "loss of AdamW is lowest at"));
+    double unet = value_in(below("a/x.toml"), "unet_lr"), text = value_in(below("a/x.toml"), "text_encoder_lr");
+    CHECK(unet > 1e-7 && unet < 1);
+    CHECK_NEAR(text, unet / 2, 0.006 * unet);            /* three digits */
+    CHECK(isnan(value_in(below("a/x.toml"), "learning_rate")));
+    /* the same rates by hand, from the same start: the search has left nothing behind */
+    snprintf(more, sizeof more, "--unet_lr %.9g --text_encoder_lr %.9g --max_train_steps 4 --seed 3", unet, text);
+    CHECK_INT(plain(b, more), 0);
+    CHECK(fixture_same_file(below("a/x.safetensors"), below("b/x.safetensors")));
+    /* stopped and resumed: not searched again */
+    CHECK_INT(plain(below("c"), "--lr auto --max_train_steps 4 --seed 3 --stop_after_steps 2"), 130);
+    CHECK_INT(plain(below("c"), "--lr auto --max_train_steps 4 --seed 3 --resume"), 0);
+    CHECK(!strstr(err, "DAdaptAdam finds"));
+    CHECK(fixture_same_file(below("a/x.safetensors"), below("c/x.safetensors")));
+}
+
+TEST(rate_of_a_part_and_of_lion)
+{
+    Err e = {0};
+    CHECK(fixture_model());
+    CHECK_OK(fixture_data(below("data"), &e), &e);
+    CHECK_INT(plain(below("a"), "--unet_lr auto --text_encoder_lr 1e-5 --optimizer_type Lion --max_train_steps 2 --seed 3"), 0);
+    CHECK(SAYS(err, "a third of it for Lion", "rate       unet_lr = "));
+    CHECK(!strstr(err, "text_encoder_lr = ") && value_in(below("a/x.toml"), "text_encoder_lr") == 1e-5);
+    CHECK_INT(plain(below("b"), "--lr auto --optimizer_type Prodigy --max_train_steps 2"), 0);
+    CHECK(SAYS(err, "Prodigy finds its rate itself"));
+    CHECK_INT(plain(below("b"), "--lr auto --optimizer_type SGD --max_train_steps 2"), 2);
+    CHECK_INT(plain(below("b"), "--lr automatic"), 2);
+    CHECK(SAYS(err, "--learning_rate: \"automatic\" is not a number"));
+}
+
+TEST(time_bounds_the_steps)
+{
+    Err e = {0};
+    CHECK(fixture_model());
+    CHECK_OK(fixture_data(below("data"), &e), &e);
+    CHECK_INT(plain(below("a"), "--time 1h --max_train_steps 3 --seed 3"), 0);
+    CHECK(SAYS(err, "time       1h is enough: 3 steps"));
+    CHECK_INT(plain(below("b"), "--time 3.5s --max_train_steps 1000000 --seed 3 --lr_scheduler cosine --stop_after_steps 2"), 130);
+    CHECK(SAYS(err, "instead of 1000000: what fits into 3.5s"));
+    double steps = value_in(below("b/x.toml"), "max_train_steps");
+    CHECK(steps >= 1 && steps < 100000);
+    char more[400];
+    CHECK_INT(plain(below("b"), "--time 3.5s --max_train_steps 1000000 --seed 3 --lr_scheduler cosine --resume --stop_after_steps 1"), 130);
+    CHECK(SAYS(err, "at step 2"));
+    snprintf(more, sizeof more, "steps      %.0f = ", steps);
+    CHECK(SAYS(err, more));
+    CHECK_INT(plain(below("c"), "--time 90"), 2);
+    CHECK(SAYS(err, "\"90\" is not a time such as 90m"));
+    CHECK_INT(plain(below("c"), "--time 0.001s"), 2);
+    CHECK(SAYS(err, "is over before the first step"));
 }

@@ -86,6 +86,14 @@ int options_given(const Options *o, const char *name)
     return i < o->count ? o->given[i] : 0;
 }
 
+void options_forget(Options *o, const char *name)
+{
+    size_t i = find(o, name);
+    if (i < o->count) o->given[i] = 0;
+}
+
+static int takes_auto(const Option *t) { return t->kind == OPT_FLOAT && t->arg && strstr(t->arg, "auto"); }
+
 static char *list_text(const OptionList *l)
 {
     char *text = mem_strdup("");
@@ -108,6 +116,7 @@ char *options_text(const Options *o, const char *name)
     case OPT_INT: return mem_printf("%d", *(const int *)field);
     case OPT_INT64: return mem_printf("%lld", (long long)*(const int64_t *)field);
     case OPT_FLOAT:
+        if (takes_auto(t) && *(const double *)field == OPTION_AUTO) return mem_strdup("auto");
         return isnan(*(const double *)field) ? mem_strdup("") : mem_printf("%.15g", *(const double *)field);
     case OPT_TEXT: case OPT_MAYBE: return mem_strdup(*(char *const *)field ? *(char *const *)field : "");
     case OPT_LIST: return list_text(field);
@@ -125,6 +134,7 @@ static int bad_value(const Option *t, const char *value, const char *wanted, Err
 static int set_number(const Option *t, void *field, const char *value, Err *e)
 {
     char *end;
+    if (takes_auto(t) && !strcmp(value, "auto")) return *(double *)field = OPTION_AUTO, 0;
     errno = 0;
     double v = strtod(value, &end);
     int whole = t->kind != OPT_FLOAT;

@@ -18,7 +18,8 @@ typedef enum {
     OPT_FLAG,      /* int: 0 or 1 */
     OPT_INT,       /* int */
     OPT_INT64,     /* int64_t */
-    OPT_FLOAT,     /* double; NAN: not given. arg "X...": several may follow, the first counts */
+    OPT_FLOAT,     /* double; NAN: not given. arg with "...": several may follow, the first
+                      counts; with "auto": that word is taken, too, as OPTION_AUTO */
     OPT_TEXT,      /* char *, owned */
     OPT_MAYBE,     /* char *, owned: the value may be missing (then "") */
     OPT_LIST,      /* OptionList: every occurrence is appended */
@@ -26,6 +27,8 @@ typedef enum {
                       switched off */
     OPT_IGNORED    /* accepted without effect: `help` says why (noted once on stderr) */
 } OptionKind;
+
+#define OPTION_AUTO (-1.0)
 
 typedef struct {
     char **item;
@@ -66,6 +69,8 @@ enum { OPTIONS_COMMAND = 1, OPTIONS_FILE, OPTIONS_CHOSEN };
 int options_set(Options *o, const char *name, const char *value, int source, Err *e);
 /* Who set it, 0: nobody. name as in the table. */
 int options_given(const Options *o, const char *name);
+/* As if it had not been given; its field stays. */
+void options_forget(Options *o, const char *name);
 /* Its value as it could be given, an empty text when there is none; owned by the caller. */
 char *options_text(const Options *o, const char *name);
 void options_help(const Options *o, FILE *f);

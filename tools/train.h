@@ -4,6 +4,8 @@
  *   train_preset.c   --preset: settings with reasons
  *   train_record.c   those settings in a file, and back
  *   train_kohya.c    command lines as kohya's
+ *   train_rates.c    --learning_rate auto
+ *   train_time.c     --time
  *   train_open.c     the run before its first step
  *   train_run.c      its steps, and what is done after each
  *   cmd_train.c      the command
@@ -32,7 +34,7 @@ enum { STRENGTHS_MAX = 12, TRAIN_META = 11 };          /* metadata_title and so 
 typedef struct {
     char *model, *data_dir, *reg_data_dir, *output_dir, *output_name, *resolution, *caption_extension,
         *mixed_precision, *save_precision, *network_weights, *optimizer, *optimizer_args, *lr_scheduler,
-        *lr_warmup, *loss_type, *huber_schedule, *sample_prompts, *sample_sampler, *sample_strengths, *resume, *config_file,
+        *lr_warmup, *loss_type, *huber_schedule, *sample_prompts, *sample_sampler, *sample_strengths, *time, *resume, *config_file,
         *init, *device, *caption_prefix, *caption_suffix, *keep_tokens_separator, *comment, *network_module,
         *network_args, *validation_dir, *save_model_as, *ram, *lr_decay, *mask_dir, *caption_separator,
         *secondary_separator, *preset, *trigger, *class_prompt, *logging_dir, *log_prefix, *log_with, *meta_text[TRAIN_META];
@@ -89,6 +91,7 @@ typedef struct {
     double norm_mean, norm_max, val_before, val_after;
     TrainChoice *choices;
     size_t choice_count, choice_cap;
+    int find[GROUP_COUNT], find_together, find_own;    /* rates that are auto (train_rates.c) */
     int recalled;                  /* settings are those of the record of the first start */
     char *prompts;                 /* sample prompts that were chosen, to be written; or NULL */
     struct { double start, latents, steps, samples, strengths; } spent;    /* seconds; start: when it began */
@@ -134,6 +137,23 @@ int train_preset_names(TrainRun *r, Err *e);
 int train_choice(TrainRun *r, const char *name, char *value, char *reason, Err *e);
 const char *train_reason(const TrainRun *r, const char *name);    /* NULL: not chosen */
 void train_print_choices(const TrainRun *r);
+
+/* --learning_rate auto: notes what is to be found, and gives it a value for the time being;
+ * then, with everything loaded, finds it; what that needs besides the rest of the run. */
+int train_rates_init(TrainRun *r, const OptimConfig *c, Err *e);
+int train_rates(TrainRun *r, Err *e);
+size_t train_rates_bytes(const TrainRun *r);
+/* --time, with everything loaded: how many steps there are. */
+int train_time_seconds(double *seconds, const char *text, Err *e);
+int train_time(TrainRun *r, Err *e);
+/* Everything that follows from the number of steps. */
+int train_set_total(TrainRun *r, uint32_t total, Err *e);
+/* A setting that a resumed run must share has another value now. */
+int train_fact_set(TrainRun *r, const char *key, double value, Err *e);
+
+/* A batch of a step; how many batches that has (TrainTask). */
+int train_micro(TrainRun *r, uint32_t step, int micro, float *loss, Err *e);
+int train_micros(const TrainRun *r, uint32_t step);
 
 /* OUTPUT_DIR/OUTPUT_NAME.toml: all settings of a run with choices, for --config_file. When
  * such a run is resumed, it reads them from there and chooses nothing again. */

@@ -22,13 +22,20 @@ static size_t encoder_weights(const TrainRun *r)
     return params_part(r->m.ps, "vae.encoder.").frozen + params_part(r->m.ps, "vae.quant_conv.").frozen;
 }
 
+/* Those that search for a rate are gone before the run's own is there. */
+static size_t optimizer_bytes(const TrainRun *r)
+{
+    size_t own = train_bytes(&r->t), search = train_rates_bytes(r);
+    return own > search ? own : search;
+}
+
 static void account(TrainRun *r)
 {
     ParamBytes p = params_part(r->m.ps, NULL);
     int lora = !r->o.full && !r->o.train_vae;
     r->memory = (Memory){.weights = p.frozen - encoder_weights(r) + (lora ? 0 : p.trained),
                          .lora = lora ? p.trained : 0, .gradients = p.gradients,
-                         .optimizer = train_bytes(&r->t), .activations = r->m.slab.bytes,
+                         .optimizer = optimizer_bytes(r), .activations = r->m.slab.bytes,
                          .scratch = r->m.slab.scratch_bytes, .process = memory_held_later(r->m.dev, &r->lora)};
     if (r->o.train_vae) {
         r->memory.plan = r->ae.exec.plan;

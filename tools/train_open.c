@@ -348,6 +348,28 @@ static int steps_or_part(const TrainRun *r, int *steps, const char *text, const 
     return 0;
 }
 
+/* What depends on the number of steps. */
+static int follow_total(TrainRun *r, LrSched *s, Err *e)
+{
+    TrainOptions *o = &r->o;
+    s->total = (int)r->total;
+    TRY(steps_or_part(r, &s->warmup, o->lr_warmup, "lr_warmup_steps", e));
+    TRY(steps_or_part(r, &s->decay, o->lr_decay, "lr_decay_steps", e));
+    if (o->save_n_epoch_ratio) {
+        int epochs = (int)((r->total + r->steps_per_epoch - 1) / r->steps_per_epoch) / o->save_n_epoch_ratio;
+        o->save_every_n_epochs = epochs > 1 ? epochs : 1;
+    }
+    r->ds->cfg.caption.max_train_steps = (long)r->total;
+    return 0;
+}
+
+int train_set_total(TrainRun *r, uint32_t total, Err *e)
+{
+    r->total = total;
+    TRY(follow_total(r, &r->t.c.sched, e));
+    return train_fact_set(r, "max_train_steps", total, e);
+}
+
 static int open_trainer(TrainRun *r, const OptimConfig *oc, Err *e)
 {
     TrainOptions *o = &r->o;
@@ -359,17 +381,11 @@ static int open_trainer(TrainRun *r, const OptimConfig *oc, Err *e)
         for (int i = 0; i < GROUP_COUNT; i++) lr[i] = o->unet_lr != 0 ? o->unet_lr : o->text_lr;
     TrainConfig c = {.optim = *oc, .seed = (uint64_t)o->seed, .lr = lr, .groups = GROUP_COUNT, .max_grad_norm = o->max_grad_norm,
                      .loss_window = r->steps_per_epoch};
-    c.sched = (LrSched){.total = (int)r->total, .cycles = o->lr_cycles, .power = o->lr_power, .lr = o->lr,
+    c.sched = (LrSched){.cycles = o->lr_cycles, .power = o->lr_power, .lr = o->lr,
                         .timescale = o->lr_timescale, .min_ratio = o->lr_min_ratio};
     TRY(lrsched_find(&c.sched.kind, o->lr_scheduler, e));
     TRY(lr_args(o, &c.sched, e));
-    TRY(steps_or_part(r, &c.sched.warmup, o->lr_warmup, "lr_warmup_steps", e));
-    TRY(steps_or_part(r, &c.sched.decay, o->lr_decay, "lr_decay_steps", e));
-    if (o->save_n_epoch_ratio) {
-        int epochs = (int)((r->total + r->steps_per_epoch - 1) / r->steps_per_epoch) / o->save_n_epoch_ratio;
-        o->save_every_n_epochs = epochs > 1 ? epochs : 1;
-    }
-    r->ds->cfg.caption.max_train_steps = (long)r->total;
+    TRY(follow_total(r, &c.sched, e));
     return train_init(&r->t, r->m.ps, &c, e);
 }
 
@@ -385,6 +401,19 @@ static int fact(TrainRun *r, const char *key, char *value, Err *e)
         return err_nomem(e, 64, "the list of settings");
     }
     r->facts[r->fact_count++] = (TrainFact){key, value};
+    return 0;
+}
+
+int train_fact_set(TrainRun *r, const char *key, double value, Err *e)
+{
+    for (size_t i = 0; i < r->fact_count; i++) {
+        if (strcmp(r->facts[i].key, key)) continue;
+        char *text = mem_printf("%.17g", value);
+        if (!text) return err_nomem(e, 32, "the list of settings");
+        mem_free((void *)(uintptr_t)r->facts[i].value);
+        r->facts[i].value = text;
+        return 0;
+    }
     return 0;
 }
 
@@ -439,8 +468,9 @@ static int open_run(TrainRun *r, Err *e)
     OptimConfig oc;
     TRY(train_preset(r, e));
     TRY(check_options(r, e));
-    TRY(train_record_check(r, e));
     TRY(optim_parse(&oc, r->o.optimizer, r->o.optimizer_args, e));
+    TRY(train_rates_init(r, &oc, e));
+    TRY(train_record_check(r, e));
     choose_rates(&r->o, &oc);
     if (r->o.seed < 0) r->o.seed = machine_random_seed();
     if (r->o.cache_latents_to_disk && !(r->cache_dir = mem_printf("%s/.sdc-latents", r->o.data_dir)))

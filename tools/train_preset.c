@@ -225,15 +225,17 @@ static int choose_rates(Preset *p, Err *e)
     TRY(choose(p, "optimizer_type", mem_strdup("AdamW8bit"), e, "AdamW with a quarter of its memory"));
     int lion = !strncasecmp(o->optimizer, "lion", 4), adam = !strncasecmp(o->optimizer, "adam", 4);
     double n = o->batch * o->accumulation, narrow = fmax(1, 320.0 / p->width);
-    if ((adam || lion) && !options_given(&p->r->opt, "learning_rate")) {
+    int common = options_given(&p->r->opt, "learning_rate");
+    if ((adam || lion) && !common) {
         char more[200] = "";
         int at = 0;
         if (narrow > 1) at += snprintf(more, sizeof more, ", times %.3g for a U-Net %d wide instead of 320", narrow, p->width);
         if (n > 1) at += snprintf(more + at, sizeof more - (size_t)at, ", times the root of the batch of %g", n);
         if (lion) snprintf(more + at, sizeof more - (size_t)at, ", a third for Lion");
         TRY(choose(p, "unet_lr", rate(1e-4 * narrow * sqrt(n) / (lion ? 3 : 1)), e, "1e-4%s", more));
-        TRY(choose(p, "text_encoder_lr", k->text > 0 ? rate(k->text * o->unet_lr) : number(0), e, "%s", k->text_reason));
     }
+    if (k->text == 0) TRY(choose(p, "text_encoder_lr", number(0), e, "%s", k->text_reason));
+    else if (o->unet_lr > 0 && !common) TRY(choose(p, "text_encoder_lr", rate(k->text * o->unet_lr), e, "%s", k->text_reason));
     TRY(choose(p, "lr_scheduler", mem_strdup("cosine"), e, "large steps first, and none at the end that undo each other"));
     if (strcmp(o->lr_scheduler, "constant"))
         TRY(choose(p, "lr_warmup_steps", mem_strdup("0.05"), e, "5%% of the steps, until the moments are known"));

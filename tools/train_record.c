@@ -1,6 +1,6 @@
 /* train_record.c - the settings of a run that chose some itself, in a file beside its
  * results. See train.h. */
-#include <stdarg.h>
+#include <math.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -14,13 +14,19 @@ enum { RECORD_MAX = 1 << 20 };
 /* What belongs to a start of the program and not to the run. */
 static int passing(const char *name)
 {
-    static const char *const names[] = {"resume", "config_file", "dry_run", "stop_after_steps", "preset", "trigger"};
+    static const char *const names[] = {"resume", "config_file", "dry_run", "stop_after_steps", "preset", "trigger", "time"};
     for (size_t i = 0; i < sizeof names / sizeof *names; i++)
         if (!strcmp(name, names[i])) return 1;
     return 0;
 }
 
 static char *record_path(const TrainRun *r) { return mem_printf("%s/%s.toml", r->o.output_dir, r->o.output_name); }
+
+/* Runs that choose nothing have none: their command line is all there is. */
+static int wanted(const TrainRun *r)
+{
+    return !r->recalled && (r->choice_count || r->o.time || r->find[GROUP_UNET] || r->find[GROUP_TEXT]);
+}
 
 /* ---- writing --------------------------------------------------------------------- */
 
@@ -107,7 +113,7 @@ static int write_file(const TrainRun *r, const char *path, Err *e)
 
 int train_record(const TrainRun *r, Err *e)
 {
-    if (!r->choice_count || r->recalled) return 0;
+    if (!wanted(r)) return 0;
     char *path = record_path(r);
     int rc = path ? write_file(r, path, e) : err_nomem(e, 64, "a file name");
     mem_free(path);
@@ -126,7 +132,7 @@ static int is_record(const char *path)
 
 int train_record_check(const TrainRun *r, Err *e)
 {
-    if (!r->choice_count) return 0;
+    if (!wanted(r)) return 0;
     char *path = record_path(r);
     if (!path) return err_nomem(e, 64, "a file name");
     int rc = 0;
@@ -137,6 +143,19 @@ int train_record_check(const TrainRun *r, Err *e)
     return rc;
 }
 
+/* What the command line leaves to the program, and the record knows. */
+static void forget_what_was_found(TrainRun *r)
+{
+    const struct { const char *name; double *rate; } list[] = {
+        {"learning_rate", &r->o.lr}, {"unet_lr", &r->o.unet_lr}, {"text_encoder_lr", &r->o.text_lr}};
+    for (size_t i = 0; i < 3; i++)
+        if (*list[i].rate == OPTION_AUTO) options_forget(&r->opt, list[i].name), *list[i].rate = NAN;
+    if (!r->o.time) return;
+    options_forget(&r->opt, "max_train_epochs");
+    options_forget(&r->opt, "max_train_steps");
+    r->o.epochs = r->o.steps = 0;
+}
+
 int train_recall(TrainRun *r, Err *e)
 {
     TRY(train_preset_names(r, e));
@@ -144,6 +163,7 @@ int train_recall(TrainRun *r, Err *e)
     char *path = record_path(r), *state = mem_printf("%s/%s-state.safetensors", r->o.output_dir, r->o.output_name);
     int rc = path && state ? 0 : err_nomem(e, 64, "a file name");
     int there = !rc && (*r->o.resume || io_exists(state) == 1) && io_exists(path) == 1 && is_record(path);
+    if (there) forget_what_was_found(r);
     if (there) rc = options_file(&r->opt, path, e);
     r->recalled = there;
     if (there && !rc) fprintf(stderr, "settings   of the first start, from %s\n", path);

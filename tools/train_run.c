@@ -23,17 +23,19 @@ static int save_state(TrainRun *r, Err *e)
 
 /* ---- a step -------------------------------------------------------------- */
 
-static int run_micro(void *ctx, uint32_t step, int micro, float *loss, Err *e)
+int train_micro(TrainRun *r, uint32_t step, int micro, float *loss, Err *e)
 {
-    TrainRun *r = ctx;
     return r->o.train_vae ? autoencode_run(&r->ae, step, loss, e) : finetune_run(&r->ft, step, micro, loss, e);
 }
 
-static int micros(void *ctx, uint32_t step)
+int train_micros(const TrainRun *r, uint32_t step)
 {
-    const TrainRun *r = ctx;
     return r->o.train_vae ? 1 : finetune_micros(&r->ft, step);
 }
+
+static int run_micro(void *ctx, uint32_t step, int micro, float *loss, Err *e) { return train_micro(ctx, step, micro, loss, e); }
+
+static int micros(void *ctx, uint32_t step) { return train_micros(ctx, step); }
 
 static int stop_asked(void *ctx)
 {
@@ -212,10 +214,12 @@ int train_start(TrainRun *r, Err *e)
 {
     r->spent.start = machine_seconds();
     TRY(io_mkdirs(r->o.output_dir, e));
-    TRY(train_record(r, e));
     TRY(encode_pictures(r, e));
     r->spent.latents = machine_seconds() - r->spent.start;
     TRY(load(r, e));
+    TRY(train_rates(r, e));
+    TRY(train_time(r, e));
+    TRY(train_record(r, e));
     TRY(train_place(&r->t, e));
     TRY(resume(r, e));
     TRY(train_log_open(r, e));

@@ -103,7 +103,7 @@ char *train_samples_path(const TrainRun *r, const char *label, size_t i)
                       (long long)r->samples->seed[i]);
 }
 
-static uint32_t interval(const TrainRun *r)
+uint32_t train_samples_interval(const TrainRun *r)
 {
     const TrainOptions *o = &r->o;
     if (by_epoch(r)) return (uint32_t)(o->sample_every_n_epochs ? o->sample_every_n_epochs : 1) * r->steps_per_epoch;
@@ -135,7 +135,7 @@ static int write_grid(TrainRun *r, uint32_t done, Err *e)
     char labels[ROWS_MAX][24];
     const char *row_labels[ROWS_MAX], **col_labels = mem_calloc(columns, sizeof *col_labels);
     int rc = cells && col_labels ? 0 : err_nomem(e, columns * sizeof *cells, "the grid");
-    for (uint32_t at = 0; !rc && at <= done && rows < ROWS_MAX; at += interval(r)) {
+    for (uint32_t at = 0; !rc && at <= done && rows < ROWS_MAX; at += train_samples_interval(r)) {
         if (!load_row(r, at, cells + rows * columns)) continue;
         moment(r, at, labels[rows], sizeof labels[rows]);
         row_labels[rows] = labels[rows];
@@ -198,7 +198,7 @@ size_t train_samples_rows(const TrainRun *r, int strengths, char (*label)[24], s
 {
     size_t n = 0;
     uint32_t at = 0;
-    for (int i = 0; n < cap && (strengths ? i < r->strength_count : at <= r->t.step); i++, at += strengths ? 0 : interval(r)) {
+    for (int i = 0; n < cap && (strengths ? i < r->strength_count : at <= r->t.step); i++, at += strengths ? 0 : train_samples_interval(r)) {
         if (strengths) snprintf(label[n], 24, "s%.2f", r->strengths[i]);
         else moment(r, at, label[n], 24);
         char *path = train_samples_path(r, label[n], 0);
@@ -215,6 +215,20 @@ char *train_samples_row_name(const char *label)
     return mem_printf("%s %ld", step ? "step" : "epoch", strtol(label + !step, NULL, 10));
 }
 
+double train_samples_cost(const TrainRun *r)
+{
+    const struct TrainSamples *s = r->samples;
+    double sum = 0;
+    for (size_t i = 0; s && i < s->prompts.count; i++) {
+        const Pipeline *p = s->pipes[i];
+        const Graph *g[] = {p->unet[0].g, p->unet[1].g};
+        for (int k = 0; k < 2; k++)
+            if (g[k]) sum += p->c.steps * cost_graph_seconds(&cost_nominal, g[k]);
+        sum += cost_graph_seconds(&cost_nominal, p->text.g) + cost_graph_seconds(&cost_nominal, p->vae.g);
+    }
+    return sum;
+}
+
 int train_samples_first(TrainRun *r, Err *e)
 {
     return r->samples && r->o.sample_at_first && !r->t.step ? make_all(r, 0, e) : 0;
@@ -222,5 +236,5 @@ int train_samples_first(TrainRun *r, Err *e)
 
 int train_samples_after(TrainRun *r, uint32_t done, Err *e)
 {
-    return r->samples && done % interval(r) == 0 ? make_all(r, done, e) : 0;
+    return r->samples && done % train_samples_interval(r) == 0 ? make_all(r, done, e) : 0;
 }

@@ -21,6 +21,10 @@ int train_samples_make(TrainRun *r, const char *label, Err *e);
 int train_strengths_init(TrainRun *r, Err *e);
 int train_strengths(TrainRun *r, Err *e);
 
+/* What a picture of each prompt costs (cost_nominal); steps from one to the next. */
+double train_samples_cost(const TrainRun *r);
+uint32_t train_samples_interval(const TrainRun *r);
+
 /* For the report: prompts; the labels of moments (or of strengths) that have pictures; what
  * a label means and the path of a picture (both mem_free). */
 size_t train_samples_count(const TrainRun *r);
