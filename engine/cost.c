@@ -27,7 +27,7 @@ static double linear_flops(const Linear *p) { return 2.0 * p->m * p->n * p->k; }
 
 static double conv2d_flops(const Conv2d *p)
 {
-    double pixels = (double)p->n * conv2d_out(p, p->h) * conv2d_out(p, p->w);
+    double pixels = (double)p->n * conv2d_rows(p) * conv2d_out(p, p->w);
     return 2.0 * pixels * p->cout * p->cin * p->ks * p->ks;
 }
 
@@ -80,7 +80,7 @@ double cost_graph_seconds(const Speed *s, const Graph *g)
 enum { ROWS = 1024, WIDTH = 640, SIDE = 32, CHANNELS = 320, HEADS = 8, ELEMENTS = 4 << 20 };
 
 static const Linear linear_probe = {ROWS, WIDTH, WIDTH, 1, DT_F32};
-static const Conv2d conv_probe = {1, SIDE, SIDE, CHANNELS, CHANNELS, 3, 1, 1, 1, 1, DT_F32};
+static const Conv2d conv_probe = {1, SIDE, SIDE, CHANNELS, CHANNELS, 3, 1, 1, 1, 1, DT_F32, 0, 0};
 static const Attention attention_probe = {1, 1024, 1024, HEADS, 40, 0, 0.158f};
 
 typedef struct {

@@ -8,6 +8,7 @@
 #include "engine/mem.h"
 #include "engine/convert.h"
 #include "engine/recompute.h"
+#include "engine/strips.h"
 
 /* ---- memory -------------------------------------------------------------- */
 
@@ -48,6 +49,7 @@ int exec_init(Exec *x, Graph *g, Slab *slab, Dev *dev, const Ops *ops, Err *e)
 {
     *x = (Exec){.g = g, .ops = ops, .slab = slab};
     if (!g) return err_nomem(e, sizeof *g, "the graph");
+    TRY(strips_cut(g, STRIPS_LEAST, ops, e));
     TRY(recompute_fit(&x->plan, g, SIZE_MAX, dev, ops, e));
     slab->dev = dev;
     slab_want(slab, &x->plan);
@@ -166,7 +168,9 @@ static void call(const Exec *x, const Node *n, void *const *a, void *const *y, c
     case OP_attention_bwd:
         o->attention_bwd[t](d, &n->p.attention, y[0], y[1], y[2], a[0], a[1], a[2], a[3], a[4], a[5]);
         break;
-    case OP_groupnorm: o->groupnorm[t](d, &n->p.groupnorm, y[0], y[1], a[0], a[1], a[2]); break;
+    case OP_groupnorm:                     /* with given statistics these are an input */
+        o->groupnorm[t](d, &n->p.groupnorm, y[0], n->p.groupnorm.given ? a[3] : y[1], a[0], a[1], a[2]);
+        break;
     case OP_groupnorm_bwd:
         o->groupnorm_bwd[t](d, &n->p.groupnorm, y[0], dw, db, a[0], a[1], a[2], a[3], a[4], acc[0]);
         break;

@@ -119,6 +119,15 @@ Tensor *graph_param_grad(Graph *g, Param *p)
     return t;
 }
 
+Tensor *graph_rows(Graph *g, Tensor *map, int row, int rows)
+{
+    Tensor *t = new_tensor(g, map->name, map->dt, 4, (int[]){1, rows, map->dim[2], map->dim[3]});
+    if (t == &g->bad) return t;
+    t->base = map;
+    t->at = (size_t)row * (tensor_bytes(map) / (size_t)map->dim[1]);
+    return t;
+}
+
 Tensor *graph_input(Graph *g, const char *name, Dtype dt, int ndim, const int *dim)
 {
     Tensor *t = new_tensor(g, name, dt, ndim, dim);
@@ -225,7 +234,7 @@ Tensor *graph_conv2d(Graph *g, Tensor *x, Tensor *w, Tensor *b, Tensor *rowbias,
         !require(g, is_vector(b, w->dim[0]), "conv2d", "the bias must fit the weight", w, b))
         return &g->bad;
     Conv2d p = {x->dim[0], x->dim[1], x->dim[2], x->dim[3], w->dim[0], w->dim[1],
-                stride, pad_lo, pad_hi, alpha, w->dt};
+                stride, pad_lo, pad_hi, alpha, w->dt, 0, 0};
     int dim[4] = {p.n, conv2d_out(&p, p.h), conv2d_out(&p, p.w), p.cout};
     if (rowbias && !require(g, rowbias->dim[0] == p.n && tensor_count(rowbias) == (size_t)p.n * (size_t)p.cout,
                             "conv2d", "the per-picture bias must fit", rowbias, w))
@@ -264,7 +273,7 @@ Tensor *graph_groupnorm(Graph *g, Tensor *x, Tensor *w, Tensor *b, int groups, f
         return &g->bad;
     Node *n = add(g, OP_groupnorm, 3, (Tensor *[]){x, w, b});
     if (!n) return &g->bad;
-    n->p.groupnorm = (GroupNorm){x->dim[0], inner(x), c, groups, silu, eps};
+    n->p.groupnorm = (GroupNorm){x->dim[0], inner(x), c, groups, silu, eps, 0};
     Tensor *y = graph_out(g, n, 0, g->act, x->ndim, x->dim);
     graph_out(g, n, 1, DT_F32, 3, (int[]){x->dim[0], groups, 2});
     return y;

@@ -42,6 +42,8 @@ typedef struct Tensor {
     Node *made_by;         /* NULL for inputs and weights */
     int needs_grad;        /* a trainable parameter is upstream */
     int keep;              /* readable after the run: inputs and outputs */
+    struct Tensor *base;   /* this is a part of it, from byte `at` on; NULL: a tensor of its own */
+    size_t at;
     struct Tensor *grad;   /* filled by graph_grad */
     /* filled by plan.c */
     int first, last;       /* node indices between which the buffer is live */
@@ -145,6 +147,8 @@ Tensor *graph_gauss(Graph *g, Tensor *m, Tensor *noise, Tensor **kl);
 Node *graph_node(Graph *g, OpKind op, Dtype dt);
 Tensor *graph_out(Graph *g, Node *n, int slot, Dtype dt, int ndim, const int *dim);
 Tensor *graph_param_grad(Graph *g, Param *p);
+/* Rows [row, row+rows) of a map (1,H,W,C). */
+Tensor *graph_rows(Graph *g, Tensor *map, int row, int rows);
 
 /* grad.h's entry: appends the backward pass of sum(scale[i] * loss[i]) to g.
  * loss[i] was made by graph_loss, graph_recon or graph_gauss (kl); scale[i] is

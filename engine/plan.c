@@ -15,6 +15,7 @@ static size_t align_up(size_t n) { return (n + ALIGN - 1) & ~(size_t)(ALIGN - 1)
 static void touch(Tensor *t, int at)
 {
     if (!t || t->param) return;
+    while (t->base) t = t->base;
     if (at < t->first) t->first = at;
     if (at > t->last) t->last = at;
 }
@@ -53,7 +54,7 @@ static Tensor *inplace_input(const Node *n)
 
 static int try_share(Tensor *out, Tensor *in, int at)
 {
-    if (!in || in->param || in->keep || out->buffer != out) return 0;
+    if (!in || in->param || in->keep || out->buffer != out || out->base || in->base) return 0;
     Tensor *buf = in->buffer;
     if (buf->last != at || buf->keep || tensor_bytes(out) != tensor_bytes(in)) return 0;
     out->buffer = buf;
@@ -142,7 +143,12 @@ static int place(Plan *plan, Graph *g, Err *e)
         placed[k] = t;
     }
     mem_free(order);
-    for (int i = 0; i < g->tensor_count; i++) g->tensors[i]->offset = g->tensors[i]->buffer->offset;
+    for (int i = 0; i < g->tensor_count; i++) {
+        Tensor *t = g->tensors[i], *own = t;
+        size_t at = 0;
+        for (; own->base; own = own->base) at += own->at;
+        t->offset = own->buffer->offset + at;
+    }
     return 0;
 }
 

@@ -13,6 +13,12 @@ static size_t align64(size_t b) { return (b + 63) & ~(size_t)63; }
 
 int gemm_swap(int m, int n) { return m <= 192 && m < n; }
 
+int gemm_swap_conv(const Conv2d *p)
+{
+    Conv2d all = conv2d_whole(p);
+    return gemm_swap(all.n * conv2d_rows(&all) * conv2d_out(&all, all.w), p->cout);
+}
+
 /* Time of the whole product with tasks of mc x nc, in cycles for each step of
  * k: products, then packing of Q and P (cycles per element: estimates that
  * only have to rank the ways to cut). */
@@ -97,9 +103,8 @@ static size_t need(size_t least, GemmShape s, int threads)
     return least;
 }
 
-static size_t forward_need(int threads, int pair, int m, int n, int k)
+static size_t forward_need(int threads, int pair, int m, int n, int k, int swap)
 {
-    int swap = gemm_swap(m, n);
     GemmShape s = {.m = swap ? n : m, .n = swap ? m : n, .k = k, .pair = pair};
     return need(0, s, threads);
 }
@@ -108,7 +113,7 @@ size_t linear_scratch_x86(const Dev *d, const Linear *p, Dtype dt)
 {
     if (p->wdt == DT_I8) return i8_linear_scratch(d, p, dt);
     int pair = dt == DT_BF16;
-    size_t b = forward_need(d->threads, pair, p->m, p->n, p->k);
+    size_t b = forward_need(d->threads, pair, p->m, p->n, p->k, gemm_swap(p->m, p->n));
     b = need(b, (GemmShape){p->m, p->k, p->n, pair, 0, 1}, d->threads);
     b = need(b, (GemmShape){p->n, p->k, p->m, pair, 1, 1}, d->threads);
     size_t few = p->m <= GEMM_FEW ? gemm_few_bytes(p->k) : 0;
@@ -119,8 +124,8 @@ size_t conv2d_scratch_x86(const Dev *d, const Conv2d *p, Dtype dt)
 {
     if (p->wdt == DT_I8) return i8_conv2d_scratch(d, p, dt);
     int pair = dt == DT_BF16, k = p->ks * p->ks * p->cin;
-    int m = p->n * conv2d_out(p, p->h) * conv2d_out(p, p->w);
-    size_t b = forward_need(d->threads, pair, m, p->cout, k);
+    int m = p->n * conv2d_rows(p) * conv2d_out(p, p->w);
+    size_t b = forward_need(d->threads, pair, m, p->cout, k, gemm_swap_conv(p));
     b = need(b, (GemmShape){p->cout, k, m, pair, 1, 1}, d->threads);
     for (int i = 0; i < p->stride * p->stride; i++) {
         ConvClass c = conv_class(p, i / p->stride, i % p->stride);

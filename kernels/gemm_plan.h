@@ -38,6 +38,8 @@ void gemm_plan(GemmPlan *g, const GemmShape *s, int threads, int wide);
 /* 1 when linear and conv2d take x as Q and w as P: few rows, so that the large
  * operand is copied and the small one transposed. */
 int gemm_swap(int m, int n);
+/* The same for conv2d: a strip is done as its map is. */
+int gemm_swap_conv(const Conv2d *p);
 
 /* Up to this many rows linear goes through memory once and packs nothing; it
  * keeps x in f32, padded, in its scratch. */

@@ -52,6 +52,7 @@ void ops_init(Ops *ops, const Dev *d)
         ops->linear_scratch = linear_scratch_x86;
         ops->conv2d_scratch = conv2d_scratch_x86;
         ops->attention_scratch = attention_scratch_x86;
+        ops->strips = 1;
     }
 #endif
 #ifdef SDC_CUDA

@@ -44,6 +44,7 @@ static inline size_t dtype_bytes(Dtype dt) { return dt == DT_F32 ? 4 : dt == DT_
  *   x (M,K) T   w (N,K) wdt   b (N) f32 or NULL   res (M,N) T or NULL
  *   y (M,N) T = alpha * x w^T + b + res.   In place ok: res == y. */
 typedef struct { int m, n, k; float alpha; Dtype wdt; } Linear;
+enum { LINEAR_ROWS = 256 };
 typedef void linear_fn(Dev *d, const Linear *p, void *y, const void *x, const void *w,
                        const float *b, const void *res);
 /* dx (M,K) T (+)= alpha * dy (M,N) w. */
@@ -63,10 +64,27 @@ typedef struct {
     int n, h, w, cin, cout, ks, stride, pad_lo, pad_hi;
     float alpha;
     Dtype wdt;
+    int above, below;
 } Conv2d;
 static inline int conv2d_out(const Conv2d *p, int in)
 {
     return (in + p->pad_lo + p->pad_hi - p->ks) / p->stride + 1;
+}
+/* A strip: x lacks `above` and `below` rows of its map, and y is what follows from the
+ * rows that are there; zeros stand only at the map's own edges. n and stride are 1, and
+ * there is no rowbias; conv2d alone takes it. Where Ops.strips says so, y is bit for bit
+ * a part of what the map gives, if its first row there is a multiple of CONV2D_STRIP. */
+enum { CONV2D_STRIP = 24 };
+static inline int conv2d_top(const Conv2d *p) { return p->above ? 0 : p->pad_lo; }
+static inline int conv2d_rows(const Conv2d *p)
+{
+    return (p->h + conv2d_top(p) + (p->below ? 0 : p->pad_hi) - p->ks) / p->stride + 1;
+}
+static inline Conv2d conv2d_whole(const Conv2d *p)
+{
+    Conv2d all = *p;
+    all.h += p->above + p->below, all.above = all.below = 0;
+    return all;
 }
 typedef void conv2d_fn(Dev *d, const Conv2d *p, void *y, const void *x, const void *w,
                        const float *b, const void *rowbias, const void *res);
@@ -94,8 +112,10 @@ typedef void attention_bwd_fn(Dev *d, const Attention *p, void *dq, void *dk, vo
 /* Group normalisation, Wu & He, arXiv:1803.08494, as torch.nn.GroupNorm, with
  * an optional SiLU behind it.
  *   x, y (N,HW,C) T   w, b (C) f32   stats (N,groups,2) f32: mean, 1/sqrt(var+eps)
- *   y = f((x - mean) * rstd * w + b), f = silu or identity. In place ok. */
-typedef struct { int n, hw, c, groups, silu; float eps; } GroupNorm;
+ *   y = f((x - mean) * rstd * w + b), f = silu or identity. In place ok.
+ * given: stats are read instead, those of a map of which x is a part. y NULL: only stats.
+ * (A device without Ops.strips takes neither.) */
+typedef struct { int n, hw, c, groups, silu; float eps; int given; } GroupNorm;
 typedef void groupnorm_fn(Dev *d, const GroupNorm *p, void *y, float *stats, const void *x,
                           const float *w, const float *b);
 /* dx (N,HW,C) T (+)=;  dw, db (C) f32 +=, NULL ok. dx may be dy when acc is 0. */
@@ -225,6 +245,9 @@ typedef struct {
 #undef X
     cast_fn *cast[DT_N][DT_N];       /* [destination][source] */
     OptimOps optim;                  /* kernels/optim.h; f32 only */
+    int strips;                      /* 1: parts of maps give the bits of the whole: conv2d of a
+                                        strip, groupnorm with its statistics, and linear of
+                                        LINEAR_ROWS rows or more */
     int int8;                        /* 1: linear and conv2d take weights of DT_I8 */
     /* Scratch bytes (Dev.ws) that any of linear, linear_dx, linear_dw and so
      * on needs for these shapes with T == dt. Never NULL. */

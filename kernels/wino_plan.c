@@ -13,9 +13,9 @@ static int round_up(int a, int b) { return ceil_div(a, b) * b; }
 
 WinoShape wino_shape(const Conv2d *p, int dx)
 {
-    int ho = conv2d_out(p, p->h), wo = conv2d_out(p, p->w);
-    if (dx) return (WinoShape){p->n, ho, wo, p->cout, p->h, p->w, p->cin, p->ks - 1 - p->pad_lo};
-    return (WinoShape){p->n, p->h, p->w, p->cin, ho, wo, p->cout, p->pad_lo};
+    int ho = conv2d_rows(p), wo = conv2d_out(p, p->w), pad = p->ks - 1 - p->pad_lo;
+    if (dx) return (WinoShape){p->n, ho, wo, p->cout, p->h, p->w, p->cin, pad, pad};
+    return (WinoShape){p->n, p->h, p->w, p->cin, ho, wo, p->cout, p->pad_lo, conv2d_top(p)};
 }
 
 /* Cycles of one thread, with constants as measured. */
@@ -58,7 +58,8 @@ static void cut(WinoPlan *g, const WinoShape *s, int threads)
 
 void wino_plan(WinoPlan *g, const Conv2d *p, int dx, Dtype dt, int threads, int wide)
 {
-    WinoShape s = wino_shape(p, dx);
+    Conv2d all = conv2d_whole(p);
+    WinoShape s = wino_shape(p, dx), whole = wino_shape(&all, dx);
     WinoPlan best = {0};
     double most = LEAST_GAIN;
     int fits = p->ks == 3 && p->stride == 1 && p->wdt != DT_I8 && s.c >= LEAST_CHANNELS &&
@@ -66,12 +67,13 @@ void wino_plan(WinoPlan *g, const Conv2d *p, int dx, Dtype dt, int threads, int 
     for (int m = 4; m <= 8 && fits; m += 2) {
         if (m > 4 && dt == DT_F32) break;           /* they would lose a digit */
         *g = (WinoPlan){.m = m, .points = (m + 2) * (m + 2), .mr = wide ? 12 : 6,
-                        .nr = wide ? 32 : 16, .ty = ceil_div(s.ho, m), .tx = ceil_div(s.wo, m)};
-        double times = gain(g, &s, dt, wide);
+                        .nr = wide ? 32 : 16, .ty = ceil_div(whole.ho, m), .tx = ceil_div(s.wo, m)};
+        double times = gain(g, &whole, dt, wide);
         if (times > most) best = *g, most = times;
     }
     *g = best;
     if (!g->m) return;
+    g->ty = ceil_div(s.ho, g->m);
     g->tiles = s.n * g->ty * g->tx;
     cut(g, &s, threads);
     /* A line more, so that the points of a tile do not share a set of the cache. */

@@ -19,8 +19,8 @@
 #include "kernels/ops.h"
 
 /* The convolution, or the one that a gradient is: from map h x w x c, summing
- * over c, to ho x wo x cout, with `pad` zeros before each axis. */
-typedef struct { int n, h, w, c, ho, wo, cout, pad; } WinoShape;
+ * over c, to ho x wo x cout, with `pad` zeros before each axis (`top` before the rows). */
+typedef struct { int n, h, w, c, ho, wo, cout, pad, top; } WinoShape;
 WinoShape wino_shape(const Conv2d *p, int dx);
 
 typedef struct {

@@ -124,7 +124,7 @@ static void conv(Bench *b, int n, int hw, int cin, int cout, int stride)
 {
     char name[80];
     int i8 = b->wdt == DT_I8;
-    Layer l = {.conv = 1, .c = {n, hw, hw, cin, cout, 3, stride, 1, 1, 1, b->wdt}};
+    Layer l = {.conv = 1, .c = {n, hw, hw, cin, cout, 3, stride, 1, 1, 1, b->wdt, 0, 0}};
     size_t out = (size_t)n * (size_t)conv2d_out(&l.c, hw) * (size_t)conv2d_out(&l.c, hw);
     l.nx = (size_t)n * (size_t)hw * (size_t)hw * (size_t)cin, l.ny = out * (size_t)cout;
     l.nw = 9 * (size_t)cin * (size_t)cout;

@@ -210,7 +210,7 @@ TEST(conv_small_shapes)
         int ks = kern_int(&r, 1, 4), lo = kern_int(&r, 0, ks - 1), hi = kern_int(&r, 0, ks - 1);
         Case c = {{kern_int(&r, 1, 3), kern_int(&r, ks, 9), kern_int(&r, ks, 9),
                    chan[kern_int(&r, 0, CHANS - 1)], chan[kern_int(&r, 0, CHANS - 1)], ks,
-                   kern_int(&r, 1, 3), lo, hi, i % 5 ? 1.0f : 0.37f, (Dtype)(i % 3)},
+                   kern_int(&r, 1, 3), lo, hi, i % 5 ? 1.0f : 0.37f, (Dtype)(i % 3), 0, 0},
                   (KernKind)(i / 3 % KERN_KINDS), i & 3};
         check_case(&c);
     }
@@ -221,15 +221,15 @@ TEST(conv_small_shapes)
 TEST(conv_real_shapes)
 {
     static const Case cases[] = {
-        {{1, 8, 8, 320, 33, 3, 1, 1, 1, 1, DT_BF16}, KERN_NORMAL, 3},
-        {{2, 6, 5, 64, 70, 3, 1, 1, 1, 1, DT_F32}, KERN_MEAN, 1},
-        {{1, 9, 8, 64, 40, 3, 2, 1, 1, 1, DT_F16}, KERN_NORMAL, 0},
-        {{2, 10, 12, 24, 48, 3, 2, 0, 1, 1, DT_BF16}, KERN_NORMAL, 1},
-        {{2, 7, 9, 48, 96, 1, 1, 0, 0, 1, DT_F32}, KERN_NORMAL, 3},
-        {{1, 24, 20, 3, 64, 3, 1, 1, 1, 1, DT_F32}, KERN_NORMAL, 2},
-        {{1, 20, 24, 64, 3, 3, 1, 1, 1, 1, DT_F32}, KERN_NORMAL, 0},
-        {{1, 16, 16, 4, 40, 3, 1, 1, 1, 1, DT_BF16}, KERN_NORMAL, 0},
-        {{3, 20, 21, 16, 20, 3, 1, 1, 1, 0.5f, DT_BF16}, KERN_MEAN, 3},
+        {{1, 8, 8, 320, 33, 3, 1, 1, 1, 1, DT_BF16, 0, 0}, KERN_NORMAL, 3},
+        {{2, 6, 5, 64, 70, 3, 1, 1, 1, 1, DT_F32, 0, 0}, KERN_MEAN, 1},
+        {{1, 9, 8, 64, 40, 3, 2, 1, 1, 1, DT_F16, 0, 0}, KERN_NORMAL, 0},
+        {{2, 10, 12, 24, 48, 3, 2, 0, 1, 1, DT_BF16, 0, 0}, KERN_NORMAL, 1},
+        {{2, 7, 9, 48, 96, 1, 1, 0, 0, 1, DT_F32, 0, 0}, KERN_NORMAL, 3},
+        {{1, 24, 20, 3, 64, 3, 1, 1, 1, 1, DT_F32, 0, 0}, KERN_NORMAL, 2},
+        {{1, 20, 24, 64, 3, 3, 1, 1, 1, 1, DT_F32, 0, 0}, KERN_NORMAL, 0},
+        {{1, 16, 16, 4, 40, 3, 1, 1, 1, 1, DT_BF16, 0, 0}, KERN_NORMAL, 0},
+        {{3, 20, 21, 16, 20, 3, 1, 1, 1, 0.5f, DT_BF16, 0, 0}, KERN_MEAN, 3},
     };
     check_cases(cases, sizeof cases / sizeof *cases);
 }
@@ -239,12 +239,12 @@ TEST(conv_real_shapes)
 TEST(conv_winograd)
 {
     static const struct { Case c; Dtype t; } cases[] = {
-        {{{2, 19, 17, 70, 60, 3, 1, 1, 1, 0.5f, DT_BF16}, KERN_NORMAL, 3}, DT_F32},
-        {{{1, 24, 22, 130, 96, 3, 1, 1, 1, 1, DT_BF16}, KERN_MEAN, 1}, DT_BF16},
-        {{{1, 13, 15, 64, 64, 3, 1, 2, 0, 1, DT_F16}, KERN_NORMAL, 2}, DT_F16},
-        {{{1, 19, 14, 64, 64, 3, 1, 0, 1, 1, DT_F32}, KERN_ZERO, 0}, DT_F32},
-        {{{1, 31, 39, 70, 64, 3, 1, 1, 1, 1, DT_F32}, KERN_NORMAL, 3}, DT_BF16},
-        {{{1, 160, 153, 32, 32, 3, 1, 1, 1, 1, DT_F32}, KERN_NORMAL, 0}, DT_F32},
+        {{{2, 19, 17, 70, 60, 3, 1, 1, 1, 0.5f, DT_BF16, 0, 0}, KERN_NORMAL, 3}, DT_F32},
+        {{{1, 24, 22, 130, 96, 3, 1, 1, 1, 1, DT_BF16, 0, 0}, KERN_MEAN, 1}, DT_BF16},
+        {{{1, 13, 15, 64, 64, 3, 1, 2, 0, 1, DT_F16, 0, 0}, KERN_NORMAL, 2}, DT_F16},
+        {{{1, 19, 14, 64, 64, 3, 1, 0, 1, 1, DT_F32, 0, 0}, KERN_ZERO, 0}, DT_F32},
+        {{{1, 31, 39, 70, 64, 3, 1, 1, 1, 1, DT_F32, 0, 0}, KERN_NORMAL, 3}, DT_BF16},
+        {{{1, 160, 153, 32, 32, 3, 1, 1, 1, 1, DT_F32, 0, 0}, KERN_NORMAL, 0}, DT_F32},
     };
     enum { CASES = sizeof cases / sizeof *cases };
     KernDev kd = kern_open(1, ~0u);
@@ -268,7 +268,7 @@ TEST(conv_winograd)
 TEST(conv_reference_gradient)
 {
     enum { X = 2 * 5 * 4 * 3, W = 4 * 9 * 3, Y = 2 * 3 * 2 * 4 };
-    Conv2d p = {2, 5, 4, 3, 4, 3, 2, 1, 1, 0.7f, DT_F32};
+    Conv2d p = {2, 5, 4, 3, 4, 3, 2, 1, 1, 0.7f, DT_F32, 0, 0};
     KernRng r = {5};
     KernDev kd = kern_open(1, DEV_REF);
     Input x = input_new(&r, DT_F32, X, KERN_NORMAL, 1);
@@ -302,13 +302,13 @@ TEST(conv_reference_gradient)
 TEST(conv_int8)
 {
     static const Case cases[] = {
-        {{1, 5, 7, 4, 16, 3, 1, 1, 1, 1, DT_I8}, KERN_NORMAL, 3},
-        {{2, 6, 5, 20, 48, 3, 2, 1, 1, 0.5f, DT_I8}, KERN_MEAN, 3},
-        {{2, 8, 8, 36, 32, 3, 2, 0, 1, 1, DT_I8}, KERN_NORMAL, 1},
-        {{3, 3, 4, 68, 64, 1, 1, 0, 0, -1, DT_I8}, KERN_NORMAL, 0},
-        {{2, 9, 8, 64, 80, 3, 1, 1, 1, 1, DT_I8}, KERN_NORMAL, 3},
-        {{1, 4, 4, 132, 1280, 3, 1, 1, 1, 1, DT_I8}, KERN_NORMAL, 1},
-        {{1, 12, 12, 32, 32, 3, 1, 1, 1, 1, DT_I8}, KERN_ZERO, 0},
+        {{1, 5, 7, 4, 16, 3, 1, 1, 1, 1, DT_I8, 0, 0}, KERN_NORMAL, 3},
+        {{2, 6, 5, 20, 48, 3, 2, 1, 1, 0.5f, DT_I8, 0, 0}, KERN_MEAN, 3},
+        {{2, 8, 8, 36, 32, 3, 2, 0, 1, 1, DT_I8, 0, 0}, KERN_NORMAL, 1},
+        {{3, 3, 4, 68, 64, 1, 1, 0, 0, -1, DT_I8, 0, 0}, KERN_NORMAL, 0},
+        {{2, 9, 8, 64, 80, 3, 1, 1, 1, 1, DT_I8, 0, 0}, KERN_NORMAL, 3},
+        {{1, 4, 4, 132, 1280, 3, 1, 1, 1, 1, DT_I8, 0, 0}, KERN_NORMAL, 1},
+        {{1, 12, 12, 32, 32, 3, 1, 1, 1, 1, DT_I8, 0, 0}, KERN_ZERO, 0},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) check_case(&cases[i]);
 }

@@ -134,7 +134,7 @@ static void groupnorm_f64(const void *params, const double *x, double *y)
 
 TEST(opgrad_groupnorm)
 {
-    static const GroupNorm cases[] = {{2, 5, 6, 2, 1, 1e-3f}, {1, 4, 6, 3, 0, 1e-3f}};
+    static const GroupNorm cases[] = {{2, 5, 6, 2, 1, 1e-3f, 0}, {1, 4, 6, 3, 0, 1e-3f, 0}};
     for (int i = 0; i < 2; i++) {
         GroupNorm p = cases[i];
         int n = p.n * p.hw * p.c;

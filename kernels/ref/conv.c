@@ -23,7 +23,7 @@ static double forward_at(const Conv2d *p, Dtype dt, const void *x, const void *w
     double s = 0;
     for (int i = 0; i < p->ks; i++)
         for (int j = 0; j < p->ks; j++) {
-            int iy = oy * p->stride + i - p->pad_lo, ix = ox * p->stride + j - p->pad_lo;
+            int iy = oy * p->stride + i - conv2d_top(p), ix = ox * p->stride + j - p->pad_lo;
             if (iy < 0 || iy >= p->h || ix < 0 || ix >= p->w) continue;
             size_t xi = map_at(n, iy, ix, p->h, p->w, p->cin);
             for (int c = 0; c < p->cin; c++)
@@ -35,7 +35,7 @@ static double forward_at(const Conv2d *p, Dtype dt, const void *x, const void *w
 static void forward(Dev *d, const Conv2d *p, Dtype dt, void *y, const void *x, const void *w,
                     const float *b, const void *rowbias, const void *res)
 {
-    int ho = conv2d_out(p, p->h), wo = conv2d_out(p, p->w);
+    int ho = conv2d_rows(p), wo = conv2d_out(p, p->w);
 #pragma omp parallel for num_threads(d->threads)
     for (int r = 0; r < p->n * ho; r++)
         for (int ox = 0; ox < wo; ox++)

@@ -32,15 +32,16 @@ REF_INLINE void groupnorm_any(Dtype dt, const GroupNorm *p, void *y, float *stat
         int c0 = s % p->groups * cg;
         size_t at = (size_t)(s / p->groups) * p->hw * p->c + c0;
         double mean = 0, var = 0;
-        for (int i = 0; i < p->hw; i++)
+        for (int i = 0; i < p->hw && !p->given; i++)
             for (int c = 0; c < cg; c++) mean += ref_get(dt, x, at + (size_t)i * p->c + c) / m;
-        for (int i = 0; i < p->hw; i++)
+        for (int i = 0; i < p->hw && !p->given; i++)
             for (int c = 0; c < cg; c++) {
                 double e = ref_get(dt, x, at + (size_t)i * p->c + c) - mean;
                 var += e * e / m;
             }
         double rstd = 1 / sqrt(var + (double)p->eps);
-        for (int i = 0; i < p->hw; i++)
+        if (p->given) mean = (double)stats[s * 2], rstd = (double)stats[s * 2 + 1];
+        for (int i = 0; i < p->hw && y; i++)
             for (int c = 0; c < cg; c++) {
                 size_t k = at + (size_t)i * p->c + c;
                 double xhat = (ref_get(dt, x, k) - mean) * rstd;

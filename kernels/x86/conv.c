@@ -8,9 +8,9 @@ static int pairs(Dtype dt) { return WIDE && dt == DT_BF16; }
 /* x as a matrix of output pixels by taps and input channels. */
 static View view_input(const Conv2d *p, const void *x, Dtype dt)
 {
-    View v = {.p = x, .dt = dt, .gn = p->n, .ga = conv2d_out(p, p->h), .gb = conv2d_out(p, p->w),
+    View v = {.p = x, .dt = dt, .gn = p->n, .ga = conv2d_rows(p), .gb = conv2d_out(p, p->w),
               .step = p->stride, .h = p->h, .w = p->w, .kh = p->ks, .kw = p->ks,
-              .dy = -p->pad_lo, .dx = -p->pad_lo, .dtap = 1, .c = p->cin};
+              .dy = -conv2d_top(p), .dx = -p->pad_lo, .dtap = 1, .c = p->cin};
     v.sx = p->cin, v.sy = p->w * v.sx, v.sn = p->h * v.sy;
     if (p->ks == 1 && p->stride == 1 && !p->pad_lo && !p->pad_hi)
         v = view_matrix(x, dt, p->n * p->h * p->w, p->cin);
@@ -34,13 +34,13 @@ static int winograd(Dev *d, const Conv2d *p, int dx, Dtype dt, const void *x, co
 static void forward(Dev *d, const Conv2d *p, Dtype dt, void *y, const void *x, const void *w,
                     const float *b, const void *rowbias, const void *res)
 {
-    int k = p->ks * p->ks * p->cin, hw = conv2d_out(p, p->h) * conv2d_out(p, p->w);
+    int k = p->ks * p->ks * p->cin, hw = conv2d_rows(p) * conv2d_out(p, p->w);
     View vx = view_input(p, x, dt), vw = view_matrix(w, p->wdt, p->cout, k);
     Gemm g = {.s = {p->n * hw, p->cout, k, pairs(dt), 0, 0}, .p = vx, .q = vw,
               .out = {.y = y, .dt = dt, .alpha = p->alpha, .b = b, .rowbias = rowbias, .res = res,
                       .hw = hw, .cols = p->cout, .sx = p->cout}};
     if (winograd(d, p, 0, dt, x, w, &g.out)) return;
-    if (gemm_swap(g.s.m, g.s.n)) {
+    if (gemm_swap_conv(p)) {
         g.swap = 1, g.s.m = p->cout, g.s.n = p->n * hw;
         g.p = vw, g.q = vx;
     }

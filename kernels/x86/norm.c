@@ -120,11 +120,9 @@ VEC void norm_part(Dtype dt, const Slab *s, size_t part, void *y, const void *x,
     }
 }
 
-static void groupnorm_slab(Dtype dt, Dev *d, const Slab *s, void *y, float *stats, const void *x,
-                           const float *w, const float *b)
+static void slab_stats(Dtype dt, Dev *d, const Slab *s, float *st, const void *x)
 {
     Moments part[PARTS][GROUPS];
-    float own[GROUPS * 2], *st = stats ? stats + (s->n * s->p->groups + s->g0) * 2 : own;
 #pragma omp parallel for num_threads(d->threads) if (s->p->hw * s->c > CHUNK)
     for (size_t k = 0; k < s->parts; k++) {
         memset(part[k], 0, s->groups * sizeof(Moments));
@@ -140,6 +138,14 @@ static void groupnorm_slab(Dtype dt, Dev *d, const Slab *s, void *y, float *stat
         st[2 * g] = (float)all.mean;
         st[2 * g + 1] = (float)(1 / sqrt(all.m2 / all.count + (double)s->p->eps));
     }
+}
+
+static void groupnorm_slab(Dtype dt, Dev *d, const Slab *s, void *y, float *stats, const void *x,
+                           const float *w, const float *b)
+{
+    float own[GROUPS * 2], *st = stats ? stats + (s->n * s->p->groups + s->g0) * 2 : own;
+    if (!s->p->given) slab_stats(dt, d, s, st, x);
+    if (!y) return;
 #pragma omp parallel for num_threads(d->threads) if (s->p->hw * s->c > CHUNK)
     for (size_t k = 0; k < s->parts; k++) VEC_BY(dt, norm_part(DT, s, k, y, x, st, w, b));
 }

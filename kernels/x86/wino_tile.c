@@ -68,7 +68,7 @@ void ISA(wino_put_input)(const Wino *w, const WinoPlan *g, int tile, int row, in
     Place at = place_of(g, tile);
     int n = g->m + 2;
     for (int i = 0; i < n * n; i++) {
-        int y = at.y - s->pad + i / n, x = at.x - s->pad + i % n;
+        int y = at.y - s->top + i / n, x = at.x - s->pad + i % n;
         int inside = (unsigned)y < (unsigned)s->h && (unsigned)x < (unsigned)s->w;
         size_t pixel = ((size_t)at.n * (size_t)s->h + (size_t)y) * (size_t)s->w + (size_t)x;
         src[i] = inside ? (const char *)w->x + pixel * (size_t)s->c * dtype_bytes(w->dt) : zeros;
