@@ -239,7 +239,7 @@ install: sdc                    ## PREFIX=/usr/local, DESTDIR=
 	install -m 755 sdc $(DESTDIR)$(PREFIX)/bin/sdc
 	install -m 644 README.md LICENSE tokenizer/clip_merges.LICENSE.txt $(SHARE)/doc/sdc
 	install -m 644 $(POCKET) $(SHARE)/sdc/pocket
-	cp -R models/pocket/cats models/pocket/held $(SHARE)/sdc/pocket
+	cp -R models/pocket/cats models/pocket/held models/pocket/tagger $(SHARE)/sdc/pocket
 
 clean:                          ## remove build/, demo/ and ./sdc
 	rm -rf build demo sdc

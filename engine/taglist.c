@@ -52,8 +52,8 @@ static int add_row(TagList *t, char *const *field, int count, int columns, Err *
     long long id, category, uses = 0;
     if (count != columns || !number(field[0], &id) || !*field[1] || !number(field[2], &category) ||
         category < 0 || category >= TAG_CATEGORIES || (columns > 3 && !number(field[3], &uses)))
-        return err_set(e, ERR_INPUT, "expected %d fields: a number, a tag, a category from 0 to 9%s",
-                       columns, columns > 3 ? ", a count" : "");
+        return err_set(e, ERR_INPUT, "expected %d fields: a number, a tag, a category from 0 to "
+                       "9%s", columns, columns > 3 ? ", a count" : "");
     if (t->count >= TAGS_MAX) return err_set(e, ERR_INPUT, "more than %d tags", TAGS_MAX);
     TRY(taglist_add(t, field[1], (int)category, uses, e));
     t->list[t->count - 1].id = id;
@@ -69,7 +69,8 @@ static int parse(TagList *t, char *text, Err *e)
         return err_set(e, ERR_INPUT, "no list of tags: its first line must be "
                        "tag_id,name,category,count");
     for (int line = 2; *text; line++) {
-        int rc = cut_line(&text, field, &count) ? 0 : err_set(e, ERR_INPUT, "a quote is not closed");
+        int rc = 0;
+        if (!cut_line(&text, field, &count)) rc = err_set(e, ERR_INPUT, "a quote is not closed");
         if (!rc && count == 1 && !*field[0]) continue;               /* an empty line */
         if (!rc) rc = add_row(t, field, count, columns < FIELDS ? columns : FIELDS, e);
         if (rc) return err_prefix(e, "line %d", line), rc;

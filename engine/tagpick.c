@@ -125,8 +125,9 @@ static int replacements(TagPick *p, Err *e)
         if (pair) at++, new = piece(&at, ",;");
         int rc = !old || (pair && !new) ? err_nomem(e, 64, "tags") : 0;
         if (!rc && (!pair || !*old || !*new || *at == ','))
-            rc = err_set(e, ERR_USAGE, "option --tag_replacement: \"%s\": expected \"old,new\", several "
-                         "of them divided by \";\" (a comma in a tag is \"\\,\")", p->c.replacement);
+            rc = err_set(e, ERR_USAGE, "option --tag_replacement: \"%s\": expected \"old,new\", "
+                         "several of them divided by \";\" (a comma in a tag is \"\\,\")",
+                         p->c.replacement);
         if (!rc) replace(p, old, &new);
         mem_free(old);
         mem_free(new);
@@ -204,7 +205,8 @@ static void put_rating(TagPick *p, size_t *n, const float *prob)
 {
     size_t best = p->tags->count;
     for (size_t i = 0; i < p->tags->count; i++)
-        if (p->tags->list[i].category == TAG_RATING && (best == p->tags->count || prob[i] > prob[best]))
+        if (p->tags->list[i].category == TAG_RATING &&
+            (best == p->tags->count || prob[i] > prob[best]))
             best = i;
     if (best < p->tags->count) put(p, n, p->c.rating ? 0 : *n, best, prob[best]);
 }

@@ -35,7 +35,7 @@ typedef struct {
     char **name;                         /* (tags->count) as written; owned */
     unsigned char *undesired;            /* (tags->count) */
     size_t *first, first_count;          /* indices of tags */
-    size_t *seen, *since;                /* (tags->count) how often picked; when for the first time */
+    size_t *seen, *since;                /* (tags->count) how often picked; since when */
     size_t picks;
     TagPicked *picked;                   /* (tags->count + 1) */
 } TagPick;

@@ -67,7 +67,8 @@ static int add_step(json_t *steps, int more, const char *what, json_t *files)
     size_t n = json_array_size(steps);
     json_t *last = more && n ? json_array_get(steps, n - 1) : NULL;
     const char *name = json_string_value(json_object_get(last, "what"));
-    if (name && !strcmp(name, what)) return json_array_extend(json_object_get(last, "files"), files);
+    if (name && !strcmp(name, what))
+        return json_array_extend(json_object_get(last, "files"), files);
     json_t *step = json_pack("{s:s, s:O}", "what", what, "files", files);
     return !step || json_array_append_new(steps, step);
 }

@@ -75,7 +75,8 @@ static void random_values(const Tagger *t, const Param *p, float *dst)
     RngKey key = {t->seed, 0, h, RNG_PURPOSE_INIT};
     int is_norm = strstr(p->name, "norm") != NULL, bias = strstr(p->name, ".bias") != NULL;
     float bound = 1 / sqrtf((float)(p->count / (size_t)p->dim[0]));
-    if (strstr(p->name, "attn.proj") || strstr(p->name, "mlp.fc2")) bound /= sqrtf(2 * (float)t->vit.depth);
+    int closes = strstr(p->name, "attn.proj") || strstr(p->name, "mlp.fc2");
+    if (closes) bound /= sqrtf(2 * (float)t->vit.depth);
     if (!strcmp(p->name, "pos_embed")) bound = 0.05f;
     for (size_t i = 0; i < p->count; i++)
         dst[i] = is_norm ? !bias : bias ? 0 : (2 * rng_uniform(key, (uint32_t)i) - 1) * bound;
@@ -136,7 +137,8 @@ static int pad_square(Image *im, Err *e)
     int side = im->w > im->h ? im->w : im->h;
     if (im->w == im->h) return 0;
     TRY(image_new(&out, side, side, 3, e));
-    size_t row = (size_t)side * 3, x = (size_t)(side - im->w) / 2 * 3, y = (size_t)(side - im->h) / 2;
+    size_t row = (size_t)side * 3;
+    size_t x = (size_t)(side - im->w) / 2 * 3, y = (size_t)(side - im->h) / 2;
     memset(out.px, 255, row * (size_t)side);
     for (size_t r = 0; r < (size_t)im->h; r++)
         memcpy(out.px + (y + r) * row + x, im->px + r * (size_t)im->w * 3, (size_t)im->w * 3);
@@ -161,10 +163,11 @@ int tagger_square(const Tagger *t, Image *im, Err *e)
 
 void tagger_pixels(const Tagger *t, float *dst, const Image *im)
 {
+    const TaggerInput *in = &t->input;
     size_t pixels = (size_t)im->w * (size_t)im->h;
     for (size_t i = 0; i < pixels; i++)
         for (int c = 0; c < 3; c++)
-            *dst++ = ((float)im->px[3 * i + 2 - (size_t)c] / 255 - t->input.mean[c]) / t->input.std[c];
+            *dst++ = ((float)im->px[3 * i + 2 - (size_t)c] / 255 - in->mean[c]) / in->std[c];
 }
 
 int tagger_picture(Tagger *t, int i, Image *im, Err *e)

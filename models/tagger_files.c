@@ -48,7 +48,8 @@ static int channels_of(const json_t *o, const char *key, float out[3], Err *e)
     if (!v || json_is_null(v)) return 0;
     for (size_t i = 0; i < 3; i++) {
         const json_t *x = json_array_get(v, i);
-        if (!json_is_number(x) || json_array_size(v) != 3 || (*key == 's' && !(json_number_value(x) > 0)))
+        if (!json_is_number(x) || json_array_size(v) != 3 ||
+            (*key == 's' && !(json_number_value(x) > 0)))
             return err_set(e, ERR_INPUT, "\"%s\" must be three numbers", key);
         out[2 - i] = (float)json_number_value(x);
     }
@@ -60,19 +61,22 @@ static int check_kind(const json_t *root, const json_t *args, Err *e)
 {
     const char *name = json_string_value(json_object_get(root, "architecture"));
     if (!name || strncmp(name, "vit_", 4))
-        return err_set(e, ERR_INPUT, "\"architecture\" is %s; the tagger must be a ViT, as wd-vit-tagger-v3",
+        return err_set(e, ERR_INPUT, "\"architecture\" is %s; the tagger must be a ViT, as "
+                       "wd-vit-tagger-v3",
                        name ? name : "missing");
-    const json_t *v = json_object_get(args, "class_token"), *pool = json_object_get(args, "global_pool");
+    const json_t *v = json_object_get(args, "class_token");
+    const json_t *pool = json_object_get(args, "global_pool");
     if (!pool) pool = json_object_get(root, "global_pool");
     if (!json_is_false(v) || strcmp(json_is_string(pool) ? json_string_value(pool) : "", "avg"))
-        return err_set(e, ERR_INPUT, "expected \"class_token\": false and \"global_pool\": \"avg\", as "
-                       "wd-vit-tagger-v3 has");
+        return err_set(e, ERR_INPUT, "expected \"class_token\": false and \"global_pool\": "
+                       "\"avg\", as wd-vit-tagger-v3 has");
     return 0;
 }
 
 static int apply(Tagger *t, const json_t *root, Err *e)
 {
-    const json_t *args = json_object_get(root, "model_args"), *pre = json_object_get(root, "pretrained_cfg");
+    const json_t *args = json_object_get(root, "model_args");
+    const json_t *pre = json_object_get(root, "pretrained_cfg");
     VitConfig *c = &t->vit;
     TRY(check_kind(root, args, e));
     TRY(size_of(root, "num_classes", &c->classes, e));
@@ -91,12 +95,13 @@ static int read_config(Tagger *t, const char *path, Err *e)
 {
     json_error_t why;
     if (io_exists(path) != 1)
-        return err_set(e, ERR_INPUT, "%s: not there; a tagger is model.safetensors with its config.json and "
-                       "selected_tags.csv beside it", path);
+        return err_set(e, ERR_INPUT, "%s: not there; a tagger is model.safetensors with its "
+                       "config.json and selected_tags.csv beside it", path);
     TRY(io_read_text(&t->config, NULL, path, CONFIG_MAX_BYTES, e));
     json_t *root = json_loads(t->config, JSON_REJECT_DUPLICATES, &why);
     int rc = json_is_object(root) ? apply(t, root, e)
-                                  : err_set(e, ERR_INPUT, "no JSON object: line %d: %s", why.line, why.text);
+                                  : err_set(e, ERR_INPUT, "no JSON object: line %d: %s", why.line,
+                                            why.text);
     if (rc) err_prefix(e, "%s", path);
     json_decref(root);
     return rc;
@@ -107,10 +112,12 @@ static int read_config(Tagger *t, const char *path, Err *e)
 static int read_tags(Tagger *t, const char *path, Err *e)
 {
     if (io_exists(path) != 1)
-        return err_set(e, ERR_INPUT, "%s: not there; it tells what the outputs of %s mean", path, t->path);
+        return err_set(e, ERR_INPUT, "%s: not there; it tells what the outputs of %s mean", path,
+                       t->path);
     TRY(taglist_read(&t->tags, path, e));
     if (t->tags.count == (size_t)t->vit.classes) return 0;
-    return err_set(e, ERR_INPUT, "%s: %zu tags, but %s has %d outputs: they do not belong together", path,
+    return err_set(e, ERR_INPUT, "%s: %zu tags, but %s has %d outputs: they do not belong "
+                   "together", path,
                    t->tags.count, t->path, t->vit.classes);
 }
 
@@ -121,8 +128,8 @@ int tagger_files_open(Tagger *t, const char *path, Err *e)
     t->path = folder ? mem_printf("%s/model.safetensors", path) : mem_strdup(path);
     char *dir = folder ? mem_strdup(path) : slash ? mem_printf("%.*s", (int)(slash - path), path)
                                                   : mem_strdup(".");
-    char *config = mem_printf("%s/config.json", dir ? dir : ""), *tags = mem_printf("%s/selected_tags.csv",
-                                                                                    dir ? dir : "");
+    char *config = dir ? mem_printf("%s/config.json", dir) : NULL;
+    char *tags = dir ? mem_printf("%s/selected_tags.csv", dir) : NULL;
     int rc = t->path && dir && config && tags ? 0 : err_nomem(e, strlen(path), "a path");
     if (!rc) rc = tensorfile_open(&t->file, t->path, e);
     if (!rc) rc = read_config(t, config, e);
@@ -204,7 +211,8 @@ static int write_config(const Tagger *t, const char *path, Err *e)
 {
     json_t *root = json_loads(t->config, 0, NULL), *pre = json_object_get(root, "pretrained_cfg");
     int bad = json_object_set_new(root, "num_classes", json_integer(t->vit.classes));
-    if (json_is_object(pre)) bad |= json_object_set_new(pre, "num_classes", json_integer(t->vit.classes));
+    if (json_is_object(pre))
+        bad |= json_object_set_new(pre, "num_classes", json_integer(t->vit.classes));
     char *text = bad ? NULL : json_dumps(root, JSON_INDENT(2));
     int rc = text ? io_write_file(path, text, strlen(text), e) : err_nomem(e, 64, path);
     free(text);                        /* jansson's */
@@ -214,9 +222,11 @@ static int write_config(const Tagger *t, const char *path, Err *e)
 
 int tagger_save(const Tagger *t, const char *folder, Dtype dt, Err *e)
 {
-    char *model = mem_printf("%s/model.safetensors", folder), *config = mem_printf("%s/config.json", folder);
+    char *model = mem_printf("%s/model.safetensors", folder);
+    char *config = mem_printf("%s/config.json", folder);
     char *tags = mem_printf("%s/selected_tags.csv", folder);
-    int rc = model && config && tags ? io_mkdirs(folder, e) : err_nomem(e, strlen(folder), "a path");
+    int rc = model && config && tags ? 0 : err_nomem(e, strlen(folder), "a path");
+    if (!rc) rc = io_mkdirs(folder, e);
     if (!rc) rc = taglist_write(&t->tags, tags, e);
     if (!rc) rc = write_config(t, config, e);
     if (!rc) rc = write_weights(t, model, dt, e);

@@ -81,7 +81,8 @@ static int read_captions(TaggerTrain *r, Err *e)
     int rc = of ? 0 : err_nomem(e, r->ds->item_count * sizeof *of, "captions");
     if (!rc && r->c.undesired) rc = captiontags(&undesired, r->c.undesired, 0, e);
     for (size_t i = 0; i < r->ds->item_count && !rc; i++)
-        rc = captiontags(&of[i], r->ds->items[i].caption ? r->ds->items[i].caption : "", r->c.words, e);
+        rc = captiontags(&of[i], r->ds->items[i].caption ? r->ds->items[i].caption : "",
+                         r->c.words, e);
     if (!rc) rc = collect_tags(r, of, &undesired, e);
     if (!rc) rc = label(r, of, e);
     for (size_t i = 0; of && i < r->ds->item_count; i++) captiontags_free(&of[i]);
@@ -128,7 +129,8 @@ static int read_pictures(TaggerTrain *r, Err *e)
     return 0;
 }
 
-int tagger_train_init(TaggerTrain *r, Tagger *t, const Dataset *ds, const TaggerTrainConfig *c, Err *e)
+int tagger_train_init(TaggerTrain *r, Tagger *t, const Dataset *ds, const TaggerTrainConfig *c,
+                      Err *e)
 {
     *r = (TaggerTrain){.t = t, .ds = ds, .c = *c, .epoch = UINT32_MAX};
     int rc = read_captions(r, e);
@@ -136,7 +138,8 @@ int tagger_train_init(TaggerTrain *r, Tagger *t, const Dataset *ds, const Tagger
     r->order = rc ? NULL : mem_alloc(ds->entry_count * sizeof *r->order);
     r->pixels = rc ? NULL : mem_alloc(n * side * side * 3 * sizeof *r->pixels);
     r->target = rc ? NULL : mem_alloc(n * tags * sizeof *r->target);
-    if (!rc && (!r->order || !r->pixels || !r->target)) rc = err_nomem(e, n * side * side * 12, "a batch");
+    if (!rc && (!r->order || !r->pixels || !r->target))
+        rc = err_nomem(e, n * side * side * 12, "a batch");
     if (!rc) rc = read_pictures(r, e);
     if (!rc) rc = build(r, e);
     if (rc) tagger_train_free(r);
@@ -213,7 +216,8 @@ static float sample(const Image *im, float x, float y, int c)
         int px = x0 + (k & 1), py = y0 + (k >> 1);
         float w = (k & 1 ? fx : 1 - fx) * (k >> 1 ? fy : 1 - fy);
         int out = px < 0 || py < 0 || px >= im->w || py >= im->h;
-        v += w * (out ? 255 : (float)im->px[((size_t)py * (size_t)im->w + (size_t)px) * 3 + (size_t)c]);
+        size_t at = out ? 0 : ((size_t)py * (size_t)im->w + (size_t)px) * 3 + (size_t)c;
+        v += w * (out ? 255 : (float)im->px[at]);
     }
     return v;
 }

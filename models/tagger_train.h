@@ -34,7 +34,8 @@ typedef struct {
 
 /* Builds and plans; t is a new model (tagger_open with init), whose tags are filled here.
  * ERR_INPUT when there are none. *t and *ds must outlive r. */
-int tagger_train_init(TaggerTrain *r, Tagger *t, const Dataset *ds, const TaggerTrainConfig *c, Err *e);
+int tagger_train_init(TaggerTrain *r, Tagger *t, const Dataset *ds, const TaggerTrainConfig *c,
+                      Err *e);
 void tagger_train_free(TaggerTrain *r);                    /* zeroed r ok */
 /* After tagger_load: each logit begins at what the tag's share of the pictures makes it. */
 int tagger_train_start(TaggerTrain *r, Err *e);

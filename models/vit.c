@@ -56,7 +56,8 @@ Tensor *vit_build(Build *b, const VitConfig *c, int n)
     Tensor *table = block_param(b, P("pos_embed"), 2, (int[]){tokens, c->width});
     Tensor *pos = graph_token_embed(b->g, ids, table, NULL);
     b->g->scope = "patch_embed.proj";
-    Tensor *w = block_param(b, P("patch_embed.proj.weight"), 4, (int[]){c->width, c->patch, c->patch, 3});
+    Tensor *w = block_param(b, P("patch_embed.proj.weight"), 4,
+                            (int[]){c->width, c->patch, c->patch, 3});
     Tensor *bias = block_param(b, P("patch_embed.proj.bias"), 1, &c->width);
     Tensor *x = graph_conv2d(b->g, graph_cast(b->g, image, b->g->act), w, bias, NULL, pos, c->patch,
                              0, 0, 1);                                     /* (N,28,28,768) */
@@ -87,7 +88,8 @@ static int tensor(VitTensor *t, const char *name, int ndim, const int *shape)
 /* The twelve of a block. */
 static int block_tensor(const VitConfig *c, int i, VitTensor *t)
 {
-    static const char *const names[6] = {"norm1", "attn.qkv", "attn.proj", "norm2", "mlp.fc1", "mlp.fc2"};
+    static const char *const names[6] = {"norm1", "attn.qkv", "attn.proj", "norm2", "mlp.fc1",
+                                         "mlp.fc2"};
     int w = c->width, k = i % 12 / 2;
     int out[6] = {w, 3 * w, w, w, c->ff, w}, in[6] = {0, w, w, 0, w, c->ff};
     Path name = P("blocks.%d.%s.%s", i / 12, names[k], i % 2 ? "bias" : "weight");
@@ -128,9 +130,11 @@ int vit_check(const VitConfig *c, Err *e)
     TRY(in_range("the width of the perceptron", c->ff, 8 * WIDTH_MAX, e));
     TRY(in_range("num_classes", c->classes, CLASSES_MAX, e));
     if (c->side % c->patch)
-        return err_set(e, ERR_INPUT, "img_size %d is no multiple of patch_size %d", c->side, c->patch);
+        return err_set(e, ERR_INPUT, "img_size %d is no multiple of patch_size %d", c->side,
+                       c->patch);
     if (c->width % c->heads)
-        return err_set(e, ERR_INPUT, "embed_dim %d cannot be divided among %d heads", c->width, c->heads);
+        return err_set(e, ERR_INPUT, "embed_dim %d cannot be divided among %d heads", c->width,
+                       c->heads);
     return 0;
 }
 
@@ -170,16 +174,16 @@ static int check_tensors(const VitConfig *c, const TensorFile *tf, Err *e)
         int same = t->ndim == want.ndim;
         for (int k = 0; same && k < want.ndim; k++) same = t->shape[k] == want.shape[k];
         if (!same)
-            return err_set(e, ERR_INPUT, "%s: tensor %s has another shape than its neighbours ask for", path,
-                           want.name);
+            return err_set(e, ERR_INPUT, "%s: tensor %s has another shape than its neighbours ask "
+                           "for", path, want.name);
     }
     for (size_t i = 0; known < tensorfile_count(tf) && i < tensorfile_count(tf); i++) {
         const char *name = tensorfile_at(tf, i)->name;
         int found = 0;
         for (int k = 0; !found && vit_tensor(c, k, &want); k++) found = !strcmp(name, want.name);
         if (!found)
-            return err_set(e, ERR_INPUT, "%s: tensor %s belongs to no layer of a ViT with average pooling and "
-                           "without a class token (wd-vit-tagger-v3)", path, name);
+            return err_set(e, ERR_INPUT, "%s: tensor %s belongs to no layer of a ViT with average "
+                           "pooling and without a class token (wd-vit-tagger-v3)", path, name);
     }
     return 0;
 }
@@ -194,11 +198,11 @@ int vit_from_tensors(VitConfig *c, const TensorFile *tf, Err *e)
     TRY(size_from(&c->classes, tf, "head.weight", 2, 0, e));
     while (grid * grid < tokens && grid < SIDE_MAX) grid++;
     if (grid * grid != tokens || (c->side && c->side != grid * c->patch))
-        return err_set(e, ERR_INPUT, "%s: %d positions in pos_embed, which is not a square picture%s",
-                       tensorfile_path(tf), tokens, c->side ? " of the size in config.json" : "");
+        return err_set(e, ERR_INPUT, "%s: %d positions in pos_embed, which is not a square "
+                       "picture%s", tensorfile_path(tf), tokens, c->side ? " of the size in config.json" : "");
     if (c->depth && c->depth != depth)
-        return err_set(e, ERR_INPUT, "%s: %d blocks, but config.json says %d", tensorfile_path(tf), depth,
-                       c->depth);
+        return err_set(e, ERR_INPUT, "%s: %d blocks, but config.json says %d", tensorfile_path(tf),
+                       depth, c->depth);
     c->side = grid * c->patch;
     c->depth = depth;
     c->fc_norm = tensorfile_find(tf, "fc_norm.weight") != NULL;

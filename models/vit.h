@@ -17,7 +17,7 @@ typedef struct {
     int side, patch;           /* of the square picture and of its patches, in pixels */
     int width, depth, heads, ff, classes;
     ActKind act;
-    int fc_norm;               /* the last norm stands behind the mean (timm's fc_norm), not before */
+    int fc_norm;               /* the last norm stands behind the mean, not before */
 } VitConfig;
 
 /* All zero or out of range values are refused: ERR_INPUT, without a file name. */

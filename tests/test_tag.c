@@ -12,7 +12,8 @@
 /* ---- picking -------------------------------------------------------------------- */
 
 static const struct { const char *name; int category; float p; } known[] = {
-    {"general", 9, 0.2f},      {"explicit", 9, 0.7f},      {"1girl", 0, 0.9f},  {"long_hair", 0, 0.5f},
+    {"general", 9, 0.2f},      {"explicit", 9, 0.7f},      {"1girl", 0, 0.9f},
+    {"long_hair", 0, 0.5f},
     {"o_o", 0, 0.6f},          {"cat_ears", 0, 0.35f},     {"a,b", 0, 0.8f},    {"rare", 0, 0.1f},
     {"miku_(vocaloid)", 4, 0.9f}, {"saber_(alter)_(fate)", 4, 0.86f}, {"someone", 4, 0.5f},
 };
@@ -68,14 +69,16 @@ TEST(tag_options_of_kohya)
         {{.undesired = " long_hair,  1girl ,nothing,"}, NULL, "o_o, cat_ears, a,b, " CHARACTERS},
         {{.undesired = "long hair", .remove_underscore = 1}, NULL,
          "1girl, o_o, cat ears, a,b, miku (vocaloid), saber (alter) (fate)"},
-        {{.first = "o_o, rare,cat_ears"}, NULL, "cat_ears, o_o, 1girl, long_hair, a,b, " CHARACTERS},
+        {{.first = "o_o, rare,cat_ears"}, NULL,
+         "cat_ears, o_o, 1girl, long_hair, a,b, " CHARACTERS},
         {{.replacement = "1girl,girl;someone,nobody; a\\,b , a\\;b"}, NULL,
          "girl, long_hair, o_o, cat_ears, a;b, " CHARACTERS},
         {{.replacement = "1girl,girl", .undesired = "girl", .first = "1girl"}, NULL,
          "long_hair, o_o, cat_ears, a,b, " CHARACTERS},
         {{.separator = " | ", .undesired = "a,b|o_o", .first = "long_hair|cat_ears"}, NULL,
          "cat_ears | long_hair | 1girl | miku_(vocaloid) | saber_(alter)_(fate)"},
-        {{.undesired = "long_hair,cat_ears,o_o"}, "sks,  1girl ,\n", "sks, 1girl, a,b, " CHARACTERS},
+        {{.undesired = "long_hair,cat_ears,o_o"}, "sks,  1girl ,\n",
+         "sks, 1girl, a,b, " CHARACTERS},
         {{.undesired = "long_hair,cat_ears,o_o"}, "", "1girl, a,b, " CHARACTERS},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
@@ -84,7 +87,8 @@ TEST(tag_options_of_kohya)
         char want[500];
         snprintf(want, sizeof want, "%s\n", cases[i].want);
         const char *got = caption(&cases[i].c, cases[i].existing, &rc, &e);
-        if (rc || strcmp(got, want)) test_fail(__FILE__, __LINE__, "case %zu: \"%s\" %s", i, got, e.msg);
+        if (rc || strcmp(got, want))
+            test_fail(__FILE__, __LINE__, "case %zu: \"%s\" %s", i, got, e.msg);
     }
 }
 
@@ -157,7 +161,8 @@ TEST(tag_words_of_captions)
 
 TEST(taglist_is_written_as_it_is_read)
 {
-    static const char text[] = "tag_id,name,category,count\n0,plain,0,10\n1,\"a,\"\"b\"\"\",9,10\n2,\xC3\xA9,4,10\n";
+    static const char text[] = "tag_id,name,category,count\n0,plain,0,10\n"
+                               "1,\"a,\"\"b\"\"\",9,10\n2,\xC3\xA9,4,10\n";
     TagList t = {0}, again;
     Err e = {0};
     char path[600], *read;
@@ -191,7 +196,8 @@ static char out[8192], err[8192];
 static int tag(const char *more)
 {
     char args[2000];
-    snprintf(args, sizeof args, "tag %s --tagger tests/golden/tagger/fc --threads 2 %s", test_dir(), more);
+    snprintf(args, sizeof args, "tag %s --tagger tests/golden/tagger/fc --threads 2 %s",
+             test_dir(), more);
     return test_sdc(args, out, err, sizeof out);
 }
 
@@ -252,7 +258,8 @@ TEST(tag_command_writes_captions)
     CHECK_STR(get("a.txt"), "solo, say_\"hi\", hatsune_miku\n");
     CHECK_STR(get("b.txt"), "sks, solo\nmore, solo, say_\"hi\", hatsune_miku\n");
     CHECK(!strstr(err, "overwritten"));
-    CHECK_INT(tag("--caption_extension .tags --caption_separator ' ; ' --general_threshold 0.9"), 0);
+    CHECK_INT(tag("--caption_extension .tags --caption_separator ' ; ' --general_threshold 0.9"),
+              0);
     CHECK_STR(get("a.tags"), "say_\"hi\" ; hatsune_miku ; saber_(fate)\n");
 }
 
@@ -261,7 +268,8 @@ TEST(tag_command_goes_on_over_bad_pictures)
     CHECK(!put_picture("a.png"));
     put("bad.png", "no picture");
     CHECK_INT(tag("--debug"), 0);
-    CHECK(strstr(err, "skipped:") && strstr(err, "bad.png") && strstr(err, "1 pictures tagged, 1 skipped"));
+    CHECK(strstr(err, "skipped:") && strstr(err, "bad.png") &&
+          strstr(err, "1 pictures tagged, 1 skipped"));
     CHECK(strstr(err, "0.905  character  hatsune_miku"));
     CHECK_STR(get("a.txt"), FOUND);
     CHECK_STR(get("bad.txt"), "-");

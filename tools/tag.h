@@ -10,10 +10,11 @@
 #include "tools/options.h"
 
 typedef struct {
-    char *tagger, *device, *dtype, *interpolation, *extension, *separator, *undesired, *first, *replacement;
+    char *tagger, *device, *dtype, *interpolation, *extension, *separator, *undesired, *first,
+        *replacement;
     double thresh, threshold[TAG_CATEGORIES];
-    int batch, threads, recursive, dry_run, append, remove_underscore, rating, rating_last, character_first,
-        character_expand, frequency, debug, compare, words;
+    int batch, threads, recursive, dry_run, append, remove_underscore, rating, rating_last,
+        character_first, character_expand, frequency, debug, compare, words;
     char *train, *init, *save_precision;
     int steps, warmup, min_count, resume, flip, stop_after;
     int64_t seed;

@@ -67,9 +67,10 @@ static int open_trainer(TagTrain *r, Err *e)
     const TagOptions *o = r->o;
     OptimConfig oc;
     TRY(optim_parse(&oc, "AdamW", "weight_decay=0.05 betas=0.9,0.99", e));
-    TrainConfig c = {.optim = oc, .lr = &o->lr, .groups = 1, .max_grad_norm = 1, .seed = (uint64_t)o->seed,
-                     .loss_window = 100};
-    c.sched = (LrSched){.total = o->steps, .warmup = o->warmup, .cycles = 1, .power = 1, .lr = o->lr};
+    TrainConfig c = {.optim = oc, .lr = &o->lr, .groups = 1, .max_grad_norm = 1,
+                     .seed = (uint64_t)o->seed, .loss_window = 100};
+    c.sched = (LrSched){.total = o->steps, .warmup = o->warmup, .cycles = 1, .power = 1,
+                        .lr = o->lr};
     TRY(lrsched_find(&c.sched.kind, "cosine", e));
     return train_init(&r->trainer, r->t.ps, &c, e);
 }
@@ -80,20 +81,24 @@ static int open_all(TagTrain *r, const char *dir, Err *e)
     ModelOptions dtype = {0}, saved = {0};
     char device[64];
     if (!o->init || o->tagger)
-        return err_set(e, ERR_USAGE, "option --train: expected --init with the config.json of the new tagger%s",
-                       o->tagger ? ", and no --tagger" : "; models/pocket/tagger/config.json is a small one");
+        return err_set(e, ERR_USAGE, "option --train: expected --init with the config.json of the "
+                       "new tagger%s", o->tagger ? ", and no --tagger"
+                                                 : "; models/pocket/tagger/config.json is a small one");
     TRY(model_dtype(&dtype, o->dtype ? o->dtype : "f32", e));
     TRY(model_dtype(&saved, o->save_precision ? o->save_precision : "f16", e));
-    if (dtype.int8 || saved.int8) return err_set(e, ERR_USAGE, "a tagger is not trained or saved in int8");
+    if (dtype.int8 || saved.int8)
+        return err_set(e, ERR_USAGE, "a tagger is not trained or saved in int8");
     r->saved = saved.dtype;
-    TaggerOptions to = {.init = o->init, .threads = o->threads, .dtype = dtype.dtype, .seed = (uint64_t)o->seed,
+    TaggerOptions to = {.init = o->init, .threads = o->threads, .dtype = dtype.dtype,
+                        .seed = (uint64_t)o->seed,
                         .device = machine_device(device, sizeof device, o->device)};
     TRY(tagger_open(&r->t, &to, e));
     DataConfig dc = {.train_dir = dir, .caption_extension = o->extension, .batch_size = o->batch,
                      .prior_loss_weight = 1, .seed = (uint64_t)o->seed, .notice = notice,
-                     .bucket = {.w = 64, .h = 64}};            /* any: pictures become squares later */
+                     .bucket = {.w = 64, .h = 64}};   /* any: pictures become squares later */
     TRY(dataset_open(&r->ds, &dc, e));
-    TaggerTrainConfig c = {o->batch, o->words, o->min_count, o->undesired, o->flip, (uint64_t)o->seed};
+    TaggerTrainConfig c = {o->batch, o->words, o->min_count, o->undesired, o->flip,
+                           (uint64_t)o->seed};
     TRY(tagger_train_init(&r->task, &r->t, r->ds, &c, e));
     TRY(open_trainer(r, e));
     r->state = mem_printf("%s/state.safetensors", o->train);
@@ -136,7 +141,8 @@ static int after(void *ctx, uint32_t done, Err *e)
 static int stop(void *ctx)
 {
     const TagTrain *r = ctx;
-    if (r->o->stop_after && r->trainer.step - r->first_step >= (uint32_t)r->o->stop_after) return ERR_INT;
+    uint32_t steps = r->trainer.step - r->first_step;
+    if (r->o->stop_after && steps >= (uint32_t)r->o->stop_after) return ERR_INT;
     return stop_code();
 }
 
@@ -181,8 +187,8 @@ int tag_train(const TagOptions *o, const char *dir, Err *e)
     r->o = o;
     int rc = open_all(r, dir, e);
     if (!rc) {
-        fprintf(stderr, "%zu pictures, %zu tags, %.1f million weights\n", r->ds->item_count, r->t.tags.count,
-                (double)params_part(r->t.ps, NULL).trained / 4e6);
+        fprintf(stderr, "%zu pictures, %zu tags, %.1f million weights\n", r->ds->item_count,
+                r->t.tags.count, (double)params_part(r->t.ps, NULL).trained / 4e6);
         rc = train_all(r, e);
     }
     if (!rc) fprintf(stderr, "%s/model.safetensors\n", o->train);

@@ -1,5 +1,6 @@
 #!/bin/sh
-# train.sh - the recipe of models/pocket/pocket.safetensors, from the font to the file.
+# train.sh - the recipe of models/pocket/pocket.safetensors and of the tagger beside it, from
+# the font to the files.
 #
 #   sh models/pocket/train.sh [WORK_DIR]
 #
@@ -40,3 +41,18 @@ step vae --train_vae --init models/pocket/config.json -d "$work/data/both" \
 step pocket --full -m "$work/vae.safetensors" -d "$work/data/base" \
     --max_train_steps 6000 --train_batch_size 16 --learning_rate 1e-3 --lr_warmup_steps 200 \
     --caption_dropout_rate 0.1 --min_snr_gamma 5 --save_precision fp16 --save_state_every_n_steps 500
+
+# 4. The tagger: words of the captions of what the model was trained on, and of the cats,
+#    whose captions do not say that they are faces.
+if [ ! -d "$work/data/tag" ]; then
+    rm -rf "$work/data/tag.new"
+    mkdir -p "$work/data/tag.new"
+    ln -s ../base/1_emoji "$work/data/tag.new/1_emoji"
+    cp -R "$work/data/cats/10_cat" "$work/data/tag.new/6_cat"
+    ./sdc tags "$work/data/tag.new/6_cat" add face
+    mv "$work/data/tag.new" "$work/data/tag"
+fi
+[ -f "$work/tagger/model.safetensors" ] || ./sdc tag "$work/data/tag" --train "$work/tagger" \
+    --init models/pocket/tagger/config.json --words --flip_aug --batch_size 16 \
+    --undesired_tags "a,an,the,and,of,with,on,in,sks,left,right,out,without,down" \
+    --max_train_steps 1800 --learning_rate 1.5e-3 --resume
