@@ -213,3 +213,30 @@ TEST(tags_recursive)
     CHECK_INT(tags(dir, "undo"), 0);
     CHECK_STR(get(sub, "d.txt"), "cat");
 }
+
+/* What a long run writes in several goes is one step to take back. */
+TEST(tags_put_and_saved_twice_is_undone_at_once)
+{
+    const char *dir = folder();
+    TagFolder t;
+    Err e = {0};
+    char *what;
+    size_t restored, skipped;
+    CHECK_OK(tags_open(&t, dir, NULL, 0, &e), &e);
+    tags_put(&t.files[0], mem_strdup("one | two\n"));
+    CHECK(tags_changed(&t.files[0]) && !tags_changed(&t.files[2]));
+    CHECK_OK(tags_save(&t, "tag", &e), &e);
+    CHECK(!tags_changed(&t.files[0]));
+    tags_put(&t.files[2], mem_strdup("three\n"));
+    CHECK_OK(tags_save(&t, "tag", &e), &e);
+    tags_close(&t);
+    CHECK_STR(get(dir, "a.txt"), "one | two\n");
+    CHECK_STR(get(dir, "c.txt"), "three\n");
+    CHECK_OK(tags_undo(dir, &what, &restored, &skipped, &e), &e);
+    CHECK_STR(what, "tag");
+    mem_free(what);
+    CHECK_INT(restored, 2);
+    CHECK_INT(skipped, 0);
+    CHECK_STR(get(dir, "a.txt"), "sks cat, red hat,  1girl ,red hat\nsecond line\n");
+    CHECK_STR(get(dir, "c.txt"), "-");
+}
