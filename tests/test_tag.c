@@ -116,12 +116,16 @@ TEST(tag_thresholds_and_frequency)
     CHECK_OK(tagpick_init(&p, &t, &c, &e), &e);
     prob[4] = 0.55f;                                  /* as much as is wanted: it is in */
     CHECK_INT(tagpick_run(&p, prob), 6);
-    prob[2] = 0, prob[8] = NAN;                       /* no number is in nothing */
-    CHECK_INT(tagpick_run(&p, prob), 4);
+    prob[2] = prob[4] = 0, prob[8] = NAN;             /* what is no number is in nothing */
+    CHECK_INT(tagpick_run(&p, prob), 3);
+    prob[4] = 1, prob[6] = 0;
+    CHECK_INT(tagpick_run(&p, prob), 3);
     CHECK_INT(tagpick_frequency(&p, order), 6);
-    CHECK_STR(p.name[order[0]], "o_o");               /* twice, and earlier than "a,b" */
-    CHECK_STR(p.name[order[1]], "a,b");
+    CHECK_STR(p.name[order[0]], "saber_(alter)_(fate)");
+    CHECK_STR(p.name[order[2]], "o_o");               /* twice, as "a,b", but found first */
+    CHECK_STR(p.name[order[3]], "a,b");
     CHECK_STR(p.name[order[4]], "1girl");
+    CHECK_INT(p.seen[order[0]], 3);
     CHECK_INT(p.seen[order[4]], 1);
     tagpick_free(&p);
     taglist_free(&t);
@@ -298,6 +302,21 @@ TEST(tag_command_refuses)
     put("a.txt", "\xff\xfe");
     CHECK_INT(tag(""), 3);                            /* not text: it is not overwritten */
     CHECK(strstr(err, "a.txt"));
+}
+
+/* The tagger that comes with the program knows the cats of the demo. */
+TEST(tag_command_has_a_tagger_of_its_own)
+{
+    CHECK_INT(test_sdc("tag models/pocket/cats/10_cat --dry_run --threads 2", out, err, sizeof out), 0);
+    CHECK(strstr(err, "pocket model's tagger: 203 words"));
+    int cats = 0, lines = 0;
+    for (char *line = strtok(out, "\n"); line; line = strtok(NULL, "\n"), lines++)
+        cats += strstr(line, ".png: ") && strstr(strstr(line, ".png: "), "cat") && strstr(line, "face");
+    CHECK_INT(lines, 8);
+    CHECK_INT(cats, 8);
+    CHECK_INT(test_sdc("tag models/pocket/held/1_cat --dry_run --threads 2 --thresh 0.5", out, err,
+                       sizeof out), 0);
+    CHECK(strstr(out, "crying.png: face, cat") || strstr(out, "crying.png: cat, face"));
 }
 
 TEST(tag_command_looks_below)

@@ -32,12 +32,13 @@ CATEGORIES = [9, 9] + [0] * 7 + [4] * 2
 def pictures():
     """Smooth, noisy, transparent; wide, high, small: what preprocessing can get wrong."""
     g = np.random.default_rng(1)
-    y, x = np.mgrid[0:50, 0:80]
+    y, x = np.mgrid[0:51, 0:80]
     wide = np.stack([x * 3, y * 5, (x + y) * 2 % 256], -1).astype(np.uint8)
     high = g.integers(0, 256, (61, 37, 3), dtype=np.uint8)
     alpha = np.dstack([g.integers(0, 256, (24, 24, 3), dtype=np.uint8),
                        np.linspace(0, 255, 576).reshape(24, 24).astype(np.uint8)])
-    return {"wide": Image.fromarray(wide), "high": Image.fromarray(high), "alpha": Image.fromarray(alpha)}
+    return {"wide": Image.fromarray(wide), "high": Image.fromarray(high),
+            "alpha": Image.fromarray(alpha)}
 
 
 def see(im, side):
@@ -63,7 +64,8 @@ def main():
     for name, args in MODELS.items():
         folder = os.path.join(OUT, name)
         os.makedirs(folder, exist_ok=True)
-        m = timm.create_model("vit_base_patch16_224", pretrained=False, num_classes=len(TAGS), **args)
+        m = timm.create_model("vit_base_patch16_224", pretrained=False, num_classes=len(TAGS),
+                              **args)
         for key, p in m.named_parameters():
             p.data = 1 + 0.2 * torch.randn_like(p) if "norm" in key and key.endswith("weight") \
                 else torch.randn_like(p) * (0.5 if "head" in key else 0.15)
