@@ -4,6 +4,7 @@
 #include <math.h>
 #include <stddef.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "engine/schedule.h"
@@ -16,6 +17,7 @@ static const char *const names[LRSCHED_KINDS] = {
     [LRSCHED_COSINE_WITH_RESTARTS] = "cosine_with_restarts", [LRSCHED_POLYNOMIAL] = "polynomial",
     [LRSCHED_COSINE_WITH_MIN_LR] = "cosine_with_min_lr", [LRSCHED_INVERSE_SQRT] = "inverse_sqrt",
     [LRSCHED_WARMUP_STABLE_DECAY] = "warmup_stable_decay",
+    [LRSCHED_PIECEWISE_CONSTANT] = "piecewise_constant", [LRSCHED_ADAFACTOR] = "adafactor",
 };
 
 const char *lrsched_name(int kind)
@@ -38,6 +40,28 @@ int lrsched_find(LrKind *kind, const char *name, Err *e)
                    list);
 }
 
+int lrsched_rules(LrSched *s, const char *rules, Err *e)
+{
+    const char *at = rules;
+    for (s->pieces = 0; s->pieces < LRSCHED_PIECES; s->pieces++) {
+        char *end;
+        double factor = strtod(at, &end), until = HUGE_VAL;
+        if (end == at || !(factor >= 0) || isinf(factor)) break;
+        s->factor[s->pieces] = factor;
+        if (!*end) return s->pieces++, 0;
+        if (*end != ':') break;
+        at = end + 1;
+        until = strtod(at, &end);
+        if (end == at || *end != ',' || !(until >= 1 && until <= 1e9) || until != floor(until)) break;
+        s->until[s->pieces] = (int)until;
+        if (s->pieces && s->until[s->pieces] <= s->until[s->pieces - 1]) break;
+        at = end + 1;
+    }
+    s->pieces = 0;
+    return err_set(e, ERR_USAGE, "learning rate schedule piecewise_constant: step_rules \"%.80s\" are not "
+                   "factors up to growing steps and a last factor, as 1:10,0.1:20,0.01", rules);
+}
+
 static double lr_end(const LrSched *s) { return s->lr_end > 0 ? s->lr_end : polynomial_end; }
 
 int lrsched_check(const LrSched *s, Err *e)
@@ -46,9 +70,12 @@ int lrsched_check(const LrSched *s, Err *e)
     if (s->warmup < 0 || s->total < 1)
         return err_set(e, ERR_USAGE, "learning rate schedule %s: %d warmup steps of %d; give 0 or "
                        "more of 1 or more", name, s->warmup, s->total);
-    if (s->kind == LRSCHED_CONSTANT && s->warmup)
-        return err_set(e, ERR_USAGE, "learning rate schedule constant has no warmup (%d steps "
-                       "asked for); use constant_with_warmup", s->warmup);
+    if ((s->kind == LRSCHED_CONSTANT || s->kind == LRSCHED_ADAFACTOR) && s->warmup)
+        return err_set(e, ERR_USAGE, "learning rate schedule %s has no warmup (%d steps "
+                       "asked for); use constant_with_warmup", name, s->warmup);
+    if (s->kind == LRSCHED_PIECEWISE_CONSTANT && !s->pieces)
+        return err_set(e, ERR_USAGE, "learning rate schedule %s: needs --lr_scheduler_args "
+                       "step_rules=1:10,0.1:20,0.01", name);
     int minimum = s->kind == LRSCHED_COSINE_WITH_MIN_LR, decays = s->kind == LRSCHED_WARMUP_STABLE_DECAY;
     if (minimum && isnan(s->min_ratio))
         return err_set(e, ERR_USAGE, "learning rate schedule %s: needs --lr_scheduler_min_lr_ratio", name);
@@ -88,6 +115,11 @@ static double stable_decay(const LrSched *s, int k)
 double lrsched_factor(const LrSched *s, int k)
 {
     if (s->kind == LRSCHED_WARMUP_STABLE_DECAY) return stable_decay(s, k);
+    if (s->kind == LRSCHED_PIECEWISE_CONSTANT) {
+        int i = 0;
+        while (i < s->pieces - 1 && k >= s->until[i]) i++;
+        return s->factor[i];
+    }
     if (k < s->warmup) return (double)k / s->warmup;
     double p = k < s->total ? (double)(k - s->warmup) / (s->total - s->warmup) : 1, e, scale;
     switch (s->kind) {

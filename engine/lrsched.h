@@ -5,6 +5,9 @@
  * With k the step from 0, W warmup steps and S steps in all, every schedule but
  * constant starts with k / W while k < W. Then, with p = (k - W) / (S - W):
  *     constant, constant_with_warmup   1
+ *     adafactor                        1: that optimizer has its own
+ *     piecewise_constant               of "1:10,0.1:20,0.01": 1 for k < 10, 0.1 for k < 20, then
+ *                                      0.01; no warmup
  *     linear                           1 - p
  *     cosine                           (1 + cos(pi p)) / 2
  *     cosine_with_restarts             (1 + cos(pi frac(cycles p))) / 2
@@ -25,8 +28,10 @@
 typedef enum {
     LRSCHED_CONSTANT, LRSCHED_CONSTANT_WITH_WARMUP, LRSCHED_LINEAR, LRSCHED_COSINE,
     LRSCHED_COSINE_WITH_RESTARTS, LRSCHED_POLYNOMIAL, LRSCHED_COSINE_WITH_MIN_LR, LRSCHED_INVERSE_SQRT,
-    LRSCHED_WARMUP_STABLE_DECAY, LRSCHED_KINDS
+    LRSCHED_WARMUP_STABLE_DECAY, LRSCHED_PIECEWISE_CONSTANT, LRSCHED_ADAFACTOR, LRSCHED_KINDS
 } LrKind;
+
+enum { LRSCHED_PIECES = 16 };
 
 typedef struct {
     LrKind kind;
@@ -38,6 +43,9 @@ typedef struct {
     int cycles;            /* the cosines with more than p: >= 1 */
     double power;          /* polynomial: > 0 */
     double lr;             /* polynomial: the base rate, above lr_end */
+    int pieces;            /* piecewise_constant: lrsched_rules fills these; piece i is until */
+    int until[LRSCHED_PIECES];                              /* until[i], the last for ever */
+    double factor[LRSCHED_PIECES];
 } LrSched;
 
 /* The name of a kind; NULL past the end. */
@@ -45,6 +53,9 @@ const char *lrsched_name(int kind);
 
 /* Case, '-' and '_' do not matter. ERR_USAGE with the list of names. */
 int lrsched_find(LrKind *kind, const char *name, Err *e);
+
+/* diffusers' step_rules, "1:10,0.1:20,0.01". ERR_USAGE. */
+int lrsched_rules(LrSched *s, const char *rules, Err *e);
 
 /* ERR_USAGE for fields out of range, and for constant with a warmup, which
  * kohya refuses too. W > S is allowed: the warmup is then never finished. */

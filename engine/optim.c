@@ -4,64 +4,108 @@
 #include <string.h>
 
 #include "engine/mem.h"
-#include "engine/optim.h"
+#include "engine/optim_impl.h"
 #include "engine/rng.h"
 
-/* One array of the state of a tensor, by torch's name. */
-typedef struct { const char *name; size_t bytes; } Part;
-
-static int is_8bit(const OptimConfig *c, size_t count)
+int optim_is_8bit(const OptimConfig *c, size_t count)
 {
-    return c->kind == OPTIM_ADAMW8BIT && count >= (size_t)c->min_8bit_size;
+    int kind = c->kind == OPTIM_ADAMW8BIT || c->kind == OPTIM_LION8BIT || c->kind == OPTIM_SGD8BIT;
+    return kind && count >= (size_t)c->min_8bit_size;
 }
 
-/* Fills part and returns how many there are; the order is that of
- * OptimTensor.state. */
-static int state_parts(const OptimConfig *c, size_t count, Part part[OPTIM_STATES])
+/* The state of every kind, by torch's names in alphabetical order. */
+static const struct { OptimKind kind; const char *name; int slot; } arrays[] = {
+    {OPTIM_ADAMW, "exp_avg", OPTIM_M}, {OPTIM_ADAMW, "exp_avg_sq", OPTIM_V},
+    {OPTIM_ADAMW8BIT, "absmax1", OPTIM_M_SCALE}, {OPTIM_ADAMW8BIT, "absmax2", OPTIM_V_SCALE},
+    {OPTIM_ADAMW8BIT, "state1", OPTIM_M}, {OPTIM_ADAMW8BIT, "state2", OPTIM_V},
+    {OPTIM_LION, "exp_avg", OPTIM_M},
+    {OPTIM_LION8BIT, "absmax1", OPTIM_M_SCALE}, {OPTIM_LION8BIT, "state1", OPTIM_M},
+    {OPTIM_SGD, "momentum_buffer", OPTIM_M},
+    {OPTIM_SGD8BIT, "absmax1", OPTIM_M_SCALE}, {OPTIM_SGD8BIT, "state1", OPTIM_M},
+    {OPTIM_ADAFACTOR, "exp_avg", OPTIM_M}, {OPTIM_ADAFACTOR, "exp_avg_sq", OPTIM_V},
+    {OPTIM_ADAFACTOR, "exp_avg_sq_col", OPTIM_COL}, {OPTIM_ADAFACTOR, "exp_avg_sq_row", OPTIM_ROW},
+    {OPTIM_ADAMW_FREE, "exp_avg_sq", OPTIM_V}, {OPTIM_ADAMW_FREE, "x", OPTIM_AVERAGE},
+    {OPTIM_ADAMW_FREE, "z", OPTIM_X},
+    {OPTIM_RADAM_FREE, "exp_avg_sq", OPTIM_V}, {OPTIM_RADAM_FREE, "x", OPTIM_AVERAGE},
+    {OPTIM_RADAM_FREE, "z", OPTIM_X},
+    {OPTIM_SGD_FREE, "x", OPTIM_AVERAGE}, {OPTIM_SGD_FREE, "z", OPTIM_X},
+    {OPTIM_DADAPT_ADAM, "exp_avg", OPTIM_M}, {OPTIM_DADAPT_ADAM, "exp_avg_sq", OPTIM_V},
+    {OPTIM_DADAPT_ADAM, "s", OPTIM_S},
+    {OPTIM_DADAPT_PREPRINT, "exp_avg", OPTIM_M}, {OPTIM_DADAPT_PREPRINT, "exp_avg_sq", OPTIM_V},
+    {OPTIM_DADAPT_PREPRINT, "s", OPTIM_S},
+    {OPTIM_DADAPT_ADAGRAD, "alphak", OPTIM_V}, {OPTIM_DADAPT_ADAGRAD, "sk", OPTIM_S},
+    {OPTIM_DADAPT_ADAGRAD, "x0", OPTIM_X},
+    {OPTIM_DADAPT_ADAN, "exp_avg", OPTIM_M}, {OPTIM_DADAPT_ADAN, "exp_avg_diff", OPTIM_DIFF},
+    {OPTIM_DADAPT_ADAN, "exp_avg_sq", OPTIM_V}, {OPTIM_DADAPT_ADAN, "pre_grad", OPTIM_X},
+    {OPTIM_DADAPT_ADAN, "s", OPTIM_S},
+    {OPTIM_DADAPT_ADAN_IP, "exp_avg", OPTIM_M}, {OPTIM_DADAPT_ADAN_IP, "exp_avg_diff", OPTIM_DIFF},
+    {OPTIM_DADAPT_ADAN_IP, "exp_avg_sq", OPTIM_V}, {OPTIM_DADAPT_ADAN_IP, "pre_grad", OPTIM_X},
+    {OPTIM_DADAPT_ADAN_IP, "s", OPTIM_S},
+    {OPTIM_DADAPT_LION, "exp_avg", OPTIM_M}, {OPTIM_DADAPT_LION, "s", OPTIM_S},
+    {OPTIM_DADAPT_SGD, "s", OPTIM_S}, {OPTIM_DADAPT_SGD, "x0", OPTIM_X},
+    {OPTIM_PRODIGY, "exp_avg", OPTIM_M}, {OPTIM_PRODIGY, "exp_avg_sq", OPTIM_V},
+    {OPTIM_PRODIGY, "p0", OPTIM_X}, {OPTIM_PRODIGY, "s", OPTIM_S},
+};
+
+/* 0: this tensor has no such array. */
+static size_t array_bytes(const OptimConfig *c, const OptimTensor *t, int slot)
 {
-    size_t f32 = count * 4, blocks = (count + ADAMW8_BLOCK - 1) / ADAMW8_BLOCK;
-    size_t sliced = (count + (size_t)c->slice_p - 1) / (size_t)c->slice_p * 4;
-    Part m = {"exp_avg", f32}, v = {"exp_avg_sq", f32};
-    switch (c->kind) {
-    case OPTIM_ADAMW8BIT:
-        if (is_8bit(c, count)) {
-            part[0] = (Part){"state1", count};
-            part[1] = (Part){"state2", count};
-            part[2] = (Part){"absmax1", blocks * 4};
-            part[3] = (Part){"absmax2", blocks * 4};
-            return 4;
-        }
-        part[0] = (Part){"state1", f32};
-        part[1] = (Part){"state2", f32};
-        return 2;
-    case OPTIM_LION:
-        part[0] = m;
-        return 1;
-    case OPTIM_SGD:
-        part[0] = (Part){"momentum_buffer", f32};
-        return c->momentum != 0;
-    default:
-        part[0] = m;
-        part[1] = v;
-        part[2] = (Part){"s", sliced};
-        part[3] = (Part){"p0", sliced};
-        return c->kind == OPTIM_ADAMW ? 2 : c->kind == OPTIM_DADAPT_ADAM ? 3 : 4;
+    size_t f32 = t->count * 4, blocks = (t->count + ADAMW8_BLOCK - 1) / ADAMW8_BLOCK * 4;
+    size_t slice = (size_t)c->slice_p, sliced = (t->count + slice - 1) / slice * 4;
+    int bytes = optim_is_8bit(c, t->count), factored = t->rows > 0;
+    switch (slot) {
+    case OPTIM_M_SCALE:
+    case OPTIM_V_SCALE: return bytes ? blocks : 0;
+    case OPTIM_ROW: return factored ? f32 / t->cols : 0;
+    case OPTIM_COL: return factored ? f32 / t->rows : 0;
+    case OPTIM_S:
+    case OPTIM_X: return c->kind == OPTIM_PRODIGY ? sliced : f32;
+    case OPTIM_V: return bytes ? t->count : c->kind == OPTIM_ADAFACTOR && factored ? 0 : f32;
+    case OPTIM_M:
+        if (c->kind == OPTIM_SGD && c->momentum == 0) return 0;
+        if (c->kind == OPTIM_ADAFACTOR && c->beta1 < 0) return 0;
+        return bytes ? t->count : f32;
+    default: return f32;
     }
+}
+
+int optim_parts(const OptimConfig *c, const OptimTensor *t, OptimPart part[OPTIM_SLOTS])
+{
+    int n = 0;
+    if (c->ema_decay > 0) part[n++] = (OptimPart){"ema", OPTIM_AVERAGE, t->count * 4};
+    for (size_t i = 0; i < sizeof arrays / sizeof *arrays; i++) {
+        size_t bytes = arrays[i].kind == c->kind ? array_bytes(c, t, arrays[i].slot) : 0;
+        if (bytes) part[n++] = (OptimPart){arrays[i].name, arrays[i].slot, bytes};
+    }
+    /* by name, so that a state file is written in one pass */
+    for (int i = 1; i < n && strcmp(part[i - 1].name, part[i].name) > 0; i++) {
+        OptimPart first = part[i - 1];
+        part[i - 1] = part[i];
+        part[i] = first;
+    }
+    return n;
 }
 
 static size_t align64(size_t n) { return (n + 63) / 64 * 64; }
 
-static int is_adaptive(const OptimConfig *c)
+size_t optim_state_bytes(const OptimConfig *c, const OptimTensor *t)
 {
-    return c->kind == OPTIM_DADAPT_ADAM || c->kind == OPTIM_PRODIGY;
+    OptimPart part[OPTIM_SLOTS];
+    size_t sum = 0;
+    for (int i = optim_parts(c, t, part) - 1; i >= 0; i--) sum += align64(part[i].bytes);
+    return sum;
 }
 
-size_t optim_state_bytes(const OptimConfig *c, size_t count)
+void optim_shape(OptimTensor *t, int ndim, const int *dim)
 {
-    Part part[OPTIM_STATES];
-    size_t sum = 0;
-    for (int i = state_parts(c, count, part) - 1; i >= 0; i--) sum += align64(part[i].bytes);
-    return sum;
+    size_t n[4] = {1, 1, 1, 1};
+    if (ndim != 2 && ndim != 4) return;
+    for (int i = 0; i < ndim; i++) n[ndim == 4 ? i : i + 1] = (size_t)dim[i];
+    t->outer = n[0];
+    t->rows = n[1];
+    t->cols = n[2];
+    t->inner = n[3];
+    assert(t->outer * t->rows * t->cols * t->inner == t->count);
 }
 
 Optim *optim_new(const OptimConfig *c, Dev *dev, const Ops *ops, const double *lr, int groups,
@@ -74,8 +118,8 @@ Optim *optim_new(const OptimConfig *c, Dev *dev, const Ops *ops, const double *l
             err_set(e, ERR_USAGE, "learning rate %g: expected 0 or more", lr[i]);
             return NULL;
         }
-        if (is_adaptive(c) && lr[i] > 0 && top > 0 && lr[i] != top) {
-            err_set(e, ERR_USAGE, "DAdaptAdam and Prodigy find one rate for all: give the text "
+        if (optim_finds_rate(c) && lr[i] > 0 && top > 0 && lr[i] != top) {
+            err_set(e, ERR_USAGE, "DAdapt... and Prodigy find one rate for all: give the text "
                     "encoder and the U-Net the same learning rate, or 0 (have %g and %g)", top,
                     lr[i]);
             return NULL;
@@ -128,23 +172,36 @@ static size_t stage_bytes(const Optim *o)
     size_t most = 0;
     for (size_t i = 0; i < o->count; i++)
         if (o->list[i].dt != DT_F32 && o->list[i].count > most) most = o->list[i].count;
-    return align64((most < STAGE ? most : STAGE) * sizeof(float));
+    int whole = o->cfg.kind == OPTIM_ADAFACTOR;
+    return align64((most < STAGE || whole ? most : STAGE) * sizeof(float));
+}
+
+/* Adafactor's factors of the largest tensor. */
+static size_t room_bytes(const Optim *o)
+{
+    size_t most = 0;
+    for (size_t i = 0; i < o->count && o->cfg.kind == OPTIM_ADAFACTOR; i++) {
+        const OptimTensor *t = &o->list[i];
+        size_t n = t->rows ? t->outer * (t->rows + t->cols) * t->inner : t->count;
+        if (n > most) most = n;
+    }
+    return align64(most * sizeof(float));
 }
 
 size_t optim_bytes(const Optim *o)
 {
-    size_t sum = MAP_BYTES + align64(o->count * 2 * sizeof(double)) + stage_bytes(o);
-    for (size_t i = 0; i < o->count; i++) sum += optim_state_bytes(&o->cfg, o->list[i].count);
+    size_t sum = MAP_BYTES + align64(o->count * 3 * sizeof(double)) + stage_bytes(o) + room_bytes(o);
+    for (size_t i = 0; i < o->count; i++) sum += optim_state_bytes(&o->cfg, &o->list[i]);
     return sum;
 }
 
 int optim_place(Optim *o, void *memory, Err *e)
 {
     float map[512];
-    size_t sums = o->count * 2 * sizeof(double);
+    size_t sums = o->count * 3 * sizeof(double);
     uint8_t *at = memory;
     assert(!o->host);
-    o->host = mem_calloc(o->count + 1, 2 * sizeof(double));
+    o->host = mem_calloc(o->count + 1, 3 * sizeof(double));
     if (!o->host) return err_nomem(e, sums, "the optimizer's sums");
     dev_zero(o->dev, memory, optim_bytes(o));
     o->map = memory;
@@ -156,11 +213,13 @@ int optim_place(Optim *o, void *memory, Err *e)
     at += align64(sums);
     o->stage = (float *)(void *)at;
     at += stage_bytes(o);
+    o->room = (float *)(void *)at;
+    at += room_bytes(o);
     for (size_t i = 0; i < o->count; i++) {
-        Part part[OPTIM_STATES];
-        int n = state_parts(&o->cfg, o->list[i].count, part);
+        OptimPart part[OPTIM_SLOTS];
+        int n = optim_parts(&o->cfg, &o->list[i], part);
         for (int k = 0; k < n; k++) {
-            o->list[i].state[k] = at;
+            o->list[i].state[part[k].slot] = at;
             at += align64(part[k].bytes);
         }
     }
@@ -173,9 +232,15 @@ int optim_place(Optim *o, void *memory, Err *e)
 /* Elements [at, at + n) of tensor t. */
 typedef struct { OptimTensor *t; size_t at, n; float *p; } Piece;
 
-static float *state_f32(const Piece *q, int k)
+static float *state_f32(const Piece *q, int slot)
 {
-    return q->t->state[k] ? (float *)q->t->state[k] + q->at : NULL;
+    return q->t->state[slot] ? (float *)q->t->state[slot] + q->at : NULL;
+}
+
+static Moment8 moment8(const Optim *o, const Piece *q)
+{
+    return (Moment8){(uint8_t *)q->t->state[OPTIM_M] + q->at,
+                     (float *)q->t->state[OPTIM_M_SCALE] + q->at / ADAMW8_BLOCK, o->map};
 }
 
 static void update_adamw(Optim *o, const Piece *q, double lr, double clip)
@@ -185,32 +250,117 @@ static void update_adamw(Optim *o, const Piece *q, double lr, double clip)
     double step = (double)(t->steps + 1);
     AdamW h = {lr, c->beta1, c->beta2, c->eps, c->weight_decay, 1 - pow(c->beta1, step),
                1 - pow(c->beta2, step), clip};
-    if (is_8bit(c, t->count)) {
-        size_t block = q->at / ADAMW8_BLOCK;
-        Moments8 s = {(uint8_t *)t->state[0] + q->at, (uint8_t *)t->state[1] + q->at,
-                      (float *)t->state[2] + block, (float *)t->state[3] + block};
+    if (optim_is_8bit(c, t->count)) {
+        Moment8 m = moment8(o, q);
+        Moments8 s = {m.mq, (uint8_t *)t->state[OPTIM_V] + q->at, m.mabs,
+                      (float *)t->state[OPTIM_V_SCALE] + q->at / ADAMW8_BLOCK};
         o->ops->optim.adamw8(o->dev, &h, q->n, q->p, &s, o->map, t->grad + q->at);
     } else {
-        o->ops->optim.adamw(o->dev, &h, q->n, q->p, state_f32(q, 0), state_f32(q, 1),
+        o->ops->optim.adamw(o->dev, &h, q->n, q->p, state_f32(q, OPTIM_M), state_f32(q, OPTIM_V),
                             t->grad + q->at);
     }
 }
 
-static void update_piece(Optim *o, const Piece *q, double lr_factor, double clip)
+static void update_lion(Optim *o, const Piece *q, double lr, double clip)
+{
+    const OptimConfig *c = &o->cfg;
+    double decay = c->weight_decay;
+    if (c->decoupled_weight_decay) decay /= o->lr[q->t->group];
+    Lion h = {lr, c->beta1, c->beta2, decay, clip};
+    Moment8 s = moment8(o, q);
+    if (optim_is_8bit(c, q->t->count))
+        o->ops->optim.lion8(o->dev, &h, q->n, q->p, &s, q->t->grad + q->at);
+    else
+        o->ops->optim.lion(o->dev, &h, q->n, q->p, state_f32(q, OPTIM_M), q->t->grad + q->at);
+}
+
+static void update_sgd(Optim *o, const Piece *q, double lr, double clip)
+{
+    const OptimConfig *c = &o->cfg;
+    Sgd h = {lr, c->momentum, c->dampening, c->weight_decay, clip, c->nesterov, !q->t->steps};
+    Moment8 s = moment8(o, q);
+    if (optim_is_8bit(c, q->t->count))
+        o->ops->optim.sgd8(o->dev, &h, q->n, q->p, &s, q->t->grad + q->at);
+    else
+        o->ops->optim.sgd(o->dev, &h, q->n, q->p, state_f32(q, OPTIM_M), q->t->grad + q->at);
+}
+
+/* transformers' Adafactor._get_lr, without the scale of the parameter. */
+static double relative_step(const OptimConfig *c, uint64_t step)
+{
+    return fmin(c->warmup_init ? 1e-6 * (double)step : 1e-2, 1 / sqrt((double)step));
+}
+
+static void update_adafactor(Optim *o, const Piece *q, double lr, double clip)
 {
     const OptimConfig *c = &o->cfg;
     OptimTensor *t = q->t;
-    double lr = o->lr[t->group] * lr_factor;
-    if (c->kind == OPTIM_LION) {
-        double decay = c->weight_decay;
-        if (c->decoupled_weight_decay) decay /= o->lr[t->group];
-        Lion h = {lr, c->beta1, c->beta2, decay, clip};
-        o->ops->optim.lion(o->dev, &h, q->n, q->p, state_f32(q, 0), t->grad + q->at);
-    } else if (c->kind == OPTIM_SGD) {
-        Sgd h = {lr, c->momentum, c->dampening, c->weight_decay, clip, c->nesterov, !t->steps};
-        o->ops->optim.sgd(o->dev, &h, q->n, q->p, state_f32(q, 0), t->grad + q->at);
-    } else {
-        update_adamw(o, q, lr, clip);
+    Adafactor h = {.lr = c->relative_step ? relative_step(c, t->steps + 1) : lr,
+                   .beta1 = c->beta1, .beta2 = 1 - pow((double)t->steps + 1, c->decay_rate),
+                   .eps1 = c->eps, .eps2 = c->eps2, .threshold = c->clip_threshold,
+                   .weight_decay = c->weight_decay, .clip = clip,
+                   .scale_parameter = c->scale_parameter, .outer = t->outer, .rows = t->rows,
+                   .cols = t->cols, .inner = t->inner};
+    AdafactorState s = {t->state[OPTIM_M], t->state[OPTIM_V], t->state[OPTIM_ROW],
+                        t->state[OPTIM_COL], o->room, o->sums + 3 * (t - o->list)};
+    o->ops->optim.adafactor(o->dev, &h, t->count, q->p, &s, t->grad);
+}
+
+/* How a schedule-free method averages at this step; lr is the rate without its warmup. */
+static SchedFree schedfree_now(const Optim *o, double lr)
+{
+    const OptimConfig *c = &o->cfg;
+    double k = (double)o->k + 1, b2 = pow(c->beta2, k);
+    SchedFree h = {.lr = lr, .beta2 = c->beta2, .bias2 = 1 - b2, .eps = c->eps,
+                   .weight_decay = c->weight_decay, .adaptive = 1};
+    if (c->kind == OPTIM_RADAM_FREE) {
+        double inf = 2 / (1 - c->beta2) - 1, rho = inf - 2 * k * b2 / (1 - b2);
+        h.adaptive = rho > 4;
+        h.lr *= !h.adaptive ? !c->silent_sgd_phase
+                : sqrt((rho - 4) * (rho - 2) * inf / ((inf - 4) * (inf - 2) * rho));
+    } else if (k <= c->warmup_steps) {
+        h.lr *= k / c->warmup_steps;
+    }
+    return h;
+}
+
+static void step_schedfree(Optim *o, double lr_factor, double clip)
+{
+    const OptimConfig *c = &o->cfg;
+    double beta1 = c->kind == OPTIM_SGD_FREE ? c->momentum : c->beta1;
+    SchedFree h[OPTIM_GROUPS];
+    for (int i = 0; i < o->groups; i++) {
+        h[i] = schedfree_now(o, o->lr[i] * lr_factor);
+        o->lr_max[i] = fmax(o->lr_max[i], h[i].lr);
+        double weight = pow((double)o->k + 1, c->r) * pow(o->lr_max[i], c->weight_lr_power);
+        o->weight_sum[i] += weight;
+        h[i].c = o->weight_sum[i] > 0 ? weight / o->weight_sum[i] : 0;
+        h[i].lr_y = h[i].lr * (beta1 * (1 - h[i].c) - 1);
+        h[i].clip = clip;
+    }
+    for (size_t i = 0; i < o->count; i++) {
+        OptimTensor *t = &o->list[i];
+        SchedFreeState s = {t->state[OPTIM_V], t->state[OPTIM_AVERAGE], t->state[OPTIM_X]};
+        if (!t->grad) continue;
+        if (!t->steps++) {
+            o->ops->cast[DT_F32][DT_F32](o->dev, t->count, s.x, t->param);
+            o->ops->cast[DT_F32][DT_F32](o->dev, t->count, s.z, t->param);
+        }
+        o->ops->optim.schedfree(o->dev, &h[t->group], t->count, t->param, &s, t->grad);
+    }
+    o->k++;
+}
+
+static void update_piece(Optim *o, const Piece *q, double lr_factor, double clip)
+{
+    double lr = o->lr[q->t->group] * lr_factor;
+    switch (o->cfg.kind) {
+    case OPTIM_LION:
+    case OPTIM_LION8BIT: update_lion(o, q, lr, clip); break;
+    case OPTIM_SGD:
+    case OPTIM_SGD8BIT: update_sgd(o, q, lr, clip); break;
+    case OPTIM_ADAFACTOR: update_adafactor(o, q, lr, clip); break;
+    default: update_adamw(o, q, lr, clip);
     }
 }
 
@@ -218,8 +368,9 @@ static void update_piece(Optim *o, const Piece *q, double lr_factor, double clip
 static void update_half(Optim *o, OptimTensor *t, double lr_factor, double clip)
 {
     RngKey key = {o->seed, (uint32_t)t->steps, (uint32_t)(t - o->list), RNG_PURPOSE_ROUND};
-    for (size_t at = 0; at < t->count; at += STAGE) {
-        size_t n = t->count - at < STAGE ? t->count - at : STAGE;
+    size_t piece = o->cfg.kind == OPTIM_ADAFACTOR ? t->count : STAGE;
+    for (size_t at = 0; at < t->count; at += piece) {
+        size_t n = t->count - at < piece ? t->count - at : piece;
         uint16_t *half = (uint16_t *)t->param + at;
         Dither h = {{rng_u32(key, 0), rng_u32(key, 1)}, (uint32_t)at};
         o->ops->cast[DT_F32][t->dt](o->dev, n, o->stage, half);
@@ -235,86 +386,42 @@ static void update(Optim *o, OptimTensor *t, double lr_factor, double clip)
     t->steps++;
 }
 
-/* ---- DAdaptAdam and Prodigy ---------------------------------------------- */
+/* ---- averages ------------------------------------------------------------ */
 
-static double adaptive_beta3(const OptimConfig *c)
+int optim_has_average(const OptimConfig *c)
 {
-    return c->kind == OPTIM_PRODIGY && c->beta3 >= 0 ? c->beta3 : sqrt(c->beta2);
+    return c->ema_decay > 0 || c->kind == OPTIM_ADAMW_FREE || c->kind == OPTIM_RADAM_FREE ||
+           c->kind == OPTIM_SGD_FREE;
 }
 
-/* d times the rate, with Adam's bias correction if asked for. */
-static double adaptive_dlr(const Optim *o, double lr)
+/* diffusers EMAModel.get_decay, without use_ema_warmup, at its n-th call. */
+static double ema_decay(const OptimConfig *c, double n)
 {
-    const OptimConfig *c = &o->cfg;
-    double k = (double)o->k + 1;
-    double bias = sqrt(1 - pow(c->beta2, k)) / (1 - pow(c->beta1, k));
-    return o->d * lr * (c->use_bias_correction ? bias : 1);
+    double step = n - c->ema_update_after - 1;
+    return step <= 0 ? 0 : fmin((1 + step) / (10 + step), c->ema_decay);
 }
 
-/* First pass: the moments of every tensor; sum[0], sum[1] over all, in order. */
-static void adaptive_stats(Optim *o, double dlr, double clip, double sum[2])
+/* After a step. The average of a tensor without a gradient would be the tensor. */
+static void follow(Optim *o)
 {
-    const OptimConfig *c = &o->cfg;
-    double d = o->d, beta3 = adaptive_beta3(c);
-    int prodigy = c->kind == OPTIM_PRODIGY;
-    Adapt h = {.beta1 = c->beta1, .beta2 = c->beta2, .beta3 = beta3, .eps = c->eps, .clip = clip,
-               .l2 = c->decouple ? 0 : c->weight_decay, .slice = c->slice_p};
-    h.m_scale = (prodigy ? d : dlr) * (1 - c->beta1);
-    h.v_scale = (prodigy ? d * d : 1) * (1 - c->beta2);
-    h.s_scale = !prodigy ? dlr * (1 - beta3) : d / c->d0 * (c->safeguard_warmup ? d : dlr);
+    for (size_t i = 0; i < o->count && o->cfg.ema_decay > 0; i++) {
+        OptimTensor *t = &o->list[i];
+        float keep = (float)(1 - ema_decay(&o->cfg, (double)t->steps));
+        if (t->grad && t->steps)
+            o->ops->optim.ema(o->dev, t->count, t->state[OPTIM_AVERAGE], t->param, keep);
+    }
+}
+
+void optim_swap(Optim *o)
+{
+    if (!optim_has_average(&o->cfg)) return;
     for (size_t i = 0; i < o->count; i++) {
         OptimTensor *t = &o->list[i];
-        AdaptState s = {t->state[0], t->state[1], t->state[2], t->state[3]};
-        if (!t->grad) continue;
-        h.first = !t->steps;
-        (prodigy ? o->ops->optim.prodigy_stats : o->ops->optim.dadapt_stats)(
-            o->dev, &h, t->count, o->sums + 2 * i, t->param, &s, t->grad);
+        if (t->steps)
+            o->ops->optim.swap(o->dev, t->count, t->param, t->state[OPTIM_AVERAGE]);
     }
-    dev_download(o->dev, o->host, o->sums, o->count * 2 * sizeof(double));
-    sum[0] = sum[1] = 0;
-    for (size_t i = 0; i < o->count; i++) {
-        if (!o->list[i].grad) continue;
-        sum[0] += o->host[2 * i];
-        sum[1] += o->host[2 * i + 1];
-    }
-}
-
-/* The new d from the sums. */
-static void adaptive_estimate(Optim *o, double dlr, const double sum[2])
-{
-    const OptimConfig *c = &o->cfg;
-    double beta3 = adaptive_beta3(c), d = o->d;
-    if (c->kind == OPTIM_PRODIGY) {
-        o->numerator = beta3 * o->numerator + d / c->d0 * dlr * sum[0];
-        double d_hat = c->d_coef * o->numerator / sum[1];
-        if (d == c->d0 && d_hat > d) d = d_hat;
-        if (d_hat > o->d_max) o->d_max = d_hat;
-        o->d = fmin(o->d_max, d * c->growth_rate);
-    } else {
-        o->numerator = beta3 * o->numerator + (1 - beta3) * dlr * sum[0];
-        double d_hat = o->numerator / ((1 - beta3) * sum[1]);
-        o->d = fmax(d, fmin(d_hat, d * c->growth_rate));
-    }
-}
-
-static void adaptive_step(Optim *o, double lr, double clip)
-{
-    const OptimConfig *c = &o->cfg;
-    double dlr = adaptive_dlr(o, lr), sum[2];
-    int prodigy = c->kind == OPTIM_PRODIGY;
-    if (lr == 0) return;               /* the references change nothing then, not even k */
-    adaptive_stats(o, dlr, clip, sum);
-    if (sum[1] > 0) adaptive_estimate(o, dlr, sum);
-    AdaptStep h = {prodigy ? dlr : 1, c->decouple ? c->weight_decay * dlr : 0,
-                   prodigy ? o->d * c->eps : c->eps};
-    for (size_t i = 0; i < o->count; i++) {
-        OptimTensor *t = &o->list[i];
-        if (!t->grad) continue;
-        if (sum[1] > 0)
-            o->ops->optim.adapt_step(o->dev, &h, t->count, t->param, t->state[0], t->state[1]);
-        t->steps++;
-    }
-    if (sum[1] > 0) o->k++;
+    o->averaged = !o->averaged;
+    dev_sync(o->dev);
 }
 
 /* ---- steps --------------------------------------------------------------- */
@@ -326,7 +433,7 @@ static int bad_gradient(const Optim *o, size_t i, Err *e)
                    o->list[i].name);
 }
 
-static int check_device(const Optim *o, Err *e)
+int optim_check_device(const Optim *o, Err *e)
 {
     const char *why = dev_failure(o->dev);
     if (!why[0]) return 0;
@@ -341,17 +448,17 @@ static int gradient_norm(Optim *o, OptimStep *s, Err *e)
     s->bad = -1;
     for (size_t i = 0; i < o->count; i++) {
         OptimTensor *t = &o->list[i];
-        if (t->grad) o->ops->optim.sumsq(o->dev, t->count, o->sums + 2 * i, t->grad);
+        if (t->grad) o->ops->optim.sumsq(o->dev, t->count, o->sums + 3 * i, t->grad);
     }
-    dev_download(o->dev, o->host, o->sums, o->count * 2 * sizeof(double));
-    TRY(check_device(o, e));
+    dev_download(o->dev, o->host, o->sums, o->count * 3 * sizeof(double));
+    TRY(optim_check_device(o, e));
     for (size_t i = 0; i < o->count; i++) {
         if (!o->list[i].grad) continue;
-        if (!isfinite(o->host[2 * i])) {
+        if (!isfinite(o->host[3 * i])) {
             s->bad = (long)i;
             return bad_gradient(o, i, e);
         }
-        sum += o->host[2 * i];
+        sum += o->host[3 * i];
     }
     s->grad_norm = sqrt(sum);
     return 0;
@@ -360,38 +467,44 @@ static int gradient_norm(Optim *o, OptimStep *s, Err *e)
 int optim_step(Optim *o, OptimStep *s, Err *e)
 {
     double clip = 1, top = 0;
-    assert(o->sums);
+    assert(o->sums && !o->averaged);
     TRY(gradient_norm(o, s, e));
     if (s->max_grad_norm > 0) clip = fmin(1, s->max_grad_norm / (s->grad_norm + 1e-6));
     for (int i = 0; i < o->groups; i++) top = fmax(top, o->lr[i]);
-    if (is_adaptive(&o->cfg)) {
-        adaptive_step(o, top * s->lr_factor, clip);
+    if (optim_finds_rate(&o->cfg)) {
+        optim_adapt(o, top * s->lr_factor, clip);
+    } else if (o->cfg.kind >= OPTIM_ADAMW_FREE) {
+        step_schedfree(o, s->lr_factor, clip);
     } else {
         for (size_t i = 0; i < o->count; i++)
             if (o->list[i].grad) update(o, &o->list[i], s->lr_factor, clip);
     }
+    follow(o);
     dev_sync(o->dev);
-    return check_device(o, e);
+    return optim_check_device(o, e);
 }
 
-int optim_streams(const OptimConfig *c) { return !is_adaptive(c); }
+int optim_streams(const OptimConfig *c)
+{
+    return c->kind < OPTIM_ADAMW_FREE && !optim_has_average(c);
+}
 
 int optim_update(Optim *o, size_t index, OptimStep *s, Err *e)
 {
     OptimTensor *t = &o->list[index];
     double clip = 1;
-    assert(o->sums && !is_adaptive(&o->cfg));
+    assert(o->sums && optim_streams(&o->cfg));
     s->bad = -1;
     s->grad_norm = 0;
     if (!t->grad) return 0;
-    o->ops->optim.sumsq(o->dev, t->count, o->sums + 2 * index, t->grad);
-    dev_download(o->dev, o->host + 2 * index, o->sums + 2 * index, sizeof(double));
-    TRY(check_device(o, e));
-    if (!isfinite(o->host[2 * index])) {
+    o->ops->optim.sumsq(o->dev, t->count, o->sums + 3 * index, t->grad);
+    dev_download(o->dev, o->host + 3 * index, o->sums + 3 * index, sizeof(double));
+    TRY(optim_check_device(o, e));
+    if (!isfinite(o->host[3 * index])) {
         s->bad = (long)index;
         return bad_gradient(o, index, e);
     }
-    s->grad_norm = sqrt(o->host[2 * index]);
+    s->grad_norm = sqrt(o->host[3 * index]);
     if (s->max_grad_norm > 0) clip = fmin(1, s->max_grad_norm / (s->grad_norm + 1e-6));
     update(o, t, s->lr_factor, clip);
     return 0;
@@ -399,136 +512,11 @@ int optim_update(Optim *o, size_t index, OptimStep *s, Err *e)
 
 double optim_lr(const Optim *o, int group, double lr_factor)
 {
-    return o->lr[group] * lr_factor * (is_adaptive(&o->cfg) ? o->d : 1);
-}
-
-/* ---- state in files ------------------------------------------------------ */
-
-/* The blob "optim": this, then the steps of each tensor. */
-typedef struct {
-    char magic[8];
-    uint64_t kind, count, k;
-    double d, d_max, numerator;
-} Header;
-static const char magic[8] = "sdcopt1";
-
-/* One host buffer that holds the largest blob. */
-static uint8_t *staging(const Optim *o, size_t *size, Err *e)
-{
-    *size = sizeof(Header) + o->count * 8;
-    for (size_t i = 0; i < o->count; i++) {
-        Part part[OPTIM_STATES];
-        for (int k = state_parts(&o->cfg, o->list[i].count, part) - 1; k >= 0; k--)
-            if (part[k].bytes > *size) *size = part[k].bytes;
-    }
-    uint8_t *buf = mem_alloc(*size);
-    if (!buf) err_nomem(e, *size, "saving or loading the optimizer's state");
-    return buf;
-}
-
-/* Moves every state array to save or from load, whichever is set. */
-typedef struct { optim_save_fn *save; optim_load_fn *load; void *ctx; uint8_t *buf; } Transfer;
-
-static int transfer_part(const Optim *o, const Transfer *t, const OptimTensor *of, int k,
-                         const Part *part, Err *e)
-{
-    char *name = mem_printf("%s.%s", of->name, part->name);
-    if (!name) return err_nomem(e, strlen(of->name), "a state name");
-    int rc;
-    if (t->save) {
-        dev_download(o->dev, t->buf, of->state[k], part->bytes);
-        rc = check_device(o, e);
-        if (!rc) rc = t->save(t->ctx, name, t->buf, part->bytes, e);
-    } else {
-        rc = t->load(t->ctx, name, t->buf, part->bytes, e);
-        if (!rc) dev_upload(o->dev, of->state[k], t->buf, part->bytes);
-    }
-    mem_free(name);
-    return rc;
-}
-
-static int transfer(const Optim *o, const Transfer *t, Err *e)
-{
-    for (size_t i = 0; i < o->count; i++) {
-        Part part[OPTIM_STATES];
-        int n = state_parts(&o->cfg, o->list[i].count, part);
-        for (int k = 0; k < n; k++) TRY(transfer_part(o, t, &o->list[i], k, &part[k], e));
-    }
-    return 0;
-}
-
-int optim_save(const Optim *o, optim_save_fn *save, void *ctx, Err *e)
-{
-    size_t size;
-    uint8_t *buf = staging(o, &size, e);
-    if (!buf) return ERR_MEMORY;
-    Header h = {.kind = o->cfg.kind, .count = o->count, .k = o->k, .d = o->d, .d_max = o->d_max,
-                .numerator = o->numerator};
-    memcpy(h.magic, magic, sizeof magic);
-    memcpy(buf, &h, sizeof h);
+    const OptimConfig *c = &o->cfg;
+    uint64_t steps = 0;
     for (size_t i = 0; i < o->count; i++)
-        memcpy(buf + sizeof h + i * 8, &o->list[i].steps, 8);
-    int rc = save(ctx, "optim", buf, sizeof h + o->count * 8, e);
-    if (!rc) rc = transfer(o, &(Transfer){save, NULL, ctx, buf}, e);
-    mem_free(buf);
-    return rc;
+        if (o->list[i].steps > steps) steps = o->list[i].steps;
+    if (c->kind == OPTIM_ADAFACTOR && c->relative_step) return relative_step(c, steps ? steps : 1);
+    return o->lr[group] * lr_factor * (optim_finds_rate(c) ? o->d : 1);
 }
 
-static int load_header(Optim *o, const uint8_t *buf, Err *e)
-{
-    Header h;
-    memcpy(&h, buf, sizeof h);
-    if (memcmp(h.magic, magic, sizeof magic) || h.count != o->count || !(h.d > 0) ||
-        !isfinite(h.d) || !isfinite(h.d_max) || !isfinite(h.numerator))
-        return err_set(e, ERR_INPUT, "saved optimizer state is damaged or from another network; "
-                       "start without resuming");
-    if (h.kind != o->cfg.kind)
-        return err_set(e, ERR_INPUT, "saved optimizer state is of another optimizer; resume with "
-                       "the same --optimizer_type");
-    o->k = h.k;
-    o->d = h.d;
-    o->d_max = h.d_max;
-    o->numerator = h.numerator;
-    for (size_t i = 0; i < o->count; i++)
-        memcpy(&o->list[i].steps, buf + sizeof h + i * 8, 8);
-    return 0;
-}
-
-int optim_load(Optim *o, optim_load_fn *load, void *ctx, Err *e)
-{
-    size_t size;
-    uint8_t *buf = staging(o, &size, e);
-    if (!buf) return ERR_MEMORY;
-    int rc = load(ctx, "optim", buf, sizeof(Header) + o->count * 8, e);
-    if (!rc) rc = load_header(o, buf, e);
-    if (!rc) rc = transfer(o, &(Transfer){NULL, load, ctx, buf}, e);
-    mem_free(buf);
-    return rc;
-}
-
-/* ---- 8-bit map ----------------------------------------------------------- */
-
-/* torch.linspace(0.1, 1, n + 1), f32, bit for bit. */
-static float decade(int k, int n)
-{
-    float step = (1.0f - 0.1f) / (float)n;
-    return k < (n + 1) / 2 ? fmaf(step, (float)k, 0.1f) : fmaf(-step, (float)(n - k), 1.0f);
-}
-
-/* Seven decades down from 1, each halved finer than the one below it; the
- * values are the middles of equal parts of [0.1, 1] in each. */
-void optim_dynamic_map(float map[256], int is_signed)
-{
-    static const float scale[7] = {1e-6f, 1e-5f, 1e-4f, 1e-3f, 1e-2f, 1e-1f, 1.0f};
-    int zero = is_signed ? 127 : 0, at = 0;
-    map[zero] = 0;
-    for (int i = 0; i < 7; i++) {
-        int n = is_signed ? 1 << i : 2 << i;
-        for (int k = 0; k < n; k++) {
-            float x = scale[i] * ((decade(k, n) + decade(k + 1, n)) / 2);
-            map[zero + ++at] = x;
-            if (is_signed) map[zero - at] = -x;
-        }
-    }
-    map[255] = 1;
-}

@@ -16,29 +16,50 @@ typedef struct {
 static const Name names[] = {
     {"adamw", OPTIM_ADAMW}, {"pagedadamw", OPTIM_ADAMW}, {"pagedadamw32bit", OPTIM_ADAMW},
     {"adamw8bit", OPTIM_ADAMW8BIT}, {"pagedadamw8bit", OPTIM_ADAMW8BIT},
-    {"lion", OPTIM_LION},
-    {"sgd", OPTIM_SGD}, {"sgdnesterov", OPTIM_SGD},
-    {"dadaptadam", OPTIM_DADAPT_ADAM}, {"dadaptation", OPTIM_DADAPT_ADAM},
-    {"dadaptadampreprint", OPTIM_DADAPT_ADAM},
+    {"lion", OPTIM_LION}, {"lion8bit", OPTIM_LION8BIT}, {"pagedlion8bit", OPTIM_LION8BIT},
+    {"sgd", OPTIM_SGD}, {"sgdnesterov", OPTIM_SGD}, {"sgdnesterov8bit", OPTIM_SGD8BIT},
+    {"adafactor", OPTIM_ADAFACTOR},
+    {"adamwschedulefree", OPTIM_ADAMW_FREE}, {"radamschedulefree", OPTIM_RADAM_FREE},
+    {"sgdschedulefree", OPTIM_SGD_FREE},
+    {"dadaptation", OPTIM_DADAPT_PREPRINT}, {"dadaptadampreprint", OPTIM_DADAPT_PREPRINT},
+    {"dadaptadam", OPTIM_DADAPT_ADAM}, {"dadaptadagrad", OPTIM_DADAPT_ADAGRAD},
+    {"dadaptadan", OPTIM_DADAPT_ADAN}, {"dadaptadanip", OPTIM_DADAPT_ADAN_IP},
+    {"dadaptlion", OPTIM_DADAPT_LION}, {"dadaptsgd", OPTIM_DADAPT_SGD},
     {"prodigy", OPTIM_PRODIGY},
 };
 
-static const char *const paths[] = {
+static const char *const paths[OPTIM_KINDS] = {
     "torch.optim.adamw.AdamW", "bitsandbytes.optim.adamw.AdamW8bit",
-    "lion_pytorch.lion_pytorch.Lion", "torch.optim.sgd.SGD",
+    "lion_pytorch.lion_pytorch.Lion", "bitsandbytes.optim.lion.Lion8bit", "torch.optim.sgd.SGD",
+    "bitsandbytes.optim.sgd.SGD8bit", "transformers.optimization.Adafactor",
+    "schedulefree.adamw_schedulefree.AdamWScheduleFree",
+    "schedulefree.radam_schedulefree.RAdamScheduleFree",
+    "schedulefree.sgd_schedulefree.SGDScheduleFree",
     "dadaptation.dadapt_adam.DAdaptAdam",
+    "dadaptation.experimental.dadapt_adam_preprint.DAdaptAdamPreprint",
+    "dadaptation.dadapt_adagrad.DAdaptAdaGrad", "dadaptation.dadapt_adan.DAdaptAdan",
+    "dadaptation.experimental.dadapt_adan_ip.DAdaptAdanIP",
+    "dadaptation.dadapt_lion.DAdaptLion", "dadaptation.dadapt_sgd.DAdaptSGD",
     "prodigyopt.prodigy.Prodigy",
 };
 
+#define KIND(k) (1u << OPTIM_##k)
 enum {
-    ADAMW = 1 << OPTIM_ADAMW, ADAMW8 = 1 << OPTIM_ADAMW8BIT, LION = 1 << OPTIM_LION,
-    SGD = 1 << OPTIM_SGD, DADAPT = 1 << OPTIM_DADAPT_ADAM, PRODIGY = 1 << OPTIM_PRODIGY,
-    TORCH = ADAMW | SGD, ADAMS = ADAMW | ADAMW8 | DADAPT | PRODIGY, ANY = ADAMS | LION | SGD,
+    ADAMW = KIND(ADAMW), ADAMW8 = KIND(ADAMW8BIT), LION = KIND(LION), LION8 = KIND(LION8BIT),
+    SGD = KIND(SGD), SGD8 = KIND(SGD8BIT), FACTOR = KIND(ADAFACTOR),
+    ADAMS_FREE = KIND(ADAMW_FREE) | KIND(RADAM_FREE), SGD_FREE = KIND(SGD_FREE),
+    FREE = ADAMS_FREE | SGD_FREE, RADAM = KIND(RADAM_FREE),
+    DADAM = KIND(DADAPT_ADAM), DADAMS = DADAM | KIND(DADAPT_PREPRINT),
+    ADAGRAD = KIND(DADAPT_ADAGRAD), ADAN = KIND(DADAPT_ADAN) | KIND(DADAPT_ADAN_IP),
+    DLION = KIND(DADAPT_LION), DSGD = KIND(DADAPT_SGD), PRODIGY = KIND(PRODIGY),
+    DADAPT = DADAMS | ADAGRAD | ADAN | DLION | DSGD,
+    BITS8 = ADAMW8 | LION8 | SGD8, TORCH = ADAMW | SGD, ADAMS = ADAMW | ADAMW8 | DADAMS | PRODIGY,
+    ANY = (1u << OPTIM_KINDS) - 1,
 };
 
-/* BETAS fills beta1 and beta2; OFF takes False only (a variant of the method
+/* PAIR and TRIPLE fill neighbouring fields; OFF takes False only (a variant of the method
  * that we do not have); SKIP takes any value: it does not change the numbers. */
-typedef enum { NUMBER, INTEGER, FLAG, BETAS, OFF, SKIP } ArgType;
+typedef enum { NUMBER, INTEGER, FLAG, PAIR, TRIPLE, OFF, SKIP } ArgType;
 
 typedef struct {
     const char *key;
@@ -51,30 +72,44 @@ typedef struct {
 #define AT(field) offsetof(OptimConfig, field)
 static const Arg args_known[] = {
     {"weight_decay", ANY, NUMBER, AT(weight_decay), 0, 1e9},
-    {"betas", ADAMS | LION, BETAS, AT(beta1), 0, 1},
+    {"betas", ADAMS | LION | LION8 | ADAMS_FREE | DLION, PAIR, AT(beta1), 0, 1},
+    {"betas", ADAN, TRIPLE, AT(beta1), 0, 1},
+    {"beta1", FACTOR, NUMBER, AT(beta1), 0, 1},
     {"beta3", PRODIGY, NUMBER, AT(beta3), 0, 1},
-    {"eps", ADAMS, NUMBER, AT(eps), 0, 1e9},
-    {"momentum", SGD, NUMBER, AT(momentum), 0, 1e9},
+    {"eps", ADAMS | ADAMS_FREE | ADAGRAD | ADAN, NUMBER, AT(eps), 0, 1e9},
+    {"eps", FACTOR, PAIR, AT(eps), 0, 1e9},
+    {"momentum", SGD | SGD8 | SGD_FREE | ADAGRAD | DSGD, NUMBER, AT(momentum), 0, 1e9},
     {"dampening", SGD, NUMBER, AT(dampening), -1e9, 1e9},
     {"nesterov", SGD, FLAG, AT(nesterov), 0, 0},
     {"decoupled_weight_decay", LION, FLAG, AT(decoupled_weight_decay), 0, 0},
-    {"min_8bit_size", ADAMW8, INTEGER, AT(min_8bit_size), 0, 2147483648.0},
-    {"decouple", DADAPT | PRODIGY, FLAG, AT(decouple), 0, 0},
-    {"use_bias_correction", DADAPT | PRODIGY, FLAG, AT(use_bias_correction), 0, 0},
+    {"min_8bit_size", BITS8, INTEGER, AT(min_8bit_size), 0, 2147483648.0},
+    {"clip_threshold", FACTOR, NUMBER, AT(clip_threshold), 1e-300, 1e9},
+    {"decay_rate", FACTOR, NUMBER, AT(decay_rate), -1e9, 0},
+    {"scale_parameter", FACTOR, FLAG, AT(scale_parameter), 0, 0},
+    {"relative_step", FACTOR, FLAG, AT(relative_step), 0, 0},
+    {"warmup_init", FACTOR, FLAG, AT(warmup_init), 0, 0},
+    {"warmup_steps", FREE & ~RADAM, INTEGER, AT(warmup_steps), 0, 1e9},
+    {"r", FREE, NUMBER, AT(r), -1e3, 1e3},
+    {"weight_lr_power", FREE, NUMBER, AT(weight_lr_power), -1e3, 1e3},
+    {"silent_sgd_phase", RADAM, FLAG, AT(silent_sgd_phase), 0, 0},
+    {"decouple", DADAMS | PRODIGY, FLAG, AT(decouple), 0, 0},
+    {"no_prox", ADAN, FLAG, AT(no_prox), 0, 0},
+    {"use_bias_correction", DADAM | PRODIGY, FLAG, AT(use_bias_correction), 0, 0},
     {"safeguard_warmup", PRODIGY, FLAG, AT(safeguard_warmup), 0, 0},
     {"d0", DADAPT | PRODIGY, NUMBER, AT(d0), 1e-300, 1e9},
     {"d_coef", PRODIGY, NUMBER, AT(d_coef), 0, 1e9},
-    {"growth_rate", DADAPT | PRODIGY, NUMBER, AT(growth_rate), 1, HUGE_VAL},
+    {"growth_rate", (DADAPT & ~DLION) | PRODIGY, NUMBER, AT(growth_rate), 1, HUGE_VAL},
     {"slice_p", PRODIGY, INTEGER, AT(slice_p), 1, 65536},
     {"amsgrad", ADAMW | ADAMW8, OFF, 0, 0, 0},
     {"maximize", TORCH, OFF, 0, 0, 0},
-    {"foreach", TORCH, SKIP, 0, 0, 0},
+    {"foreach", TORCH | FREE, SKIP, 0, 0, 0},
     {"fused", TORCH, SKIP, 0, 0, 0},
     {"capturable", ADAMW, SKIP, 0, 0, 0},
-    {"is_paged", ADAMW8, SKIP, 0, 0, 0},
+    {"is_paged", ADAMW8 | LION8, SKIP, 0, 0, 0},
+    {"dampening", SGD8, SKIP, 0, 0, 0},      /* bitsandbytes takes it and does not use it */
     {"use_triton", LION, SKIP, 0, 0, 0},
     {"log_every", DADAPT, SKIP, 0, 0, 0},
-    {"fsdp_in_use", DADAPT | PRODIGY, SKIP, 0, 0, 0},
+    {"fsdp_in_use", (DADAPT & ~ADAGRAD & ~ADAN) | PRODIGY, SKIP, 0, 0, 0},
 };
 enum { NAMES = sizeof names / sizeof *names, ARGS = sizeof args_known / sizeof *args_known };
 
@@ -90,22 +125,30 @@ static int find_kind(OptimConfig *c, const char *name, Err *e)
         if (strcmp(key, names[i].name)) continue;
         c->kind = names[i].kind;
         c->nesterov = !strcmp(key, "sgdnesterov");
-        c->momentum = c->nesterov ? 0.9 : 0;
+        c->momentum = strstr(key, "nesterov") || c->kind == OPTIM_SGD_FREE ? 0.9 : 0;
         return 0;
     }
     return err_set(e, ERR_USAGE, "optimizer \"%.64s\" is not known; use AdamW, AdamW8bit, Lion, "
-                   "SGD, SGDNesterov, DAdaptAdam or Prodigy", name);
+                   "Lion8bit, SGD, SGDNesterov, SGDNesterov8bit, Adafactor, Prodigy, "
+                   "DAdaptation, DAdaptAdam, DAdaptAdaGrad, DAdaptAdan, DAdaptAdanIP, "
+                   "DAdaptLion, DAdaptSGD, AdamWScheduleFree, RAdamScheduleFree or "
+                   "SGDScheduleFree", name);
 }
 
 static void set_defaults(OptimConfig *c)
 {
-    int kind = 1 << c->kind;
-    c->weight_decay = kind & (ADAMW | ADAMW8) ? 0.01 : 0;
-    c->beta1 = 0.9;
-    c->beta2 = kind & LION ? 0.99 : 0.999;
-    c->beta3 = -1;
-    c->eps = 1e-8;
+    unsigned kind = 1u << c->kind;
+    c->weight_decay = kind & (ADAMW | ADAMW8) ? 0.01 : kind & ADAN ? 0.02 : 0;
+    c->beta1 = kind & FACTOR ? -1 : kind & ADAN ? 0.98 : 0.9;
+    c->beta2 = kind & (LION | LION8 | DLION) ? 0.99 : kind & ADAN ? 0.92 : 0.999;
+    c->beta3 = kind & ADAN ? 0.99 : -1;
+    c->eps = kind & FACTOR ? 1e-30 : kind & ADAGRAD ? 1e-6 : 1e-8;
+    c->eps2 = 1e-3;
     c->min_8bit_size = 4096;
+    c->clip_threshold = 1;
+    c->decay_rate = -0.8;
+    c->scale_parameter = c->relative_step = c->silent_sgd_phase = 1;
+    c->weight_lr_power = 2;
     c->d0 = 1e-6;
     c->d_coef = 1;
     c->growth_rate = HUGE_VAL;
@@ -140,22 +183,23 @@ static int number(const Arg *a, const char *text, double *x, Err *e)
     return bad_value(a->key, text, want, e);
 }
 
-static int apply(OptimConfig *c, const char *key, char value[2][32], int n, Err *e)
+static int apply(OptimConfig *c, const char *key, char value[3][32], int n, Err *e)
 {
     const Arg *a = NULL;
     for (int i = 0; i < ARGS; i++)
         if (!strcmp(args_known[i].key, key) && args_known[i].kinds & 1u << c->kind)
             a = &args_known[i];
     if (!a) return unknown_arg(c, key, e);
-    if (n != (a->type == BETAS ? 2 : 1))
-        return bad_value(key, n ? value[0] : "", a->type == BETAS ? "two numbers" : "one value", e);
+    int want = a->type == PAIR ? 2 : a->type == TRIPLE ? 3 : 1;
+    static const char *const wants[] = {"", "one value", "two numbers", "three numbers"};
+    if (n != want) return bad_value(key, n ? value[0] : "", wants[want], e);
     char *field = (char *)c + a->at;
     double x = 0;
     int yes = !strcasecmp(value[0], "true") || !strcmp(value[0], "1");
     int no = !strcasecmp(value[0], "false") || !strcmp(value[0], "0") || !strcmp(value[0], "None");
     switch (a->type) {
     case NUMBER:
-        if (a->at == AT(beta3) && !strcmp(value[0], "None")) x = -1;
+        if ((a->at == AT(beta3) || a->at == AT(beta1)) && !strcmp(value[0], "None")) x = -1;
         else TRY(number(a, value[0], &x, e));
         *(double *)(void *)field = x;
         break;
@@ -168,9 +212,9 @@ static int apply(OptimConfig *c, const char *key, char value[2][32], int n, Err 
         if (!yes && !no) return bad_value(key, value[0], "True or False", e);
         *(int *)(void *)field = yes;
         break;
-    case BETAS:
-        TRY(number(a, value[0], &c->beta1, e));
-        TRY(number(a, value[1], &c->beta2, e));
+    case PAIR:
+    case TRIPLE:
+        for (int i = 0; i < n; i++) TRY(number(a, value[i], (double *)(void *)field + i, e));
         break;
     case OFF:
         if (!no) return bad_value(key, value[0], "False; this variant is not supported", e);
@@ -178,8 +222,9 @@ static int apply(OptimConfig *c, const char *key, char value[2][32], int n, Err 
     case SKIP: break;
     }
     size_t used = strlen(c->args);
-    snprintf(c->args + used, sizeof c->args - used, n == 2 ? "%s%s=(%s, %s)" : "%s%s=%s",
-             used ? "," : "", key, value[0], value[1]);
+    snprintf(c->args + used, sizeof c->args - used,
+             n == 3 ? "%s%s=(%s, %s, %s)" : n == 2 ? "%s%s=(%s, %s)" : "%s%s=%s",
+             used ? "," : "", key, value[0], value[1], value[2]);
     return 0;
 }
 
@@ -188,7 +233,7 @@ static int apply(OptimConfig *c, const char *key, char value[2][32], int n, Err 
 static int parse_args(OptimConfig *c, const char *args, Err *e)
 {
     static const char blanks[] = " ,()[]'\"\t\r\n";
-    char key[32] = "", value[2][32] = {"", ""};
+    char key[32] = "", value[3][32] = {"", "", ""};
     int n = 0;
     if (strlen(args) > 400)
         return err_set(e, ERR_USAGE, "optimizer arguments: longer than 400 characters");
@@ -198,7 +243,7 @@ static int parse_args(OptimConfig *c, const char *args, Err *e)
         size_t key_len = eq ? (size_t)(eq - s) : 0, left = len - (size_t)(word - s);
         if (eq && *key) TRY(apply(c, key, value, n, e));
         if (eq) n = 0;
-        if ((eq ? !key_len : !*key) || key_len >= sizeof key || left >= sizeof *value || n == 2)
+        if ((eq ? !key_len : !*key) || key_len >= sizeof key || left >= sizeof *value || n == 3)
             return err_set(e, ERR_USAGE, "optimizer arguments: \"%.*s\" is not key=value",
                            len > 64 ? 64 : (int)len, s);
         if (eq) snprintf(key, sizeof key, "%.*s", (int)key_len, s);
@@ -217,7 +262,19 @@ int optim_parse(OptimConfig *c, const char *name, const char *args, Err *e)
     if (c->nesterov && (c->momentum <= 0 || c->dampening != 0))
         return err_set(e, ERR_USAGE, "optimizer SGD: nesterov needs momentum above 0 and "
                        "dampening 0");
+    if (c->kind == OPTIM_SGD8BIT && c->momentum == 0)
+        return err_set(e, ERR_USAGE, "optimizer SGDNesterov8bit: needs momentum above 0");
+    if (c->kind == OPTIM_SGD_FREE && !(c->momentum > 0 && c->momentum < 1))
+        return err_set(e, ERR_USAGE, "optimizer SGDScheduleFree: needs momentum between 0 and 1");
+    if (c->warmup_init) c->relative_step = 1;      /* as kohya sets it */
     return 0;
+}
+
+int optim_finds_rate(const OptimConfig *c) { return c->kind >= OPTIM_DADAPT_ADAM; }
+
+int optim_has_schedule(const OptimConfig *c)
+{
+    return 1u << c->kind & FREE || (c->kind == OPTIM_ADAFACTOR && c->relative_step);
 }
 
 void optim_describe(const OptimConfig *c, char *text, size_t size)
@@ -228,9 +285,9 @@ void optim_describe(const OptimConfig *c, char *text, size_t size)
 
 const char *optim_lr_advice(const OptimConfig *c, double lr)
 {
-    if ((1 << c->kind & (DADAPT | PRODIGY)) && lr <= 0.1)
+    if (optim_finds_rate(c) && lr <= 0.1)
         return "this optimizer finds the learning rate itself: use a learning rate around 1";
-    if ((1 << c->kind & (ADAMW | ADAMW8 | LION)) && lr >= 0.1)
+    if (1u << c->kind & (ADAMW | ADAMW8 | LION | LION8 | ADAMS_FREE) && lr >= 0.1)
         return "this learning rate is very high for this optimizer: 1e-4 is usual";
     return NULL;
 }

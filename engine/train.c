@@ -24,13 +24,16 @@ int train_init(Trainer *t, Params *ps, const TrainConfig *c, Err *e)
         if (!p->trainable) continue;
         size_t before = t->optim->count;
         TRY(optim_add(t->optim, p->name, p->group, p->count, NULL, NULL, e));
-        if (t->optim->count > before) t->optim->list[before].dt = p->dt;
+        if (t->optim->count > before) {
+            t->optim->list[before].dt = p->dt;
+            optim_shape(&t->optim->list[before], p->ndim, p->dim);
+        }
         count++;
     }
     if (!count) return err_set(e, ERR_USAGE, "nothing to train: every learning rate is 0");
     if (ps->streamed && !optim_streams(&c->optim))
-        return err_set(e, ERR_USAGE, "DAdaptAdam and Prodigy need all gradients at once; weights in bf16 need "
-                       "AdamW, AdamW8bit, Lion or SGD");
+        return err_set(e, ERR_USAGE, "this optimizer, or the average of --use_ema, needs all gradients at once; "
+                       "weights in bf16 need AdamW, Lion, SGD, their 8-bit forms, or Adafactor");
     t->optim->seed = c->seed;
     t->state_bytes = optim_bytes(t->optim);
     return 0;

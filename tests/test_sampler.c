@@ -5,7 +5,6 @@
 #include <stdlib.h>
 
 #include "engine/io.h"
-#include "engine/lrsched.h"
 #include "engine/mem.h"
 #include "engine/sampler.h"
 #include "tests/fail.h"
@@ -539,85 +538,4 @@ TEST(sampler_guidance)
     CHECK_NEAR(cond[0], 4.25, 1e-6);
     CHECK_NEAR(cond[1], -21.5, 1e-6);
     CHECK_NEAR(cond[2], 3, 1e-6);
-}
-
-/* ---- learning rate schedules */
-TEST(lrsched_matches_diffusers)
-{
-    char *text = fixture(), *p = text, *line, name[40];
-    CHECK(text);
-    int lines = 0, bad = 0;
-    while ((line = line_of(&p, "lr"))) {
-        LrSched s = {0};
-        double want[64];
-        int count;
-        Err e = {0};
-        bad += sscanf(line, "%39s %d %d %d %lf %lf %d", name, &s.warmup, &s.total, &s.cycles,
-                      &s.power, &s.lr, &count) != 7;
-        bad += numbers(line, want, 64) != count || count != s.total + 3;
-        bad += lrsched_find(&s.kind, name, &e) != 0 || lrsched_check(&s, &e) != 0;
-        for (int k = 0; k <= s.total && !bad; k++)
-            bad += !(fabs(lrsched_factor(&s, k) - want[k]) <= 1e-12);
-        if (bad) test_fail(__FILE__, __LINE__, "%s differs %s", name, e.msg);
-        lines++;
-    }
-    mem_free(text);
-    CHECK_INT(bad, 0);
-    CHECK_INT(lines, 10);
-}
-
-/* transformers optimization.py, as kohya's get_scheduler_fix calls it. */
-TEST(lrsched_of_transformers)
-{
-    const double pi_ = 3.14159265358979323846;
-    LrSched s = {.kind = LRSCHED_COSINE_WITH_MIN_LR, .warmup = 4, .total = 24, .cycles = 1, .min_ratio = 0.1};
-    CHECK_NEAR(lrsched_factor(&s, 2), 0.5, 1e-12);
-    CHECK_NEAR(lrsched_factor(&s, 9), 0.5 * (1 + cos(pi_ * 0.25)) * 0.9 + 0.1, 1e-12);
-    CHECK_NEAR(lrsched_factor(&s, 24), 0.1, 1e-12);
-    s = (LrSched){.kind = LRSCHED_WARMUP_STABLE_DECAY, .warmup = 4, .total = 24, .decay = 10, .cycles = 1, .min_ratio = 0.2};
-    static const double stable[] = {0.2, 0.4, 0.6, 0.8, 1, 1};
-    for (int k = 0; k < 6; k++) CHECK_NEAR(lrsched_factor(&s, k), stable[k], 1e-12);
-    CHECK_NEAR(lrsched_factor(&s, 14), 1, 1e-12);
-    CHECK_NEAR(lrsched_factor(&s, 19), 0.5 * 0.8 + 0.2, 1e-12);
-    CHECK_NEAR(lrsched_factor(&s, 30), 0.2, 1e-12);
-    s.min_ratio = NAN;                               /* not given: to 0 */
-    CHECK_NEAR(lrsched_factor(&s, 24), 0, 1e-12);
-    s = (LrSched){.kind = LRSCHED_INVERSE_SQRT, .warmup = 4, .total = 100, .timescale = 9};
-    CHECK_NEAR(lrsched_factor(&s, 1), 0.25, 1e-12);
-    CHECK_NEAR(lrsched_factor(&s, 40), 1 / sqrt((40 + 5) / 9.0), 1e-12);
-    s.timescale = 0;                                 /* then the warmup */
-    CHECK_NEAR(lrsched_factor(&s, 64), 0.25, 1e-12);
-    s.warmup = 0;
-    CHECK_NEAR(lrsched_factor(&s, 30000), 0.5, 1e-12);
-    s = (LrSched){.kind = LRSCHED_POLYNOMIAL, .total = 10, .power = 2, .lr = 1e-3, .lr_end = 1e-4};
-    CHECK_NEAR(lrsched_factor(&s, 5), 0.9 * 0.25 + 0.1, 1e-12);
-}
-
-TEST(lrsched_refuses)
-{
-    static const LrSched bad[] = {
-        {.kind = LRSCHED_CONSTANT, .warmup = 3, .total = 10, .cycles = 1, .power = 1, .lr = 1e-4}, {.kind = LRSCHED_LINEAR, .warmup = -1, .total = 10, .cycles = 1, .power = 1, .lr = 1e-4},
-        {.kind = LRSCHED_LINEAR, .warmup = 0, .total = 0, .cycles = 1, .power = 1, .lr = 1e-4}, {.kind = LRSCHED_COSINE_WITH_RESTARTS, .warmup = 0, .total = 10, .cycles = 0, .power = 1, .lr = 1e-4},
-        {.kind = LRSCHED_POLYNOMIAL, .warmup = 0, .total = 10, .cycles = 1, .power = 0, .lr = 1e-4}, {.kind = LRSCHED_POLYNOMIAL, .warmup = 0, .total = 10, .cycles = 1, .power = 1, .lr = 1e-8},
-        {.kind = LRSCHED_POLYNOMIAL, .warmup = 0, .total = 10, .cycles = 1, .power = NAN, .lr = 1e-4}, {.kind = LRSCHED_POLYNOMIAL, .warmup = 0, .total = 10, .cycles = 1, .power = 1, .lr = NAN},
-        {.kind = LRSCHED_COSINE_WITH_MIN_LR, .total = 9, .cycles = 1, .min_ratio = NAN},
-        {.kind = LRSCHED_COSINE_WITH_MIN_LR, .total = 9, .cycles = 1, .min_ratio = 2},
-        {.kind = LRSCHED_WARMUP_STABLE_DECAY, .total = 9, .cycles = 1, .warmup = 5, .decay = 5},
-    };
-    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
-        Err e = {0};
-        CHECK_INT(lrsched_check(&bad[i], &e), ERR_USAGE);
-        CHECK(strstr(e.msg, "learning rate schedule"));
-    }
-    LrKind k;
-    Err e = {0};
-    for (int i = 0; i < LRSCHED_KINDS; i++) {
-        CHECK_OK(lrsched_find(&k, lrsched_name(i), &e), &e);
-        CHECK_INT(k, i);
-    }
-    CHECK(!lrsched_name(LRSCHED_KINDS) && !lrsched_name(-1));
-    CHECK_INT(lrsched_find(&k, "cosin", &e), ERR_USAGE);
-    CHECK(strstr(e.msg, "\"cosin\"") && strstr(e.msg, "cosine_with_restarts"));
-    LrSched late = {.kind = LRSCHED_LINEAR, .warmup = 9, .total = 5, .cycles = 1, .power = 1, .lr = 1e-4};
-    CHECK_NEAR(lrsched_factor(&late, 2000000000), 0, 0);
 }

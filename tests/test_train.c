@@ -67,6 +67,29 @@ TEST(train_is_the_same_at_any_thread_count)
     CHECK(fixture_same_file(in_dir("a/x.safetensors"), in_dir("b/x.safetensors")));
 }
 
+/* The average is saved, the weights go on: a stop that saves in between changes nothing. */
+TEST(train_saves_the_average_of_use_ema)
+{
+    Err e = {0};
+    CHECK_OK(prepare(&e), &e);
+    TRAIN_OK(in_dir("plain"), "--max_train_steps 4");
+    TRAIN_OK(in_dir("a"), "--max_train_steps 4 --use_ema --ema_decay 0.5");
+    CHECK(!fixture_same_file(in_dir("plain/x.safetensors"), in_dir("a/x.safetensors")));
+    CHECK_INT(train(in_dir("b"), "--max_train_steps 4 --use_ema --ema_decay 0.5 --stop_after_steps 2"), 130);
+    TRAIN_OK(in_dir("b"), "--max_train_steps 4 --use_ema --ema_decay 0.5 --resume");
+    CHECK(fixture_same_file(in_dir("a/x.safetensors"), in_dir("b/x.safetensors")));
+    static const char *const refused[][2] = {
+        {"--use_ema --ema_decay 1", "between 0 and 1"},
+        {"--use_ema --optimizer_type SGDScheduleFree", "averages by itself"},
+        {"--lr_scheduler adafactor", "belongs to --optimizer_type Adafactor"},
+        {"--optimizer_type Adafactor --lr_warmup_steps 2 --max_train_steps 4", "warmup_init"},
+        {"--lr_scheduler piecewise_constant", "step_rules"}};
+    for (int i = 0; i < 5; i++) {
+        CHECK_INT(train(in_dir("c"), refused[i][0]), 2);
+        if (!strstr(err, refused[i][1])) test_fail(__FILE__, __LINE__, "%s: %s", refused[i][0], err);
+    }
+}
+
 TEST(train_resumes_to_the_same_bytes)
 {
     Err e = {0};

@@ -210,7 +210,9 @@ static int make_optimizer(Run *r, Err *e)
     if (!r->optim) return e->code;
     for (size_t i = 0; i < m->ps->count; i++) {
         const Param *q = m->ps->list[i];
+        size_t before = r->optim->count;
         if (q->grad) TRY(optim_add(r->optim, q->name, q->group, q->count, q->data, q->grad, e));
+        if (r->optim->count > before) optim_shape(&r->optim->list[before], q->ndim, q->dim);
     }
     r->state_bytes = optim_bytes(r->optim);
     if (dev_alloc(m->dev, &r->state, r->state_bytes) != DEV_OK)

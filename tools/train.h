@@ -49,12 +49,12 @@ typedef struct {
         noise_offset_random, multires_iterations, ip_noise_random, zero_terminal_snr, alpha_mask, masked_loss,
         enable_wildcard, token_warmup_min, validate_every_n_epochs, validate_every_n_steps,
         max_validation_steps, repeats, save_n_epoch_ratio, save_last_n_steps,
-        num_class_images;
+        num_class_images, use_ema, ema_update_after;
     int64_t seed, validation_seed;
     double network_alpha, conv_alpha, lr, unet_lr, text_lr, max_grad_norm, lr_power, min_snr_gamma, huber_c,
         noise_offset, caption_dropout_rate, tag_dropout_rate, prior_loss_weight, kl_weight,
         save_state_minutes, scale_weight_norms, lr_min_ratio, huber_scale, v_pred_like_loss,
-        adaptive_noise_scale, multires_discount, ip_noise_gamma, token_warmup_step, validation_split;
+        adaptive_noise_scale, multires_discount, ip_noise_gamma, token_warmup_step, validation_split, ema_decay;
 } TrainOptions;
 
 /* Defaults and the table. */

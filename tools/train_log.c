@@ -38,12 +38,13 @@ static size_t rates(const TrainRun *r, RunScalar *s)
     static const struct { const char *lr, *found; } names[GROUP_COUNT] = {
         [GROUP_TEXT] = {"lr/textencoder", "lr/d*lr/textencoder"}, [GROUP_UNET] = {"lr/unet", "lr/d*lr/unet"},
         [GROUP_VAE] = {"lr/vae", "lr/d*lr/vae"}};
-    OptimKind kind = r->t.optim->cfg.kind;
-    int found = kind == OPTIM_DADAPT_ADAM || kind == OPTIM_PRODIGY;
+    const OptimConfig *c = &r->t.optim->cfg;
+    int found = optim_finds_rate(c);
     size_t n = 0;
     for (int g = 0; g < GROUP_COUNT; g++) {
         if ((g == GROUP_VAE) != (r->o.train_vae != 0) || r->t.lr[g] == 0) continue;
-        s[n++] = (RunScalar){names[g].lr, r->t.lr[g] * r->t.lr_factor};
+        s[n++] = (RunScalar){names[g].lr, found ? r->t.lr[g] * r->t.lr_factor
+                                                : optim_lr(r->t.optim, g, r->t.lr_factor)};
         if (found) s[n++] = (RunScalar){names[g].found, optim_lr(r->t.optim, g, r->t.lr_factor)};
     }
     return n;

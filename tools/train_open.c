@@ -51,18 +51,26 @@ static int network_args(TrainOptions *o, Err *e)
     return 0;
 }
 
-/* key=value of --lr_scheduler_args: what else transformers' schedules take. */
+/* key=value of --lr_scheduler_args: what else the functions of transformers and diffusers take. */
 static int lr_args(const TrainOptions *o, LrSched *s, Err *e)
 {
     for (size_t i = 0; i < o->lr_arg_list.count; i++) {
         const char *a = o->lr_arg_list.item[i], *eq = strchr(a, '=');
-        char *end = NULL;
+        size_t n = eq ? (size_t)(eq - a) : 0;
+        char *end = NULL, rules[200];
+        if (n == 10 && !strncmp(a, "step_rules", n) && s->kind == LRSCHED_PIECEWISE_CONSTANT) {
+            size_t skip = strspn(eq + 1, "'\"");
+            snprintf(rules, sizeof rules, "%s", eq + 1 + skip);
+            rules[strcspn(rules, "'\"")] = 0;
+            TRY(lrsched_rules(s, rules, e));
+            continue;
+        }
         double v = eq ? strtod(eq + 1, &end) : 0;
         int ok = eq && end != eq + 1 && !*end && v > 0;
-        if (ok && !strncmp(a, "lr_end=", 7) && s->kind == LRSCHED_POLYNOMIAL) s->lr_end = v;
-        else if (ok && !strncmp(a, "min_lr=", 7) && s->kind == LRSCHED_COSINE_WITH_MIN_LR) s->min_ratio = v / s->lr;
-        else return err_set(e, ERR_USAGE, "option --lr_scheduler_args: \"%s\"; known are lr_end=X of polynomial and "
-                            "min_lr=X of cosine_with_min_lr", a);
+        if (ok && n == 6 && !strncmp(a, "lr_end", n) && s->kind == LRSCHED_POLYNOMIAL) s->lr_end = v;
+        else if (ok && n == 6 && !strncmp(a, "min_lr", n) && s->kind == LRSCHED_COSINE_WITH_MIN_LR) s->min_ratio = v / s->lr;
+        else return err_set(e, ERR_USAGE, "option --lr_scheduler_args: \"%s\"; known are lr_end=X of polynomial, "
+                            "min_lr=X of cosine_with_min_lr and step_rules=F:N,F of piecewise_constant", a);
     }
     return 0;
 }
@@ -85,6 +93,8 @@ static int join_args(TrainOptions *o, Err *e)
 /* kohya's train_util.py verify_training_args, and names of what there is only one of. */
 static int check_kohya(const TrainOptions *o, Err *e)
 {
+    if (o->use_ema && !(o->ema_decay > 0 && o->ema_decay < 1))
+        return err_set(e, ERR_USAGE, "option --ema_decay: between 0 and 1 expected");
     if (o->adaptive_noise_scale != 0 && o->noise_offset == 0)
         return err_set(e, ERR_USAGE, "option --adaptive_noise_scale: needs --noise_offset");
     if (strcmp(o->save_model_as, "safetensors"))
@@ -157,7 +167,7 @@ static int check_options(TrainRun *r, Err *e)
 /* Learning rates: what is not given follows from what is. */
 static void choose_rates(TrainOptions *o, const OptimConfig *c)
 {
-    int free_rate = c->kind == OPTIM_DADAPT_ADAM || c->kind == OPTIM_PRODIGY;
+    int free_rate = optim_finds_rate(c);
     int common = !isnan(o->lr);
     if (!common) o->lr = free_rate ? 1 : !isnan(o->unet_lr) ? o->unet_lr : o->full ? 2e-6 : o->train_vae ? 1e-3 : 1e-4;
     if (isnan(o->unet_lr)) o->unet_lr = o->lr;
@@ -355,6 +365,7 @@ static int follow_total(TrainRun *r, LrSched *s, Err *e)
     s->total = (int)r->total;
     TRY(steps_or_part(r, &s->warmup, o->lr_warmup, "lr_warmup_steps", e));
     TRY(steps_or_part(r, &s->decay, o->lr_decay, "lr_decay_steps", e));
+    if (s->kind == LRSCHED_ADAFACTOR) s->warmup = 0;
     if (o->save_n_epoch_ratio) {
         int epochs = (int)((r->total + r->steps_per_epoch - 1) / r->steps_per_epoch) / o->save_n_epoch_ratio;
         o->save_every_n_epochs = epochs > 1 ? epochs : 1;
@@ -370,6 +381,33 @@ int train_set_total(TrainRun *r, uint32_t total, Err *e)
     return train_fact_set(r, "max_train_steps", total, e);
 }
 
+/* kohya's get_scheduler_fix; an optimizer that has its own schedule goes without. */
+static int choose_schedule(TrainRun *r, const OptimConfig *oc, LrSched *s, Err *e)
+{
+    const TrainOptions *o = &r->o;
+    int own = optim_has_schedule(oc), given = options_given(&r->opt, "lr_scheduler");
+    *s = (LrSched){.cycles = o->lr_cycles, .power = o->lr_power, .lr = o->lr,
+                   .timescale = o->lr_timescale, .min_ratio = o->lr_min_ratio};
+    TRY(follow_total(r, s, e));
+    int warmup = s->warmup;
+    TRY(lrsched_find(&s->kind, o->lr_scheduler, e));
+    if (s->kind == LRSCHED_ADAFACTOR && !(own && oc->kind == OPTIM_ADAFACTOR))
+        return err_set(e, ERR_USAGE, "option --lr_scheduler: adafactor belongs to --optimizer_type Adafactor with "
+                       "relative_step=True");
+    if (!own) return lr_args(o, s, e);
+    if (oc->kind == OPTIM_ADAFACTOR && warmup)
+        return err_set(e, ERR_USAGE, "option --lr_warmup_steps: Adafactor with relative_step has its own; "
+                       "see warmup_init of --optimizer_args");
+    if (given && s->kind != LRSCHED_ADAFACTOR && s->kind != LRSCHED_CONSTANT)
+        fprintf(stderr, "note: --lr_scheduler %s is not used: this optimizer has its own schedule, as in kohya\n",
+                o->lr_scheduler);
+    if (oc->kind == OPTIM_ADAFACTOR)
+        fprintf(stderr, "note: learning rates are not used: Adafactor with relative_step has its own\n");
+    s->kind = LRSCHED_ADAFACTOR;
+    s->warmup = 0;
+    return 0;
+}
+
 static int open_trainer(TrainRun *r, const OptimConfig *oc, Err *e)
 {
     TrainOptions *o = &r->o;
@@ -377,15 +415,15 @@ static int open_trainer(TrainRun *r, const OptimConfig *oc, Err *e)
     if (o->epochs && o->steps)
         fprintf(stderr, "note: --max_train_epochs overrides --max_train_steps, as in kohya\n");
     double lr[GROUP_COUNT] = {[GROUP_TEXT] = o->text_lr, [GROUP_UNET] = o->unet_lr, [GROUP_VAE] = o->lr};
-    if (oc->kind == OPTIM_DADAPT_ADAM || oc->kind == OPTIM_PRODIGY)
+    if (optim_finds_rate(oc))
         for (int i = 0; i < GROUP_COUNT; i++) lr[i] = o->unet_lr != 0 ? o->unet_lr : o->text_lr;
     TrainConfig c = {.optim = *oc, .seed = (uint64_t)o->seed, .lr = lr, .groups = GROUP_COUNT, .max_grad_norm = o->max_grad_norm,
                      .loss_window = r->steps_per_epoch};
-    c.sched = (LrSched){.cycles = o->lr_cycles, .power = o->lr_power, .lr = o->lr,
-                        .timescale = o->lr_timescale, .min_ratio = o->lr_min_ratio};
-    TRY(lrsched_find(&c.sched.kind, o->lr_scheduler, e));
-    TRY(lr_args(o, &c.sched, e));
-    TRY(follow_total(r, &c.sched, e));
+    TRY(choose_schedule(r, oc, &c.sched, e));
+    if (o->use_ema) {
+        c.optim.ema_decay = o->ema_decay;
+        c.optim.ema_update_after = o->ema_update_after;
+    }
     return train_init(&r->t, r->m.ps, &c, e);
 }
 
@@ -431,7 +469,8 @@ static int list_more_facts(TrainRun *r, Err *e)
         "caption_separator", "secondary_separator", "enable_wildcard", "caption_dropout_rate",
         "caption_dropout_every_n_epochs", "caption_tag_dropout_rate", "token_warmup_min", "token_warmup_step",
         "caption_prefix", "caption_suffix", "conv_dim", "conv_alpha", "v_parameterization", "max_token_length", "clip_skip", "base_weights",
-        "base_weights_multiplier", "validation_split", "validation_seed"};
+        "base_weights_multiplier", "validation_split", "validation_seed",
+        "use_ema", "ema_decay", "ema_update_after_step"};
     for (size_t i = 0; i < sizeof names / sizeof *names; i++)
         TRY(fact(r, names[i], options_text(&r->opt, names[i]), e));
     return 0;
@@ -469,6 +508,8 @@ static int open_run(TrainRun *r, Err *e)
     TRY(train_preset(r, e));
     TRY(check_options(r, e));
     TRY(optim_parse(&oc, r->o.optimizer, r->o.optimizer_args, e));
+    if (r->o.use_ema && optim_has_average(&oc))
+        return err_set(e, ERR_USAGE, "option --use_ema: this optimizer averages by itself");
     TRY(train_rates_init(r, &oc, e));
     TRY(train_record_check(r, e));
     choose_rates(&r->o, &oc);

@@ -58,18 +58,22 @@ static const Option table[] = {
     {"learning_rate", 0, OPT_FLOAT, AT(lr), 0, 100, "X|auto", "rate of what has none of its own (1e-4); auto: found by short runs", "lr"},
     {"unet_lr", 0, OPT_FLOAT, AT(unet_lr), 0, 100, "X|auto", "rate of the U-Net", NULL},
     {"text_encoder_lr", 0, OPT_FLOAT, AT(text_lr), 0, 100, "X|auto...", "rate of the text encoder (half the U-Net's)", "learning_rate_te"},
-    {"optimizer_type", 0, OPT_TEXT, AT(optimizer), 0, 0, "NAME", "AdamW, AdamW8bit, Lion, SGD, DAdaptAdam, Prodigy (AdamW)", "optimizer"},
+    {"optimizer_type", 0, OPT_TEXT, AT(optimizer), 0, 0, "NAME", "AdamW, AdamW8bit, Lion, Lion8bit, SGDNesterov, SGDNesterov8bit, Adafactor, Prodigy, DAdaptAdam and the rest of "
+     "its family, AdamWScheduleFree, RAdamScheduleFree, SGDScheduleFree (AdamW)", "optimizer"},
     {"optimizer_args", 0, OPT_LIST, AT(optimizer_arg_list), 0, 0, "K=V", "its arguments", NULL},
     {"lr_scheduler", 0, OPT_TEXT, AT(lr_scheduler), 0, 0, "NAME", "constant, constant_with_warmup, linear, cosine, cosine_with_restarts, cosine_with_min_lr, polynomial, "
-     "inverse_sqrt, warmup_stable_decay", NULL},
+     "inverse_sqrt, warmup_stable_decay, piecewise_constant, adafactor", NULL},
     TEXT("lr_warmup_steps", lr_warmup, "N", "warm-up: steps, or a part below 1"),
     TEXT("lr_decay_steps", lr_decay, "N", "of warmup_stable_decay: steps, or a part below 1"),
     INT("lr_scheduler_num_cycles", lr_cycles, 1, 1000, "of the cosines but the plain one (1)"),
     NUM("lr_scheduler_min_lr_ratio", lr_min_ratio, 0, 1, "where cosine_with_min_lr and warmup_stable_decay end"),
     INT("lr_scheduler_timescale", lr_timescale, 1, 1e9, "of inverse_sqrt (the warm-up, or 10000)"),
-    {"lr_scheduler_args", 0, OPT_LIST, AT(lr_arg_list), 0, 0, "K=V", "lr_end=X of polynomial, min_lr=X of cosine_with_min_lr", NULL},
+    {"lr_scheduler_args", 0, OPT_LIST, AT(lr_arg_list), 0, 0, "K=V", "lr_end=X of polynomial, min_lr=X of cosine_with_min_lr, step_rules=F:N,F of piecewise_constant", NULL},
     NUM("lr_scheduler_power", lr_power, 0, 100, "of polynomial (1)"),
     NUM("max_grad_norm", max_grad_norm, 0, 1e9, "gradient clipping, 0: off (1); with --full_bf16 of each tensor by itself"),
+    FLAG("use_ema", use_ema, "keep a running average of the weights: it is what is sampled and saved"),
+    NUM("ema_decay", ema_decay, 0, 1, "how slowly it follows, at most (0.9999)"),
+    INT("ema_update_after_step", ema_update_after, 0, 1e9, "it follows at once until then (0)"),
     {"seed", 0, OPT_INT64, AT(seed), 0, 0, "N", "drawn and recorded when not given", NULL},
 
     HEAD("Loss"),
@@ -196,7 +200,7 @@ int train_options_init(TrainOptions *o, Options *opt, Err *e)
                         .kl_weight = 3e-4, .vae_crop = 64, .enable_bucket = 1, .max_token_length = 75,
                         .seed = -1, .save_state_minutes = 10,
                         .validation_seed = -1, .huber_scale = 1, .multires_discount = 0.3, .token_warmup_min = 1,
-                        .lr_min_ratio = NAN};
+                        .lr_min_ratio = NAN, .ema_decay = 0.9999};
     *opt = (Options){table, sizeof table / sizeof *table, o, "sdc train",
                      "train a LoRA (or, with --full, a model) on a folder of pictures", NULL, &o->rest};
     struct { char **field; const char *value; } texts[] = {

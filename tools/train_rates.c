@@ -34,7 +34,7 @@ int train_rates_init(TrainRun *r, const OptimConfig *c, Err *e)
     if (!all && !unet && !text) return 0;
     if (o->full || o->train_vae) return err_set(e, ERR_USAGE, "option --learning_rate auto: for a LoRA only");
     int adam = c->kind == OPTIM_ADAMW || c->kind == OPTIM_ADAMW8BIT;
-    r->find_own = c->kind == OPTIM_DADAPT_ADAM || c->kind == OPTIM_PRODIGY;
+    r->find_own = optim_finds_rate(c);
     if (!adam && !r->find_own && c->kind != OPTIM_LION)
         return err_set(e, ERR_USAGE, "option --learning_rate auto: for AdamW, AdamW8bit and Lion, not for %s", o->optimizer);
     r->find_together = (all || unet) && isnan(o->text_lr);
@@ -243,7 +243,7 @@ size_t train_rates_bytes(const TrainRun *r)
         const Param *p = r->m.ps->list[i];
         if (!p->trainable) continue;
         values += p->count * sizeof(float);
-        state += optim_state_bytes(&c, p->count);
+        state += optim_state_bytes(&c, &(OptimTensor){.count = p->count});
     }
     return state + values;
 }

@@ -105,7 +105,10 @@ static int validate(TrainRun *r, uint32_t done, Err *e)
     int by_epoch = epochs && done % (epochs * r->steps_per_epoch) == 0;
     if (!r->val_ds || !(by_epoch || (steps && done % steps == 0))) return 0;
     double loss;
-    TRY(finetune_validate(&r->val, o->max_validation_steps, &loss, e));
+    optim_swap(r->t.optim);
+    int rc = finetune_validate(&r->val, o->max_validation_steps, &loss, e);
+    optim_swap(r->t.optim);
+    TRY(rc);
     return train_log_validation(r, done, by_epoch, loss, e);
 }
 
@@ -114,8 +117,7 @@ static int after_step(void *ctx, uint32_t done, Err *e)
     TrainRun *r = ctx;
     char text[160];
     int n = snprintf(text, sizeof text, "avr_loss=%.4f", r->t.avr_loss);
-    OptimKind kind = r->t.optim->cfg.kind;
-    if (kind == OPTIM_DADAPT_ADAM || kind == OPTIM_PRODIGY)
+    if (optim_finds_rate(&r->t.optim->cfg))
         snprintf(text + n, sizeof text - (size_t)n, ", lr=%.3g", optim_lr(r->t.optim, GROUP_UNET, r->t.lr_factor));
     progress_show(&r->progress, done, r->total, text);
     TRY(train_scale_norms(r, e));
@@ -142,8 +144,12 @@ static int resume(TrainRun *r, Err *e)
 static void report_rate(const TrainRun *r)
 {
     OptimKind kind = r->t.optim->cfg.kind;
-    if (kind != OPTIM_DADAPT_ADAM && kind != OPTIM_PRODIGY) return;
+    if (!optim_finds_rate(&r->t.optim->cfg)) return;
     double lr = r->t.optim->d;
+    if (kind != OPTIM_DADAPT_ADAM && kind != OPTIM_DADAPT_PREPRINT && kind != OPTIM_PRODIGY) {
+        printf("rate found: %.3g\n", lr);
+        return;
+    }
     printf("rate found: %.3g; try --optimizer_type AdamW8bit --unet_lr %.2g --text_encoder_lr %.2g, or Lion with "
            "--unet_lr %.2g\n", lr, lr, lr / 2, lr / 3);
 }
@@ -151,8 +157,12 @@ static void report_rate(const TrainRun *r)
 static int validation(TrainRun *r, double *loss, Err *e)
 {
     enum { PASSES = 24 };       /* timesteps per picture */
-    if (r->o.validation_split > 0) return finetune_validate(&r->val, r->o.max_validation_steps, loss, e);
-    return r->val_ds ? finetune_loss(&r->val, PASSES, loss, e) : 0;
+    if (!r->val_ds) return 0;
+    optim_swap(r->t.optim);
+    int rc = r->o.validation_split > 0 ? finetune_validate(&r->val, r->o.max_validation_steps, loss, e)
+                                       : finetune_loss(&r->val, PASSES, loss, e);
+    optim_swap(r->t.optim);
+    return rc;
 }
 
 static int encode_pictures(TrainRun *r, Err *e)

@@ -189,7 +189,10 @@ static int make_all(TrainRun *r, uint32_t done, Err *e)
     char when[24];
     double start = machine_seconds();
     moment(r, done, when, sizeof when);
-    TRY(train_samples_make(r, when, e));
+    optim_swap(r->t.optim);
+    int rc = train_samples_make(r, when, e);
+    optim_swap(r->t.optim);
+    TRY(rc);
     r->spent.samples += machine_seconds() - start;
     return write_grid(r, done, e);
 }

@@ -259,7 +259,9 @@ int train_save_weights(TrainRun *r, const char *name, uint32_t epoch, Err *e)
     char *path = mem_printf("%s/%s.safetensors", r->o.output_dir, name);
     train_save_begin(r);
     int rc = path ? e->code : err_nomem(e, 64, "a file name");
+    optim_swap(r->t.optim);
     if (!rc) rc = write_file(r, path, &m, e);
+    optim_swap(r->t.optim);
     if (!rc) rc = train_save_end(r, e);
     mem_free(path);
     for (size_t i = 0; i < m.count; i++) mem_free((void *)(uintptr_t)m.list[i].value);

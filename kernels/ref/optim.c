@@ -21,12 +21,6 @@ void sumsq_ref(Dev *d, size_t count, double *out, const float *g)
     for (int k = 0; k < OPTIM_PARTS; k++) *out += part[k];
 }
 
-void scale_ref(Dev *d, size_t count, float *g, float s)
-{
-#pragma omp parallel for num_threads(d->threads)
-    for (size_t i = 0; i < count; i++) g[i] *= s;
-}
-
 void adamw_ref(Dev *d, const AdamW *h, size_t count, float *p, float *m, float *v, const float *g)
 {
     float clip = (float)h->clip, keep = (float)(1 - h->lr * h->weight_decay);
@@ -39,6 +33,12 @@ void adamw_ref(Dev *d, const AdamW *h, size_t count, float *p, float *m, float *
         v[i] = b2 * v[i] + c2 * gi * gi;
         p[i] = p[i] * keep - lr * m[i] / (sqrtf(v[i]) / root + eps);
     }
+}
+
+/* The midpoints of one map. */
+static void midpoints(float mid[255], const float *map)
+{
+    for (int i = 0; i < 255; i++) mid[i] = (map[i] + map[i + 1]) / 2;
 }
 
 /* Index of the value of the ascending map (256) nearest to x, by the 255
@@ -67,11 +67,9 @@ void adamw8_ref(Dev *d, const AdamW *h, size_t count, float *p, const Moments8 *
     float b1 = (float)h->beta1, c1 = (float)(1 - h->beta1);
     float b2 = (float)h->beta2, c2 = (float)(1 - h->beta2);
     float root = (float)sqrt(h->bias2), eps = (float)h->eps, lr = (float)(h->lr / h->bias1);
-    float mid[2][256];
-    for (int i = 0; i < 255; i++) {
-        mid[0][i] = (map[i] + map[i + 1]) / 2;
-        mid[1][i] = (map[256 + i] + map[257 + i]) / 2;
-    }
+    float mid[2][255];
+    midpoints(mid[0], map);
+    midpoints(mid[1], map + 256);
 #pragma omp parallel for num_threads(d->threads)
     for (size_t at = 0; at < count; at += ADAMW8_BLOCK) {
         size_t block = at / ADAMW8_BLOCK;
@@ -85,6 +83,45 @@ void adamw8_ref(Dev *d, const AdamW *h, size_t count, float *p, const Moments8 *
         }
         quantize(s->mq + at, s->mabs + block, mid[0], m, n);
         quantize(s->vq + at, s->vabs + block, mid[1], v, n);
+    }
+}
+
+void lion8_ref(Dev *d, const Lion *h, size_t count, float *p, const Moment8 *s, const float *g)
+{
+    float clip = (float)h->clip, keep = (float)(1 - h->lr * h->weight_decay), lr = (float)h->lr;
+    float b1 = (float)h->beta1, c1 = (float)(1 - h->beta1);
+    float b2 = (float)h->beta2, c2 = (float)(1 - h->beta2), mid[255];
+    midpoints(mid, s->map);
+#pragma omp parallel for num_threads(d->threads)
+    for (size_t at = 0; at < count; at += ADAMW8_BLOCK) {
+        size_t n = count - at < ADAMW8_BLOCK ? count - at : ADAMW8_BLOCK;
+        float m[ADAMW8_BLOCK], *scale = &s->mabs[at / ADAMW8_BLOCK];
+        for (size_t i = 0; i < n; i++) {
+            float gi = g[at + i] * clip, mi = s->map[s->mq[at + i]] * *scale;
+            float u = b1 * mi + c1 * gi;
+            p[at + i] = p[at + i] * keep - (u > 0 ? lr : u < 0 ? -lr : 0);
+            m[i] = b2 * mi + c2 * gi;
+        }
+        quantize(s->mq + at, scale, mid, m, n);
+    }
+}
+
+void sgd8_ref(Dev *d, const Sgd *h, size_t count, float *p, const Moment8 *s, const float *g)
+{
+    float clip = (float)h->clip, l2 = (float)h->weight_decay, lr = (float)h->lr;
+    float mu = h->first ? 0 : (float)h->momentum, fresh = h->first ? 1 : (float)(1 - h->dampening);
+    float look = h->nesterov ? (float)h->momentum : 0, mid[255];
+    midpoints(mid, s->map);
+#pragma omp parallel for num_threads(d->threads)
+    for (size_t at = 0; at < count; at += ADAMW8_BLOCK) {
+        size_t n = count - at < ADAMW8_BLOCK ? count - at : ADAMW8_BLOCK;
+        float m[ADAMW8_BLOCK], *scale = &s->mabs[at / ADAMW8_BLOCK];
+        for (size_t i = 0; i < n; i++) {
+            float gi = g[at + i] * clip + l2 * p[at + i];
+            m[i] = mu * (s->map[s->mq[at + i]] * *scale) + fresh * gi;
+            p[at + i] -= lr * (h->nesterov ? gi + look * m[i] : m[i]);
+        }
+        quantize(s->mq + at, scale, mid, m, n);
     }
 }
 
@@ -116,85 +153,39 @@ void sgd_ref(Dev *d, const Sgd *h, size_t count, float *p, float *m, const float
     }
 }
 
-/* The hyper-parameters of Adapt in f32. */
-typedef struct { float b1, b2, b3, cm, cv, cs, l2, eps, clip; } AdaptF;
-
-static AdaptF adapt_f32(const Adapt *h)
+void ema_ref(Dev *d, size_t count, float *x, const float *p, float t)
 {
-    return (AdaptF){(float)h->beta1, (float)h->beta2, (float)h->beta3, (float)h->m_scale,
-                    (float)h->v_scale, (float)h->s_scale, (float)h->l2, (float)h->eps,
-                    (float)h->clip};
-}
-
-static void add_parts(double *sums, const double part[OPTIM_PARTS][2])
-{
-    sums[0] = sums[1] = 0;
-    for (int k = 0; k < OPTIM_PARTS; k++) {
-        sums[0] += part[k][0];
-        sums[1] += part[k][1];
-    }
-}
-
-void dadapt_stats_ref(Dev *d, const Adapt *h, size_t count, double *sums, const float *p,
-                      const AdaptState *s, const float *g)
-{
-    AdaptF c = adapt_f32(h);
-    double part[OPTIM_PARTS][2];
 #pragma omp parallel for num_threads(d->threads)
-    for (int k = 0; k < OPTIM_PARTS; k++) {
-        double dot = 0, norm = 0;
-        size_t end = optim_part(count, 16, k + 1);
-        for (size_t i = optim_part(count, 16, k); i < end; i++) {
-            float gi = g[i] * c.clip + c.l2 * p[i];
-            dot += (double)gi * (s->s[i] / (sqrtf(s->v[i]) + c.eps));
-            s->m[i] = c.b1 * s->m[i] + c.cm * gi;
-            s->v[i] = c.b2 * s->v[i] + c.cv * gi * gi;
-            s->s[i] = c.b3 * s->s[i] + c.cs * gi;
-            norm += fabs((double)s->s[i]);
-        }
-        part[k][0] = dot;
-        part[k][1] = norm;
-    }
-    add_parts(sums, (const double(*)[2])part);
+    for (size_t i = 0; i < count; i++) x[i] -= t * (x[i] - p[i]);
 }
 
-void prodigy_stats_ref(Dev *d, const Adapt *h, size_t count, double *sums, const float *p,
-                       const AdaptState *s, const float *g)
+void swap_ref(Dev *d, size_t count, float *a, float *b)
 {
-    AdaptF c = adapt_f32(h);
-    double part[OPTIM_PARTS][2];
-    size_t slice = (size_t)h->slice;
-#pragma omp parallel for num_threads(d->threads)
-    for (int k = 0; k < OPTIM_PARTS; k++) {
-        double dot = 0, norm = 0;
-        size_t start = optim_part(count, 16 * slice, k), end = optim_part(count, 16 * slice, k + 1);
-        for (size_t i = start; i < end; i++) {
-            float gi = g[i] * c.clip + c.l2 * p[i];
-            s->m[i] = c.b1 * s->m[i] + c.cm * gi;
-            s->v[i] = c.b2 * s->v[i] + c.cv * gi * gi;
-        }
-        for (size_t i = start; i < end; i += slice) {
-            size_t j = i / slice;
-            float gi = g[i] * c.clip + c.l2 * p[i];
-            if (h->first) s->p0[j] = p[i];
-            dot += (double)gi * (s->p0[j] - p[i]);
-            s->s[j] = c.b3 * s->s[j] + c.cs * gi;
-            norm += fabs((double)s->s[j]);
-        }
-        part[k][0] = dot;
-        part[k][1] = norm;
-    }
-    add_parts(sums, (const double(*)[2])part);
-}
-
-void adapt_step_ref(Dev *d, const AdaptStep *h, size_t count, float *p, const float *m,
-                    const float *v)
-{
-    float lr = (float)h->lr, decay = (float)h->decay, eps = (float)h->eps;
 #pragma omp parallel for num_threads(d->threads)
     for (size_t i = 0; i < count; i++) {
-        float kept = p[i] - decay * p[i];
-        p[i] = kept - lr * m[i] / (sqrtf(v[i]) + eps);
+        float v = a[i];
+        a[i] = b[i];
+        b[i] = v;
+    }
+}
+
+void schedfree_ref(Dev *d, const SchedFree *h, size_t count, float *p, const SchedFreeState *s,
+                   const float *g)
+{
+    float clip = (float)h->clip, b2 = (float)h->beta2, c2 = (float)(1 - h->beta2);
+    float bias = (float)h->bias2, eps = (float)h->eps, wd = (float)h->weight_decay;
+    float c = (float)h->c, lr = (float)h->lr, lr_y = (float)h->lr_y;
+#pragma omp parallel for num_threads(d->threads)
+    for (size_t i = 0; i < count; i++) {
+        float gi = g[i] * clip;
+        if (s->v) {
+            s->v[i] = b2 * s->v[i] + c2 * gi * gi;
+            if (h->adaptive) gi /= sqrtf(s->v[i] / bias) + eps;
+        }
+        gi += wd * p[i];
+        p[i] = optim_lerp(p[i], s->z[i], c) + lr_y * gi;
+        s->z[i] -= lr * gi;
+        s->x[i] = optim_lerp(s->x[i], s->z[i], c);
     }
 }
 

@@ -1,4 +1,4 @@
-/* optim8.c - AdamW with 8-bit moments, in vectors: same bits as adamw8_ref.
+/* optim8.c - AdamW, Lion and SGD with 8-bit moments, in vectors: same bits as the plain ones.
  *
  * Nearly all of the work is finding the nearest of 256 values. The upper bits of
  * a float (sign, exponent, 6 bits of mantissa) are a bin of the number line so
@@ -109,4 +109,70 @@ void ISA(adamw8)(Dev *d, const AdamW *h, size_t count, float *p, const Moments8 
         size_t n = count - at < ADAMW8_BLOCK ? count - at : ADAMW8_BLOCK;
         block8(&c, p + at, s->mq + at, s->vq + at, s->mabs + b, s->vabs + b, g + at, n);
     }
+}
+
+/* ---- one moment: Lion, SGD ------------------------------------------------ */
+
+typedef struct {
+    vf clip, keep, lr, b1, c1, b2, c2, l2, look;
+    int sgd, nesterov;
+    const float *map;
+    Search m;
+} Step1;
+
+static inline void lion_vec(const Step1 *c, float *p, float *m, const float *g, size_t k)
+{
+    vf zero = vec_zero(), gi = vec_mul(vec_load_n(g, k), c->clip), mi = vec_load(m);
+    vf u = vec_add(vec_mul(c->b1, mi), vec_mul(c->c1, gi));
+    vf down = vec_pick(u, zero, vec_sub(zero, c->lr));          /* u < 0: -lr */
+    vf step = vec_pick(vec_sub(zero, u), down, c->lr);          /* u > 0: lr */
+    vec_store_n(p, vec_sub(vec_mul(vec_load_n(p, k), c->keep), step), k);
+    vec_store(m, vec_add(vec_mul(c->b2, mi), vec_mul(c->c2, gi)));
+}
+
+static inline void sgd_vec(const Step1 *c, float *p, float *m, const float *g, size_t k)
+{
+    vf pi = vec_load_n(p, k);
+    vf gi = vec_add(vec_mul(vec_load_n(g, k), c->clip), vec_mul(c->l2, pi));
+    vf mi = vec_add(vec_mul(c->b2, vec_load(m)), vec_mul(c->c2, gi));
+    vf step = c->nesterov ? vec_add(gi, vec_mul(c->look, mi)) : mi;
+    vec_store_n(p, vec_sub(pi, vec_mul(c->lr, step)), k);
+    vec_store(m, mi);
+}
+
+static void step1(Dev *d, const Step1 *c, size_t count, float *p, const Moment8 *s,
+                  const float *g)
+{
+#pragma omp parallel for num_threads(d->threads)
+    for (size_t at = 0; at < count; at += ADAMW8_BLOCK) {
+        size_t n = count - at < ADAMW8_BLOCK ? count - at : ADAMW8_BLOCK;
+        float m[ADAMW8_BLOCK] = {0}, *scale = &s->mabs[at / ADAMW8_BLOCK];
+        for (size_t i = 0; i < n; i++) m[i] = c->map[s->mq[at + i]] * *scale;
+        for (size_t i = 0; i < n; i += VW) {
+            size_t k = n - i < VW ? n - i : VW;
+            (c->sgd ? sgd_vec : lion_vec)(c, p + at + i, m + i, g + at + i, k);
+        }
+        quantize(s->mq + at, scale, &c->m, m, n);
+    }
+}
+
+void ISA(lion8)(Dev *d, const Lion *h, size_t count, float *p, const Moment8 *s, const float *g)
+{
+    Step1 c = {.clip = vec_set((float)h->clip), .lr = vec_set((float)h->lr), .map = s->map,
+               .keep = vec_set((float)(1 - h->lr * h->weight_decay)),
+               .b1 = vec_set((float)h->beta1), .c1 = vec_set((float)(1 - h->beta1)),
+               .b2 = vec_set((float)h->beta2), .c2 = vec_set((float)(1 - h->beta2))};
+    search_init(&c.m, s->map);
+    step1(d, &c, count, p, s, g);
+}
+
+void ISA(sgd8)(Dev *d, const Sgd *h, size_t count, float *p, const Moment8 *s, const float *g)
+{
+    Step1 c = {.clip = vec_set((float)h->clip), .lr = vec_set((float)h->lr), .map = s->map,
+               .l2 = vec_set((float)h->weight_decay), .look = vec_set((float)h->momentum),
+               .b2 = vec_set(h->first ? 0 : (float)h->momentum),
+               .c2 = vec_set(h->first ? 1 : (float)(1 - h->dampening)),
+               .sgd = 1, .nesterov = h->nesterov};
+    search_init(&c.m, s->map);
+    step1(d, &c, count, p, s, g);
 }

@@ -131,19 +131,9 @@ def text(v):
     return " ".join("%.9g" % float(f) for f in torch.as_tensor(v).reshape(-1))
 
 
-def lr_line(name, warmup, total, cycles, power, lr):
-    from diffusers.optimization import get_scheduler
-    opt = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=lr)
-    s = get_scheduler(name, opt, num_warmup_steps=warmup, num_training_steps=total, num_cycles=cycles, power=power)
-    f = [s.lr_lambdas[0](k) for k in range(total + 3)]
-    return "lr %s %d %d %d %g %g %d : %s" % (name, warmup, total, cycles, power, lr, len(f),
-                                             " ".join("%.15g" % v for v in f))
-
-
 def main():
     print("# Written by make_fixtures.py (k-diffusion 0.1.1, diffusers 0.42); read by tests/test_sampler.c.")
     print("# sigmas SCHEDULE STEPS COUNT : values;  run SAMPLER SCHEDULE STEPS V_PRED CALLS NOISES : latents;")
-    print("# lr NAME WARMUP TOTAL CYCLES POWER LR COUNT : factors")
     ac = alphas_cumprod()
     some = [0, 1, 2, 17, 250, 499, 500, 501, 777, 998, 999]
     print("alphas_cumprod %d : %s" % (len(some), " ".join("%d %.9g" % (i, float(ac[i])) for i in some)))
@@ -172,11 +162,6 @@ def main():
     for name, sched, steps, v in cases:
         x, used, calls = run(name, sched, steps, v, noise[60], noise)
         print("run %s %s %d %d %d %d : %s" % (name, sched, steps, v, calls, used, text(x)))
-    for a in (("constant", 0, 5, 1, 1.0, 1e-4), ("constant_with_warmup", 3, 6, 1, 1.0, 1e-4),
-              ("linear", 0, 5, 1, 1.0, 1e-4), ("linear", 2, 9, 1, 1.0, 1e-4), ("cosine", 1, 8, 1, 1.0, 1e-4),
-              ("cosine", 0, 7, 1, 1.0, 1e-3), ("cosine_with_restarts", 2, 12, 3, 1.0, 1e-4),
-              ("polynomial", 2, 10, 1, 2.0, 1e-4), ("polynomial", 0, 6, 1, 1.0, 5e-5), ("linear", 9, 5, 1, 1.0, 1e-4)):
-        print(lr_line(*a))
 
 
 if __name__ == "__main__":
