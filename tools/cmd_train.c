@@ -28,6 +28,8 @@ static void summary(const TrainRun *r)
         fprintf(stderr, "LoRA       rank %d, alpha %g, %zu modules%s\n", o->network_dim, o->network_alpha, r->lora.count,
                 o->conv_dim ? ", with convolutions" : "");
     if (o->train_vae) fprintf(stderr, "rates      %g, %s, %s\n", o->lr, o->lr_scheduler, optimizer);
+    else if (r->find[GROUP_UNET] || r->find[GROUP_TEXT])
+        fprintf(stderr, "rates      found by short runs before the first step, %s, %s\n", o->lr_scheduler, optimizer);
     else fprintf(stderr, "rates      U-Net %g, text encoder %g, %s, %s\n", o->unet_lr, o->text_lr, o->lr_scheduler, optimizer);
     fprintf(stderr, "seed       %lld\n", (long long)o->seed);
     if (!o->train_vae && o->micro < o->batch)

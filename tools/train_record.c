@@ -97,6 +97,10 @@ static void put_all(Toml *t, const TrainRun *r)
     }
     if (!options_given(&r->opt, "mixed_precision"))
         put_text(t, r->m.dtype == DT_BF16 ? "mixed_precision = \"bf16\"  # fast here\n" : "mixed_precision = \"no\"\n");
+    if (!r->o.train_vae && r->o.batch > 1 && !options_given(&r->opt, "micro_batch_size")) {
+        snprintf(seed, sizeof seed, "micro_batch_size = %d\n", r->o.micro);       /* sums in this order */
+        put_text(t, seed);
+    }
     snprintf(seed, sizeof seed, "seed = %lld  # drawn\n", (long long)r->o.seed);
     if (!options_given(&r->opt, "seed")) put_text(t, seed);
 }
@@ -158,8 +162,10 @@ static void forget_what_was_found(TrainRun *r)
 
 int train_recall(TrainRun *r, Err *e)
 {
+    const TrainOptions *o = &r->o;
     TRY(train_preset_names(r, e));
-    if (!r->o.resume) return 0;
+    int found = o->lr == OPTION_AUTO || o->unet_lr == OPTION_AUTO || o->text_lr == OPTION_AUTO;
+    if (!o->resume || !(o->preset || o->trigger || o->time || found)) return 0;
     char *path = record_path(r), *state = mem_printf("%s/%s-state.safetensors", r->o.output_dir, r->o.output_name);
     int rc = path && state ? 0 : err_nomem(e, 64, "a file name");
     int there = !rc && (*r->o.resume || io_exists(state) == 1) && io_exists(path) == 1 && is_record(path);
