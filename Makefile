@@ -86,6 +86,8 @@ endif
 LDFLAGS    += $(CU_SAN)
 LDLIBS     += -lstdc++
 CXXFLAGS   ?= -O2 -g $(shell grep -qw fma /proc/cpuinfo && echo -mavx2 -mfma)
+# Attention in f32 is where goldens spend their time.
+$(CUB)kernels/cuda/attn.f32.cu.o: CXXFLAGS += -O3
 CU_COMPILE  = $(CXX) -x c++ -std=c++17 -fopenmp -ffp-contract=off -Wall -Wextra -Werror \
               -Wno-unknown-pragmas -Wno-maybe-uninitialized $(CXXFLAGS) $(CU_SAN) \
               -I. -Itests/emu/include -D_GNU_SOURCE -DSDC_CUDA -DSDC_CUDNN \
@@ -172,25 +174,26 @@ asan ubsan sanitize:            ## the tests under sanitizers (sanitize: both)
 	$(MAKE) CONFIG=$@ build/$@/sdc build/$@/test
 	$(RUN) SDC_BIN=build/$@/sdc build/$@/test $(TESTS)
 
-# Every op and gradient on the emulated GPU, with two orders of threads, and the goldens once;
-# of the samplers, which run the same kernels, only a few (EMU_GOLDEN=golden: all; half an
-# hour). One core each: make -j2 emu. EMU_KIND=sanitize: the same with sanitizers.
+# Every op and gradient on the emulated GPU, with two orders of threads; the goldens and
+# the pocket model once, some with either order. One core each: make -j2 emu.
+# EMU_KIND=sanitize: the same with sanitizers, for which EMU_MORE_1 and _2 name fewer.
 EMU_KIND   ?= 1
 EMU_END    := $(if $(filter sanitize,$(EMU_KIND)),-sanitize)
 EMU_OPS    ?= emu_ kernels_ small_shapes gemm conv gradients_ optim_ dev_
-EMU_GOLDEN ?= golden -golden/sampler golden/sampler/lcm golden/sampler/unipc
+EMU_MORE_1 ?= golden -golden/sampler
+EMU_MORE_2 ?= golden/sampler gpu_
 EMU_RUN    := $(RUN) OMP_NUM_THREADS=1 SDC_TEST_DEVICE=cuda SDC_BIN=build/emu/sdc$(EMU_END)
 emu: emu_seed_1 emu_seed_2      ## CUDA on a CPU: build/emu/sdc, and every kernel's checks
 emu_build:
 	$(MAKE) EMU=$(EMU_KIND) CONFIG=emu build/emu/sdc$(EMU_END) build/emu/test$(EMU_END)
 # Products are cut to the size of the device: of the second one, into the largest tiles.
 emu_seed_2: export SDC_EMU_PROCESSORS = 1
-emu_seed_2: EMU_GOLDEN =
 emu_seed_%: emu_build
-	$Q$(EMU_RUN) SDC_EMU_SEED=$* build/emu/test$(EMU_END) $(EMU_OPS) $(EMU_GOLDEN)
+	$Q$(EMU_RUN) SDC_EMU_SEED=$* build/emu/test$(EMU_END) $(EMU_OPS) $(EMU_MORE_$*)
 emu_sm75: emu_build             ## the same for cards before sm_80, and without the libraries
 	$Q$(EMU_RUN) SDC_EMU_SM=75 SDC_EMU_LIBRARIES=0 build/emu/test$(EMU_END) \
 	    kernels_attention small_shapes
+# FIRST=1: one mutant of each kind, without the tests of what is unbroken.
 emu-mutants: emu_build          ## break the kernels one line at a time; make emu must notice
 	$(RUN) OMP_NUM_THREADS=1 EMU=1 FROM=emu SDC_TEST_DEVICE=cuda MUTANTS=tests/emu/mutants.txt \
 	    sh tests/mutants.sh

@@ -186,6 +186,39 @@ TEST(law_every_file_says_what_it_is)
     every_source(check_first_line);
 }
 
+/* Where the first sum by an atomic operation is, NULL when there is none: an order of
+ * additions that differs from run to run changes the last bits of a float. Integers
+ * may be or-ed and compared. In text, since instructions are named in strings. */
+static const char *atomic_sum(const char *text)
+{
+    static const char *const sums[] = {"atomicAdd", "atomicSub", "atom.", "red.", "fetch_add"};
+    const char *first = NULL;
+    for (size_t i = 0; i < sizeof sums / sizeof *sums; i++)
+        for (const char *p = text; (p = strstr(p, sums[i])); p++) {
+            if (p > text && (word_char(p[-1]) || p[-1] == '.' || p[-1] == '>')) continue;
+            if (!first || p < first) first = p;
+            break;
+        }
+    return first;
+}
+
+static void check_sums(const char *layer, const char *path, const char *text, const char *code)
+{
+    (void)layer;
+    size_t n = strlen(path);
+    const char *in = strstr(code, "asm") ? text : code;
+    if (strncmp(path, "kernels/cuda/", 13) && strcmp(path + n - 3, ".cu")) return;
+    const char *at = atomic_sum(in);
+    char line[80] = "";
+    if (at) snprintf(line, sizeof line, "%.*s", (int)strcspn(at, "\n"), at);
+    if (at) problem(path, "adds in no fixed order: ", line);
+}
+
+TEST(law_sums_have_one_order)
+{
+    every_source(check_sums);
+}
+
 /* ---- headers ------------------------------------------------------------------- */
 
 static char headers[1 << 15];
@@ -219,4 +252,6 @@ TEST(law_checks_can_fail)
     CHECK(!calls(code, "exit") && !calls(code, "abort") && !calls(code, "open"));
     CHECK(calls("  exit(1);", "exit") && calls("exit(1);", "exit"));
     CHECK(calls("if (x) open(p);", "open"));
+    CHECK(atomic_sum("  atomicAdd(p, v);") && atomic_sum("asm(\"red.global.add.f32 [%0], %1;\""));
+    CHECK(!atomic_sum("atomicOr(p, 1); x.red.a = my_atomicAdd(p);"));
 }

@@ -8,25 +8,28 @@
 /* What a thread keeps of its four rows. */
 typedef struct { float max[4], sum[4], o[4][SIMT_COLS]; } Rows;
 
-/* Scores to probabilities of this step (first key: j0), in place, with the
- * sums so far rescaled to the new maximum. */
+/* Scores to probabilities of this step (first key: j0), in place, with what there is
+ * so far rescaled to the new maximum. A thread's sum is of its own columns. */
 static __device__ __forceinline__ void softmax(const Attention *p, Rows *r, float s[4][4], int i0,
                                                int j0, const int cols)
 {
     int tx = threadIdx.x & 7, ty = threadIdx.x >> 3;
     float c = p->scale * ATTN_LOG2E;
+    float max[4];
     UNROLL for (int i = 0; i < 4; i++) {
-        float max = r->max[i], sum = 0;
+        max[i] = r->max[i];
         for (int j = 0; j < 4; j++) {
             int key = j0 + tx + 8 * j;
             if (key >= p->tk || (p->causal && key > i0 + 4 * ty + i)) s[i][j] = -INFINITY;
-            max = fmaxf(max, s[i][j]);
+            max[i] = fmaxf(max[i], s[i][j]);
         }
-        max = simt_max(max);
-        for (int j = 0; j < 4; j++) s[i][j] = exp2f((s[i][j] - max) * c), sum += s[i][j];
-        float old = exp2f((r->max[i] - max) * c);
-        r->sum[i] = r->sum[i] * old + simt_sum(sum);
-        r->max[i] = max;
+    }
+    lanes_max(4, 8, max);
+    UNROLL for (int i = 0; i < 4; i++) {
+        float old = exp2f((r->max[i] - max[i]) * c), sum = 0;
+        for (int j = 0; j < 4; j++) s[i][j] = exp2f((s[i][j] - max[i]) * c), sum += s[i][j];
+        r->sum[i] = r->sum[i] * old + sum;
+        r->max[i] = max[i];
         UNROLL for (int k = 0; k < cols; k++) r->o[i][k] *= old;
     }
 }
@@ -44,6 +47,7 @@ static __device__ __forceinline__ void forward(const int wide, const int narrow,
     size_t step = (size_t)p->heads * p->d;
     const Elem *q = a->q + attn_at(p, p->tq, n, h, i0);
     int keys = p->causal && i0 + SIMT_X < p->tk ? i0 + SIMT_X : p->tk;
+    int row = i0 + simt_row();                      /* of this warp */
     Rows r;
     UNROLL for (int i = 0; i < 4; i++) {
         r.max[i] = -INFINITY, r.sum[i] = 0;
@@ -52,6 +56,7 @@ static __device__ __forceinline__ void forward(const int wide, const int narrow,
     for (int j0 = 0; j0 < keys; j0 += SIMT_Y) {
         size_t at = attn_at(p, p->tk, n, h, j0);
         float s[4][4] = {{0}};
+        int busy = row < p->tq && (!p->causal || j0 < row + 16);
         for (int c0 = 0; c0 < p->d; c0 += dims) {
             __syncthreads();
             if (!j0 || p->d > dims)
@@ -60,15 +65,17 @@ static __device__ __forceinline__ void forward(const int wide, const int narrow,
             if (!c0)
                 simt_load(vs, a->v + at + v0, SIMT_Y, cols, p->tk - j0, p->d - v0, step, vector);
             __syncthreads();
-            simt_scores(s, xs, ys, dims);
+            if (busy) simt_scores(s, xs, ys, dims);
         }
-        softmax(p, &r, s, i0, j0, wide * 4 + narrow);
+        if (busy) softmax(p, &r, s, i0, j0, wide * 4 + narrow);
         __syncthreads();                            /* the keys make room for the probabilities */
+        if (!busy) continue;
         simt_put(ys, s);
         __syncwarp();
         simt_values(r.o, ys, vs, wide, narrow);
     }
     float scale[4];
+    lanes_sum(4, 8, r.sum);
     for (int i = 0; i < 4; i++) {
         int row = i0 + 4 * (threadIdx.x >> 3) + i;
         scale[i] = 1.0f / r.sum[i];

@@ -29,7 +29,7 @@ attn_rows(Attention p, int padded, float *lse2, float *delta, const Elem *dout, 
                 s = fmaf(elem_get(dout[at + c]), elem_get(o[at + c]), s);
         }
     }
-    s = simt_sum(s);
+    lanes_sum(1, 8, &s);
     if (lane) return;
     size_t head = (size_t)n * p.heads + h;
     delta[head * padded + row] = s;
@@ -68,6 +68,7 @@ static __device__ __forceinline__ void backward(const int wide, const int narrow
     int c0 = block / tiles * cols, n = blockIdx.z, h = blockIdx.y, vector = p->d % VEC == 0;
     size_t step = (size_t)p->heads * p->d, head = (size_t)n * p->heads + h;
     size_t xat = attn_at(p, a->xt, n, h, x0);
+    int row = x0 + simt_row();                      /* of this warp */
     int y0 = p->causal && keys ? x0 : 0, end = a->yt;
     if (p->causal && !keys && x0 + SIMT_X < end) end = x0 + SIMT_X;
     if (y0 < split * a->range) y0 = split * a->range;
@@ -76,19 +77,20 @@ static __device__ __forceinline__ void backward(const int wide, const int narrow
     for (; y0 < end; y0 += SIMT_Y) {
         size_t yat = attn_at(p, a->yt, n, h, y0);
         float s[4][4] = {{0}}, g[4][4] = {{0}};
+        int busy = row < a->xt && (!p->causal || (keys ? row < y0 + SIMT_Y : y0 < row + 16));
         for (int c = 0; c < p->d; c += dims) {
             __syncthreads();
             simt_load(xs, a->x0 + xat + c, SIMT_X, dims, a->xt - x0, p->d - c, step, vector);
             simt_load(ys, a->y0 + yat + c, SIMT_Y, dims, a->yt - y0, p->d - c, step, vector);
             __syncthreads();
-            simt_scores(s, xs, ys, dims);
+            if (busy) simt_scores(s, xs, ys, dims);
             __syncthreads();
             simt_load(xs, a->x1 + xat + c, SIMT_X, dims, a->xt - x0, p->d - c, step, vector);
             simt_load(ys, a->y1 + yat + c, SIMT_Y, dims, a->yt - y0, p->d - c, step, vector);
             __syncthreads();
-            simt_scores(g, xs, ys, dims);
+            if (busy) simt_scores(g, xs, ys, dims);
         }
-        gradients(keys, a, head, s, g, x0, y0);
+        if (busy) gradients(keys, a, head, s, g, x0, y0);
         if (keys) {
             if (p->d > dims) {
                 __syncthreads();
@@ -97,13 +99,13 @@ static __device__ __forceinline__ void backward(const int wide, const int narrow
             }
             simt_put(ps, s);
             __syncwarp();
-            simt_values(o1, ps, ys, wide, narrow);
+            if (busy) simt_values(o1, ps, ys, wide, narrow);
         }
         __syncthreads();
         simt_load(ys, a->y0 + yat + c0, SIMT_Y, cols, a->yt - y0, p->d - c0, step, vector);
         simt_put(ps, g);
         __syncthreads();
-        simt_values(o0, ps, ys, wide, narrow);
+        if (busy) simt_values(o0, ps, ys, wide, narrow);
     }
     float scale[4] = {p->scale, p->scale, p->scale, p->scale}, one[4] = {1, 1, 1, 1};
     simt_store(a->out0 + xat + c0, a->part ? attn_part(a, split, 0) + xat + c0 : 0, o0, scale, wide,

@@ -32,23 +32,28 @@ static __device__ __forceinline__ void hide(const Attention *p, const int M, con
 static __device__ __forceinline__ void softmax(const int D, const int M, const int NT, Rows *r,
                                                float c)
 {
-    UNROLL for (int m = 0; m < M; m++)
-        UNROLL for (int h = 0; h < 2; h++) {
-            float max = r->max[m][h], sum = 0;
-            UNROLL for (int n = 0; n < NT; n++)
-                max = fmaxf(max, fmaxf(r->s[m][n][2 * h], r->s[m][n][2 * h + 1]));
-            max = mma_max(max);
-            float old = mma_exp2((r->max[m][h] - max) * c), zero = max * c;
-            r->max[m][h] = max;
-            UNROLL for (int n = 0; n < NT; n++)
-                UNROLL for (int e = 2 * h; e < 2 * h + 2; e++) {
-                    r->s[m][n][e] = mma_exp2(fmaf(r->s[m][n][e], c, -zero));
-                    sum += r->s[m][n][e];
-                }
-            r->sum[m][h] = r->sum[m][h] * old + sum;
-            UNROLL for (int n = 0; n < D / 8; n++)
-                r->o[m][n][2 * h] *= old, r->o[m][n][2 * h + 1] *= old;
+    float max[4];
+    UNROLL for (int i = 0; i < 2 * M; i++) {
+        max[i] = r->max[i / 2][i % 2];
+        UNROLL for (int n = 0; n < NT; n++) {
+            const float *s = r->s[i / 2][n] + i % 2 * 2;
+            max[i] = fmaxf(max[i], fmaxf(s[0], s[1]));
         }
+    }
+    lanes_max(2 * M, 4, max);
+    UNROLL for (int i = 0; i < 2 * M; i++) {
+        int m = i / 2, h = i % 2;
+        float old = mma_exp2((r->max[m][h] - max[i]) * c), zero = max[i] * c, sum = 0;
+        r->max[m][h] = max[i];
+        UNROLL for (int n = 0; n < NT; n++)
+            UNROLL for (int e = 2 * h; e < 2 * h + 2; e++) {
+                r->s[m][n][e] = mma_exp2(fmaf(r->s[m][n][e], c, -zero));
+                sum += r->s[m][n][e];
+            }
+        r->sum[m][h] = r->sum[m][h] * old + sum;
+        UNROLL for (int n = 0; n < D / 8; n++)
+            r->o[m][n][2 * h] *= old, r->o[m][n][2 * h + 1] *= old;
+    }
 }
 
 static __device__ __forceinline__ void store(const int D, const int M, const AttnForward *a,
@@ -56,10 +61,11 @@ static __device__ __forceinline__ void store(const int D, const int M, const Att
 {
     const Attention *p = &a->p;
     int lane = threadIdx.x & 31, n = blockIdx.z, h = blockIdx.y;
-    UNROLL for (int m = 0; m < M; m++)
+    UNROLL for (int m = 0; m < M; m++) {
+        lanes_sum(2, 4, r->sum[m]);
         UNROLL for (int half = 0; half < 2; half++) {
             int row = i0 + m * 16 + half * 8 + lane / 4;
-            float sum = mma_sum(r->sum[m][half]), scale = 1.0f / sum;
+            float sum = r->sum[m][half], scale = 1.0f / sum;
             if (row >= p->tq) continue;
             Elem *o = a->o + attn_at(p, p->tq, n, h, row) + lane % 4 * 2;
             UNROLL for (int c = 0; c < D / 8; c++)
@@ -70,6 +76,7 @@ static __device__ __forceinline__ void store(const int D, const int M, const Att
                 a->lse[((size_t)n * p->heads + h) * p->tq + row] =
                     r->max[m][half] * p->scale + logf(sum);
         }
+    }
 }
 
 /* M groups of 16 queries to a warp, 8 NT keys to a step. A stage is a tile of k and one
@@ -207,12 +214,14 @@ static __device__ __forceinline__ void wide_scores(const Attention *p, Wide *w, 
 static __device__ __forceinline__ void wide_softmax(Wide *w, float c)
 {
     int lane = threadIdx.x & 31;
-    UNROLL for (int m = 0; m < 2; m++)
-        UNROLL for (int h = 0; h < 2; h++) {
-            const float *a = w->s[m][0] + 2 * h, *b = w->s[m][1] + 2 * h;
-            float max = mma_max(fmaxf(fmaxf(a[0], a[1]), fmaxf(b[0], b[1])));
-            if (lane % 4 == 0) w->part[w->warp * W_QUERIES + m * 16 + h * 8 + lane / 4] = max;
-        }
+    float top[4];
+    UNROLL for (int i = 0; i < 4; i++) {
+        const float *a = w->s[i / 2][0] + i % 2 * 2, *b = w->s[i / 2][1] + i % 2 * 2;
+        top[i] = fmaxf(fmaxf(a[0], a[1]), fmaxf(b[0], b[1]));
+    }
+    lanes_max(4, 4, top);
+    UNROLL for (int i = 0; i < 4; i++)
+        if (lane % 4 == 0) w->part[w->warp * W_QUERIES + i * 8 + lane / 4] = top[i];
     __syncthreads();
     UNROLL for (int m = 0; m < 2; m++)
         UNROLL for (int h = 0; h < 2; h++) {
@@ -259,10 +268,10 @@ static __device__ __forceinline__ void wide_store(const AttnForward *a, Wide *w)
     const Attention *p = &a->p;
     int lane = threadIdx.x & 31, n = blockIdx.z, h = blockIdx.y;
     __syncthreads();
-    UNROLL for (int i = 0; i < 4; i++) {
-        float sum = mma_sum(w->sum[i / 2][i % 2]);
-        if (lane % 4 == 0) w->part[w->warp * W_QUERIES + i * 8 + lane / 4] = sum;
-    }
+    lanes_sum(2, 4, w->sum[0]);
+    lanes_sum(2, 4, w->sum[1]);
+    UNROLL for (int i = 0; i < 4; i++)
+        if (lane % 4 == 0) w->part[w->warp * W_QUERIES + i * 8 + lane / 4] = w->sum[i / 2][i % 2];
     __syncthreads();
     UNROLL for (int i = 0; i < 4; i++) {
         int row = w->q0 + i * 8 + lane / 4;

@@ -127,17 +127,4 @@ static __device__ __forceinline__ void mma_put(Elem *dst, float low, float high)
     *(ElemPair *)dst = mma_pair(low, high);
 }
 
-/* Sum and maximum over the four lanes that hold a row. */
-static __device__ __forceinline__ float mma_sum(float v)
-{
-    v += __shfl_xor_sync(0xffffffffu, v, 1);
-    return v + __shfl_xor_sync(0xffffffffu, v, 2);
-}
-
-static __device__ __forceinline__ float mma_max(float v)
-{
-    v = fmaxf(v, __shfl_xor_sync(0xffffffffu, v, 1));
-    return fmaxf(v, __shfl_xor_sync(0xffffffffu, v, 2));
-}
-
 #endif

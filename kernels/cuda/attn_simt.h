@@ -29,8 +29,8 @@ typedef struct __align__(16) { float e[4]; } Float4;
 /* X(columns, wide, narrow): the output widths there are, smallest first. The first
  * one that serves heads of d is taken; large heads are of as few blocks as registers
  * allow, in the backward with its two outputs one more. */
-#define SIMT_WIDTHS(X) X(40, 1, 1) X(64, 2, 0) X(80, 2, 2) X(128, 4, 0)
-#define SIMT_WIDTHS_BWD(X) X(40, 1, 1) X(64, 2, 0) X(80, 2, 2) X(104, 3, 1)
+#define SIMT_WIDTHS(X) X(8, 0, 1) X(16, 0, 2) X(40, 1, 1) X(64, 2, 0) X(80, 2, 2) X(128, 4, 0)
+#define SIMT_WIDTHS_BWD(X) X(8, 0, 1) X(16, 0, 2) X(40, 1, 1) X(64, 2, 0) X(80, 2, 2) X(104, 3, 1)
 #define SIMT_SERVES(cols, d) ((d) <= (cols) || (cols) > 80 || ((cols) == 80 && (d) == 160))
 
 /* tile (rows, cols) f32 = src, rows `step` elements apart, with zeros beyond
@@ -58,6 +58,9 @@ static __device__ __forceinline__ void simt_load(float *tile, const Elem *src, c
         tile[r * SIMT_STRIDE(cols) + c] = r < have && c < left ? elem_get(src[r * step + c]) : 0.0f;
     }
 }
+
+/* The first of the 16 rows of x that this warp has. */
+static __device__ __forceinline__ int simt_row(void) { return (threadIdx.x >> 5) * 16; }
 
 /* s[i][j] += row 4ty+i of x times row tx+8j of y. */
 static __device__ __forceinline__ void simt_scores(float s[4][4], const float *x, const float *y,
@@ -114,19 +117,6 @@ static __device__ __forceinline__ void simt_values(float o[4][SIMT_COLS], const 
                 o[i][wide * 4 + g] = fmaf(a.e[i], b, o[i][wide * 4 + g]);
         }
     }
-}
-
-/* Sum or maximum over the 8 lanes of a row. */
-static __device__ __forceinline__ float simt_sum(float v)
-{
-    for (int o = 4; o; o >>= 1) v += __shfl_xor_sync(0xffffffffu, v, o);
-    return v;
-}
-
-static __device__ __forceinline__ float simt_max(float v)
-{
-    for (int o = 4; o; o >>= 1) v = fmaxf(v, __shfl_xor_sync(0xffffffffu, v, o));
-    return v;
 }
 
 /* dst or, where it is given, part (rows `step` apart) = o * scale[i]; rows below

@@ -134,16 +134,37 @@ typedef struct __align__(16) { Elem e[VEC]; } ElemVec;
 
 /* ---- reductions ---------------------------------------------------------- */
 
-/* Sum over the 32 lanes of a warp, in every lane. */
+/* v[i] of each lane, i < n = the sum or maximum of the v[i] of its run of `lanes` lanes
+ * (2, 4 .. 32), half a run against the other first. All lanes of the warp call, n and
+ * lanes are constants. The emulator's are one step for all lanes. */
+#ifndef lanes_sum
+#define LANES_EACH(n, lanes, v, expr)                                                       \
+    _Pragma("unroll") for (int o = (lanes) / 2; o; o >>= 1)                                 \
+        _Pragma("unroll") for (int i = 0; i < (n); i++) {                                   \
+            float other = __shfl_xor_sync(0xffffffffu, v[i], o);                            \
+            v[i] = expr;                                                                    \
+        }
+static __device__ __forceinline__ void lanes_sum(const int n, const int lanes, float *v)
+{
+    LANES_EACH(n, lanes, v, v[i] + other)
+}
+
+static __device__ __forceinline__ void lanes_max(const int n, const int lanes, float *v)
+{
+    LANES_EACH(n, lanes, v, fmaxf(v[i], other))
+}
+#endif
+
+/* Sum or maximum over the 32 lanes of a warp, in every lane. */
 static __device__ __forceinline__ float warp_sum(float v)
 {
-    for (int o = 16; o; o >>= 1) v += __shfl_xor_sync(0xffffffffu, v, o);
+    lanes_sum(1, 32, &v);
     return v;
 }
 
 static __device__ __forceinline__ float warp_max(float v)
 {
-    for (int o = 16; o; o >>= 1) v = fmaxf(v, __shfl_xor_sync(0xffffffffu, v, o));
+    lanes_max(1, 32, &v);
     return v;
 }
 

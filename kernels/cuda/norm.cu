@@ -11,6 +11,13 @@
 enum { SMALL_BYTES = 64 << 10, SMALL_THREADS = 512, WARP = 32, LAYER_THREADS = 128,
        MAP_BLOCKS = 4096 };
 
+/* Whole warps for `work`, at most so many threads. */
+static unsigned threads_for(size_t work, unsigned most)
+{
+    size_t t = (work + WARP - 1) / WARP * WARP;
+    return t < most ? (unsigned)t : most;
+}
+
 /* What is the same for all pixels of the m channels from c on: y = f((x - mean) a + b). */
 typedef struct { float mean[VEC], a[VEC], b[VEC]; } Affine;
 
@@ -114,7 +121,7 @@ group_stats(Columns g, GroupNorm p, float *stats, const float *part, const Elem 
     float base = elem_get(x[0]);
     for (int square = 0; square < 2; square++) {
         float sum = 0;
-        for (int i = (int)threadIdx.x; i < all; i += COLUMN_THREADS) {
+        for (int i = (int)threadIdx.x; i < all; i += (int)blockDim.x) {
             int k = i / cg, c = i - k * cg;
             size_t row = k * g.step;
             float count = (float)(g.rows - row < g.step ? g.rows - row : g.step);
@@ -165,7 +172,7 @@ static __device__ __forceinline__ Small small_at(const GroupNorm p)
     Small s;
     int t = (int)threadIdx.x;
     s.vecs = p.c / p.groups / VEC;
-    s.ty = SMALL_THREADS / s.vecs;
+    s.ty = (int)blockDim.x / s.vecs;
     s.c = (int)blockIdx.x * (p.c / p.groups) + t % s.vecs * VEC;
     s.row = t / s.vecs;
     s.live = s.row < s.ty;
@@ -178,6 +185,11 @@ static int is_small(const GroupNorm *p)
     int cg = p->c / p->groups;
     return cg % VEC == 0 && cg / VEC <= SMALL_THREADS &&
            (size_t)p->hw * cg * sizeof(Elem) <= SMALL_BYTES && p->n <= 65535;
+}
+
+static unsigned small_threads(const GroupNorm *p)
+{
+    return threads_for((size_t)p->hw * (p->c / p->groups / VEC), SMALL_THREADS);
 }
 
 static __global__ void __launch_bounds__(SMALL_THREADS)
@@ -221,8 +233,8 @@ void OP(groupnorm)(Dev *d, const GroupNorm *p, void *y, float *stats, const void
 {
     assert(p->c % p->groups == 0);
     if (is_small(p)) {
-        CUDA_LAUNCH(d, group_small, dim3(p->groups, p->n), SMALL_THREADS, 0, *p, (Elem *)y, stats,
-                    (const Elem *)x, w, b);
+        CUDA_LAUNCH(d, group_small, dim3(p->groups, p->n), small_threads(p), 0, *p, (Elem *)y,
+                    stats, (const Elem *)x, w, b);
         return;
     }
     Columns g = columns_plan(p->n, (size_t)p->hw, p->c, COLUMN_BLOCKS, 4);
@@ -233,7 +245,8 @@ void OP(groupnorm)(Dev *d, const GroupNorm *p, void *y, float *stats, const void
         Elem *yn = (Elem *)y + (size_t)at * p->hw * p->c;
         float *st = stats ? stats + (size_t)at * p->groups * 2 : own;
         CUDA_LAUNCH(d, group_moments, columns_grid(&g, now), COLUMN_THREADS, 0, g, part, xn);
-        CUDA_LAUNCH(d, group_stats, dim3(p->groups, now), COLUMN_THREADS, 0, g, *p, st, part, xn);
+        unsigned all = threads_for((size_t)g.parts * (p->c / p->groups), COLUMN_THREADS);
+        CUDA_LAUNCH(d, group_stats, dim3(p->groups, now), all, 0, g, *p, st, part, xn);
         CUDA_LAUNCH(d, group_map, columns_grid(&map, now), COLUMN_THREADS, 0, map, *p, yn, st, xn,
                     w, b);
     }
@@ -392,8 +405,8 @@ void OP(groupnorm_bwd)(Dev *d, const GroupNorm *p, void *dx, float *dw, float *d
 {
     assert(p->c % p->groups == 0 && !(acc && dx == dy));
     if (!dw && !db && is_small(p)) {
-        CUDA_LAUNCH(d, group_back_small, dim3(p->groups, p->n), SMALL_THREADS, 0, *p, (Elem *)dx,
-                    (const Elem *)dy, (const Elem *)x, stats, w, b, acc);
+        CUDA_LAUNCH(d, group_back_small, dim3(p->groups, p->n), small_threads(p), 0, *p,
+                    (Elem *)dx, (const Elem *)dy, (const Elem *)x, stats, w, b, acc);
         return;
     }
     Columns g = columns_plan(p->n, (size_t)p->hw, p->c, COLUMN_BLOCKS, 4);

@@ -1,10 +1,11 @@
 /* block.cc - runs a kernel: blocks one after another, a block's threads as fibers.
  *
  * A thread runs until it waits or ends. Which of the threads that can run goes
- * next is drawn from the seed: in half of the blocks any of them, in the other
- * half one of the last to become able to, so that one warp runs far ahead of
- * the others. A thread that never waits costs no switch: the fiber that ran the
- * last one runs it.
+ * next is drawn from the seed: first the warp, then one of its lanes. In half of the
+ * blocks another warp is drawn every few threads; in the other half a warp goes on
+ * for as long as it can, far ahead of the others. (Lanes of one warp in a row are also
+ * what the cache likes.) A thread that never waits costs no switch: the fiber that
+ * ran the last one runs it.
  */
 #include "emu.h"
 
@@ -19,18 +20,19 @@ dim3 blockDim, gridDim;
 void *emu_dynamic_shared;
 unsigned block_alive[32];
 
-typedef enum { FRESH, READY, BARRIER, WARP, ENDED } State;
-typedef struct { State state; EmuFiber *fiber; uint3 idx; int vote; } Thread;
-
-enum { THREADS = 1024 };
+enum { WARPS = 32, THREADS = 32 * WARPS, STAY = 8 };
 
 static struct {
     const EmuLaunch *launch;                   /* NULL: nothing runs */
-    Thread thread[THREADS];
-    int threads, live, at_barrier, now;
-    int queue[THREADS], queued, window;        /* threads that can run */
+    EmuFiber *fiber[THREADS];                  /* of the threads that have begun */
+    uint3 idx[THREADS];
+    int threads, live, now;
+    /* Lanes of each warp that can run, have not begun, wait at the barrier. */
+    unsigned ready[WARPS], fresh[WARPS], waiting[WARPS];
+    unsigned warps;                            /* those with a lane that can run */
+    int warp, ahead;                           /* of `now`; whether warps run far ahead */
     uint64_t rng;
-    int votes, all, any;
+    int at_barrier, votes, all, any, vote;     /* vote: of the last barrier */
     EmuFiber *idle[THREADS + 1];               /* fibers without a thread */
     int idles, start;                          /* start: the thread that an idle one shall run */
 } B;
@@ -69,12 +71,6 @@ void emu_die(const char *fmt, ...)
 
 /* ---- who goes next ------------------------------------------------------- */
 
-static void can_run(int t)
-{
-    B.thread[t].state = READY;
-    B.queue[B.queued++] = t;
-}
-
 /* Nobody can run, but some wait: says where the first few are. */
 __attribute__((noreturn)) static void deadlock(void)
 {
@@ -83,43 +79,63 @@ __attribute__((noreturn)) static void deadlock(void)
                      B.threads - B.live, B.at_barrier);
     int shown = 0;
     for (int t = 0; t < B.threads && shown < 4; t++) {
-        const char *what = B.thread[t].state == WARP ? warp_waits_at(t) : NULL;
-        if (!what) continue;
-        n += snprintf(text + n, sizeof text - (size_t)n, ", thread %d waits at %s", t, what);
+        unsigned lane = 1u << (t & 31);
+        if (!(block_alive[t >> 5] & ~B.waiting[t >> 5] & lane)) continue;
+        n += snprintf(text + n, sizeof text - (size_t)n, ", thread %d waits at %s", t,
+                      warp_waits_at(t));
         shown++;
     }
     emu_die("not all threads arrive: %s", text);
 }
 
-/* Takes the next thread from the queue; -1 when all have ended. */
+/* One of the bits of mask, which is not 0. */
+static int draw(unsigned mask)
+{
+    unsigned r = emu_random(32);
+    return (int)(r + (unsigned)__builtin_ctz(mask >> r | mask << (-r & 31))) & 31;
+}
+
+/* Takes the next thread that can run; -1 when all have ended. */
 static int next_thread(void)
 {
-    if (!B.queued) {
-        if (B.live) deadlock();
-        return -1;
+    int w = B.warp;
+    if (!B.ready[w] || (!B.ahead && !emu_random(STAY))) {
+        if (!B.warps) {
+            if (B.live) deadlock();
+            return -1;
+        }
+        B.warp = w = draw(B.warps);
     }
-    int last = B.queued < B.window ? B.queued : B.window;
-    int i = B.queued - 1 - (int)emu_random((unsigned)last), t = B.queue[i];
-    B.queue[i] = B.queue[--B.queued];
-    return t;
+    int lane = draw(B.ready[w]);
+    B.ready[w] &= ~(1u << lane);
+    if (!B.ready[w]) B.warps &= ~(1u << w);
+    return w * 32 + lane;
 }
 
 static void enter(int t)
 {
     B.now = t;
-    threadIdx = B.thread[t].idx;
+    threadIdx = B.idx[t];
+}
+
+void block_resume(int warp, unsigned lanes)
+{
+    B.ready[warp] |= lanes;
+    B.warps |= 1u << warp;
 }
 
 static void release_barrier(void)
 {
-    for (int t = 0; t < B.threads; t++)
-        if (B.thread[t].state == BARRIER) {
-            B.thread[t].vote = B.launch ? (B.votes << 2 | B.all << 1 | B.any) : 0;
-            can_run(t);
-        }
+    B.vote = B.votes << 2 | B.all << 1 | B.any;
+    for (int w = 0; w * 32 < B.threads; w++) {
+        if (B.waiting[w]) block_resume(w, B.waiting[w]);
+        B.waiting[w] = 0;
+    }
     B.at_barrier = B.votes = B.any = 0;
     B.all = 1;
 }
+
+static int is_fresh(int t) { return B.fresh[t >> 5] >> (t & 31) & 1; }
 
 /* What every fiber runs: one thread after another, until a thread that waited
  * comes next or none is left. */
@@ -127,62 +143,49 @@ static void work(void)
 {
     for (;;) {
         int t = B.start;
-        EmuFiber *self = B.thread[t].fiber;
-        while (t >= 0 && B.thread[t].state == FRESH) {
-            B.thread[t].fiber = self;
+        EmuFiber *self = B.fiber[t];
+        do {
+            unsigned lane = 1u << (t & 31);
+            B.fiber[t] = self;
+            B.fresh[t >> 5] &= ~lane;
             enter(t);
             B.launch->body();
-            B.thread[t].state = ENDED;
-            block_alive[t >> 5] &= ~(1u << (t & 31));
+            block_alive[B.now >> 5] &= ~(1u << (B.now & 31));
             B.live--;
             if (B.at_barrier && B.at_barrier == B.live) release_barrier();
             t = next_thread();
-        }
+        } while (t >= 0 && is_fresh(t));
         B.idle[B.idles++] = self;
-        emu_fiber_switch(self, t < 0 ? emu_fiber_main() : B.thread[t].fiber);
+        emu_fiber_switch(self, t < 0 ? emu_fiber_main() : B.fiber[t]);
     }
 }
 
 /* The fiber to switch to for thread t. */
 static EmuFiber *fiber_of(int t)
 {
-    if (B.thread[t].state != FRESH) return B.thread[t].fiber;
+    if (!is_fresh(t)) return B.fiber[t];
     B.start = t;
-    B.thread[t].fiber = B.idles ? B.idle[--B.idles] : emu_fiber_new(work);
-    return B.thread[t].fiber;
+    B.fiber[t] = B.idles ? B.idle[--B.idles] : emu_fiber_new(work);
+    return B.fiber[t];
 }
 
-/* The thread that runs now waits, or steps aside when it is in the queue. */
-static void yield(void)
+void block_yield(void)
 {
     int self = B.now, t = next_thread();
-    if (t != self) {
-        EmuFiber *from = B.thread[self].fiber;
-        emu_fiber_switch(from, fiber_of(t));
-    }
+    if (t != self) emu_fiber_switch(B.fiber[self], fiber_of(t));
     enter(self);
 }
 
 int emu_barrier(EmuVote vote, int value)
 {
     if (!B.launch) emu_die("a barrier outside of a kernel");
-    int self = B.now;
-    B.thread[self].state = BARRIER;
+    B.waiting[B.now >> 5] |= 1u << (B.now & 31);
     B.votes += value != 0, B.all &= value != 0, B.any |= value != 0;
     if (++B.at_barrier == B.live) release_barrier();
-    yield();
-    int v = B.thread[self].vote;
-    return vote == EMU_COUNT ? v >> 2 : vote == EMU_AND ? v >> 1 & 1 : v & 1;
+    block_yield();
+    return vote == EMU_COUNT ? B.vote >> 2 : vote == EMU_AND ? B.vote >> 1 & 1 : B.vote & 1;
 }
 
-void block_wait(void)
-{
-    B.thread[B.now].state = WARP;
-    yield();
-}
-
-void block_resume(int t) { can_run(t); }
-void block_step_aside(void) { can_run(B.now), yield(); }
 int block_threads(void) { return B.threads; }
 
 /* ---- blocks -------------------------------------------------------------- */
@@ -221,20 +224,18 @@ static void run_block(const EmuLaunch *l, uint64_t seed)
     emu_async_reset();
     warp_reset();
     B.rng = mix(seed) | 1;
-    B.threads = B.live = B.queued = (int)(l->block.x * l->block.y * l->block.z);
+    B.threads = B.live = (int)(l->block.x * l->block.y * l->block.z);
     memset(block_alive, 0, sizeof block_alive);
+    memset(B.waiting, 0, sizeof B.waiting);
     B.at_barrier = B.votes = B.any = 0, B.all = 1;
-    B.window = emu_random(2) ? THREADS : 4;
-    for (int t = 0; t < B.threads; t++) {
-        unsigned u = (unsigned)t;
-        B.thread[t].idx = make_uint3(u % l->block.x, u / l->block.x % l->block.y,
-                                     u / l->block.x / l->block.y);
-        B.thread[t].state = FRESH;
-        block_alive[t >> 5] |= 1u << (t & 31);
-        int j = (int)emu_random(u + 1);
-        B.queue[t] = B.queue[j];
-        B.queue[j] = t;
+    B.ahead = (int)emu_random(2);
+    for (int w = 0; w * 32 < B.threads; w++) {
+        int n = B.threads - w * 32;
+        B.ready[w] = B.fresh[w] = block_alive[w] = n < 32 ? (1u << n) - 1 : ~0u;
     }
+    int warps = (B.threads + 31) / 32;
+    B.warps = warps < 32 ? (1u << warps) - 1 : ~0u;
+    B.warp = draw(B.warps);
     emu_fiber_switch(emu_fiber_main(), fiber_of(next_thread()));
 }
 
@@ -247,6 +248,9 @@ void emu_run(const EmuLaunch *l, uint64_t seed)
     uint64_t b = mix(seed + 1) % n;
     B.launch = l;
     gridDim = l->grid, blockDim = l->block;
+    for (unsigned t = 0; t < l->block.x * l->block.y * l->block.z; t++)
+        B.idx[t] = make_uint3(t % l->block.x, t / l->block.x % l->block.y,
+                              t / l->block.x / l->block.y);
     for (uint64_t i = 0; i < n; i++, b = (b + step) % n) {
         blockIdx = make_uint3((unsigned)(b % l->grid.x), (unsigned)(b / l->grid.x % l->grid.y),
                               (unsigned)(b / l->grid.x / l->grid.y));

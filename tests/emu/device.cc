@@ -1,11 +1,13 @@
 /* device.cc - the one emulated device: its properties, errors, and launches. */
 #include <map>
 #include <mutex>
+#include <string>
 
 #include "emu.h"
 
 #include <stdio.h>
 #include <stdlib.h>
+#include <time.h>
 
 static std::recursive_mutex mutex;
 static cudaError_t last, fault;                /* fault: stays, as on a device */
@@ -247,6 +249,36 @@ static cudaError_t check(const EmuLaunch *l)
     return cudaSuccess;
 }
 
+/* SDC_EMU_TIMES=1: what each kernel took, at the end of the process. */
+typedef struct { unsigned long long launches, blocks; double seconds; } Spent;
+static std::map<std::string, Spent> spent;
+
+static double now(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+static void print_times(void)
+{
+    for (auto &i : spent)
+        fprintf(stderr, "emu: %8.3f s %7llu launches %8llu blocks  %s\n", i.second.seconds,
+                i.second.launches, i.second.blocks, i.first.c_str());
+}
+
+static void run_timed(const EmuLaunch &l, uint64_t seed)
+{
+    static int times = -1;
+    if (times < 0 && (times = (int)emu_setting("SDC_EMU_TIMES", 0)) > 0) atexit(print_times);
+    double start = times ? now() : 0;
+    emu_run(&l, seed);
+    if (!times) return;
+    Spent *s = &spent[l.name];
+    s->launches++, s->seconds += now() - start;
+    s->blocks += (unsigned long long)l.grid.x * l.grid.y * l.grid.z;
+}
+
 /* SDC_EMU_FAIL=NAME: the kernel of that name ends with an error, as after an
  * illegal access on a device: found by whoever waits, and for good. */
 static void run(const EmuLaunch &l, unsigned long long number)
@@ -256,8 +288,8 @@ static void run(const EmuLaunch &l, unsigned long long number)
         last = fault = cudaErrorIllegalAddress;
         return;
     }
-    emu_run(&l, (uint64_t)emu_setting("SDC_EMU_SEED", 1) * 0x9e3779b97f4a7c15u +
-                number * 0x632be59bd9b4e019u);
+    run_timed(l, (uint64_t)emu_setting("SDC_EMU_SEED", 1) * 0x9e3779b97f4a7c15u +
+              number * 0x632be59bd9b4e019u);
 }
 
 void emu_launch(cudaStream_t stream, const EmuLaunch &l)

@@ -68,15 +68,12 @@ void emu_rendezvous(const char *what, unsigned mask, void *arg,
         emu_die("%s: the lane that calls is not in its mask %08x", what, mask);
     g->arrived |= 1u << lane;
     g->arg[lane] = arg;
-    if (g->arrived != mask) {
-        block_wait();
-        return;
+    if (g->arrived == mask) {
+        complete(g->arg, mask);
+        g->mask = 0;
+        block_resume(t >> 5, mask);
     }
-    complete(g->arg, mask);
-    g->mask = 0;
-    for (int l = 0; l < 32; l++)
-        if (mask >> l & 1 && l != lane) block_resume((t & ~31) + l);
-    block_step_aside();
+    block_yield();
 }
 
 /* ---- votes and shuffles -------------------------------------------------- */
@@ -126,6 +123,37 @@ uint64_t emu_shuffle(EmuShuffle kind, unsigned mask, uint64_t value, int by, int
     shuffles[t].value = value, shuffles[t].source = source & 31;
     emu_rendezvous(names[kind], mask, NULL, shuffle);
     return shuffles[t].result;
+}
+
+/* How many values to a lane, and in how large runs of lanes: the same for all. */
+typedef struct { int n, lanes; float *v; } Lanes;
+
+static void lanes(void **arg, int max)
+{
+    const Lanes *first = (const Lanes *)arg[0];
+    for (int l = 0; l < 32; l++) {
+        const Lanes *p = (const Lanes *)arg[l];
+        if (p->n != first->n || p->lanes != first->lanes)
+            emu_die("lanes_%s: not the same for all lanes", max ? "max" : "sum");
+    }
+    for (int i = 0; i < first->n; i++) {
+        float v[32], w[32];
+        for (int l = 0; l < 32; l++) v[l] = ((const Lanes *)arg[l])->v[i];
+        for (int o = first->lanes / 2; o; o >>= 1) {
+            for (int l = 0; l < 32; l++) w[l] = max ? fmaxf(v[l], v[l ^ o]) : v[l] + v[l ^ o];
+            memcpy(v, w, sizeof v);
+        }
+        for (int l = 0; l < 32; l++) ((const Lanes *)arg[l])->v[i] = v[l];
+    }
+}
+
+static void lanes_of_sum(void **arg, unsigned mask) { (void)mask, lanes(arg, 0); }
+static void lanes_of_max(void **arg, unsigned mask) { (void)mask, lanes(arg, 1); }
+
+void emu_lanes(int max, int n, int lanes, float *v)
+{
+    Lanes a = {n, lanes, v};
+    emu_rendezvous(max ? "lanes_max" : "lanes_sum", ~0u, &a, max ? lanes_of_max : lanes_of_sum);
 }
 
 /* ---- matrices ------------------------------------------------------------ */

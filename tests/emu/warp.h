@@ -2,9 +2,9 @@
 #ifndef EMU_WARP_H
 #define EMU_WARP_H
 
-void block_wait(void);                         /* the thread that runs waits for block_resume */
-void block_resume(int t);
-void block_step_aside(void);
+/* The thread that runs gives way: for good until block_resume() names it. */
+void block_yield(void);
+void block_resume(int warp, unsigned lanes);   /* can run again */
 int block_threads(void);
 extern unsigned block_alive[32];               /* lanes of each warp that have not ended */
 

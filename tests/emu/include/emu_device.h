@@ -60,6 +60,11 @@ template <class T> static inline T __shfl_down_sync(unsigned mask, T v, unsigned
 template <class T> static inline T __shfl_xor_sync(unsigned mask, T v, int by, int width = 32)
 { return emu_shuffle_of(EMU_XOR, mask, v, by, width); }
 
+/* kernels/cuda/cuda.h's, in its order of steps: lanes meet once for all of them. */
+void emu_lanes(int max, int n, int lanes, float *v);
+#define lanes_sum(n, lanes, v) emu_lanes(0, n, lanes, v)
+#define lanes_max(n, lanes, v) emu_lanes(1, n, lanes, v)
+
 /* Threads change places only where they wait, so a plain update is atomic. Of
  * integers only: sums of floats by atomics would not repeat. */
 #define EMU_ATOMIC(name, type, expr)                                                      \
