@@ -1,13 +1,15 @@
 #!/bin/sh
-# Everything that only a machine with a GPU can tell, in about ten minutes: builds for
-# its card, runs the checks and goldens on it, the kernels under compute-sanitizer,
-# measures, and writes one results file, bench/gpu-<card>-<commit>.txt.
+# Everything that only a machine with a GPU can tell: builds for its card, runs the checks
+# and goldens on it, measures, runs the kernels under compute-sanitizer, and writes one
+# results file, gpu-<card>-<commit>.txt. What is worth most comes first, and each part is
+# in the file as soon as it ends: a run that is cut off has told what it found by then.
 #
 #   sh tests/gpu.sh [MODEL_DIR [PEERS_DIR]]
 #
 # MODEL_DIR   has sd15.safetensors, a model of the size of SD 1.5 to be timed (without
 #             it the pocket model is)
 # PEERS_DIR   has compare.py, which times PyTorch beside it
+# OUT=bench the folder of the file   TIME=840 seconds in all, what does not fit is left out
 # DEVICE=cuda:1 another card   BUILD=no  what is in build/release-cuda is good
 set -u
 cd "$(dirname "$0")/.." || exit 1
@@ -22,8 +24,9 @@ card=$(ask name 2>/dev/null)
 commit=$(git rev-parse --short HEAD 2>/dev/null || echo unknown)
 git diff --quiet HEAD 2>/dev/null || commit=$commit-changed
 slug=$(echo "$card" | tr 'A-Z ' 'a-z-' | tr -cd 'a-z0-9-' | sed 's/^nvidia-//')
-mkdir -p bench
-out=bench/gpu-$slug-$commit.txt
+OUT=${OUT:-bench} end_at=$(($(date +%s) + ${TIME:-840}))
+mkdir -p "$OUT"
+out=$OUT/gpu-$slug-$commit.txt
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT
 good=0 bad=0
@@ -34,6 +37,13 @@ part() {
     limit=$1 lines=$2 name=$3
     shift 3
     from=$(date +%s)
+    left=$((end_at - from))
+    [ "$limit" -le $left ] || limit=$left
+    if [ "$limit" -lt 5 ]; then
+        echo "== $name: NOT RUN, no time left" | tee -a "$out"
+        bad=$((bad + 1))
+        return
+    fi
     timeout -k 5 "$limit" "$@" >"$log" 2>&1
     status=$?
     took=$(($(date +%s) - from))
@@ -65,34 +75,37 @@ if [ "${BUILD:-yes}" != no ]; then
     part 300 3 build make -j"$(nproc)" CUDA=1 CUDA_ARCHS="$arch" $bin/sdc $bin/test
 fi
 export SDC_TEST_DEVICE="$DEVICE" SDC_BIN=$bin/sdc OMP_WAIT_POLICY=passive
-part 20 20 doctor $bin/sdc doctor --device "$DEVICE"
-part 120 3 "kernels, gradients, devices" $bin/test kernels_ gemm_ conv_ optim_ gradient dev_ ops_table gpu_
-part 150 3 goldens $bin/test golden
-part 120 3 "sampling and training as a user runs them" $bin/test sample_ train_ pipeline_
-
-# Slow: each tool gets the smaller checks, for as long as there is time.
-if command -v compute-sanitizer >/dev/null; then
-    for tool in memcheck racecheck initcheck synccheck; do
-        part 60 4 "compute-sanitizer $tool" compute-sanitizer --tool $tool --error-exitcode 9 \
-            $bin/test dev_gpu_copies dev_gpu_records kernels_ gemm_real conv_real
-    done
-else
-    echo "== compute-sanitizer: not installed" | tee -a "$out"
-    bad=$((bad + 1))
-fi
-
 file=models/pocket/pocket.safetensors
 [ -n "$model" ] && file=$model/sd15.safetensors
-for what in sample vae train; do
-    for dtype in bf16 f32; do
-        part 40 1 "bench $what $dtype" $bin/sdc bench $what --model "$file" --dtype $dtype \
-            --repeat 10 --device "$DEVICE"
-    done
-done
+bench() {
+    part 40 1 "bench $1 $2" $bin/sdc bench "$1" --model "$file" --dtype "$2" --repeat 10 \
+        --device "$DEVICE"
+}
+sanitizer() {
+    if command -v compute-sanitizer >/dev/null; then
+        part 60 4 "compute-sanitizer $1" compute-sanitizer --tool "$1" --error-exitcode 9 \
+            $bin/test dev_gpu_copies dev_gpu_records kernels_ gemm_real conv_real
+    else
+        echo "== compute-sanitizer $1: not installed" | tee -a "$out"
+        bad=$((bad + 1))
+    fi
+}
+
+part 20 20 doctor $bin/sdc doctor --device "$DEVICE"
+part 120 3 "kernels, gradients, devices" $bin/test kernels_ gemm_ conv_ optim_ gradient dev_ ops_table gpu_
+for what in sample vae train; do bench $what bf16; done
+part 150 3 goldens $bin/test golden
 if [ -n "$peers" ] && [ -n "$model" ]; then
     part 240 12 "against torch.compile, max-autotune" python3 "$peers/compare.py" --sdc $bin/sdc \
         --model "$model" --device cuda --compile --repeat 10 --limit sample=1,vae=1,train=0.7
 fi
+# Slow: each tool gets the smaller checks, for as long as there is time.
+sanitizer memcheck
+sanitizer racecheck
+part 120 3 "sampling and training as a user runs them" $bin/test sample_ train_ pipeline_
+sanitizer initcheck
+sanitizer synccheck
+for what in sample vae train; do bench $what f32; done
 echo "$good parts are good, $bad are not" | tee -a "$out"
 echo "results: $out"
 [ $bad -eq 0 ]

@@ -21,8 +21,9 @@ tar -cf - --exclude=./build --exclude=./.git --exclude=./sdc . | tar -xf - -C $c
 
 # Puts file $1 back, with the objects that were made of it where they are at hand.
 restore() {
-    [ -n "${FROM-}" ] && [ "${1%.h}" = "$1" ] || { cp "$1" $copy/"$1"; return; }
-    cp -p "$1" $copy/"$1" && cp -a build/$config/"${1%.*}".*o $copy/build/$config/"${1%/*}"
+    if [ -z "${FROM-}" ] || [ "${1%.h}" != "$1" ]; then cp "$1" $copy/"$1"
+    else cp -p "$1" $copy/"$1" && cp -a build/$config/"${1%.*}".*o $copy/build/$config/"${1%/*}"
+    fi
 }
 build() { make -s -j"$(nproc)" -C $copy CONFIG=$config build/$config/test >$log 2>&1; }
 run() { (cd $copy && timeout 300 build/$config/test "$@") >$log 2>&1; }
