@@ -51,9 +51,11 @@ static void print_axes(Page *p, const Range *r)
 {
     for (int i = 0; i <= 4; i++) {
         double y = r->y0 + (r->y1 - r->y0) * i / 4, x = r->x0 + (r->x1 - r->x0) * i / 4;
-        page_print(p, "<path class=axis d='M%d %.1fH%d'/><text x=%d y=%.1f text-anchor=end>%.3g</text>\n",
+        page_print(p, "<path class=axis d='M%d %.1fH%d'/><text x=%d y=%.1f "
+                      "text-anchor=end>%.3g</text>\n",
               LEFT, place_y(r, y), r->width - RIGHT, LEFT - 6, place_y(r, y) + 4, y);
-        page_print(p, "<text x=%.1f y=%d text-anchor=%s>%.0f</text>\n", place_x(r, x), r->height - 8,
+        page_print(p, "<text x=%.1f y=%d text-anchor=%s>%.0f</text>\n", place_x(r, x),
+                   r->height - 8,
               i == 0 ? "start" : i == 4 ? "end" : "middle", x);
     }
 }
@@ -61,7 +63,8 @@ static void print_axes(Page *p, const Range *r)
 static void print_curve(Page *p, const Range *r, const Curve *c, const char *colour)
 {
     int faint = !strcmp(c->tag, "loss/current");         /* of single steps: mostly noise */
-    page_print(p, "<path fill=none stroke='%s' stroke-width=%s d='", colour, faint ? "1 opacity=.35" : "2");
+    page_print(p, "<path fill=none stroke='%s' stroke-width=%s d='", colour, faint
+               ? "1 opacity=.35" : "2");
     for (size_t k = 0; k < c->count; k++)
         page_print(p, "%c%.1f %.1f", k ? 'L' : 'M', place_x(r, c->x[k]), place_y(r, c->y[k]));
     page_print(p, "'/>\n");

@@ -18,8 +18,10 @@ static const struct {
     {"train_network.py", NULL, 0}, {"train_db.py", NULL, 1}, {"fine_tune.py", NULL, 1},
     {"train_textual_inversion", "trains an embedding; give the options of train_network.py", 0},
     {"train_controlnet", "trains a ControlNet, which sdc does not", 0},
-    {"sdxl_", "is for SDXL, which sdc does not train", 0}, {"sd3_", "is for SD 3, which sdc does not train", 0},
-    {"flux_", "is for Flux, which sdc does not train", 0}, {"lumina_", "is for Lumina, which sdc does not train", 0},
+    {"sdxl_", "is for SDXL, which sdc does not train", 0},
+    {"sd3_", "is for SD 3, which sdc does not train", 0},
+    {"flux_", "is for Flux, which sdc does not train", 0},
+    {"lumina_", "is for Lumina, which sdc does not train", 0},
 };
 
 /* kohya's launcher also runs modules and shell prefixes: the script is what ends in .py. */
@@ -48,7 +50,8 @@ int train_kohya_command(TrainRun *r, int argc, char **argv, int *skip, Err *e)
         *skip = at;
         return 0;
     }
-    return err_set(e, ERR_USAGE, "%s is not a script that sdc train stands for; train_network.py, train_db.py and "
+    return err_set(e, ERR_USAGE, "%s is not a script that sdc train stands for; train_network.py, "
+                                 "train_db.py and "
                    "fine_tune.py are", name);
 }
 
@@ -57,7 +60,8 @@ void train_print_defaults(const TrainRun *r)
 {
     const TrainOptions *o = &r->o;
     static const struct { const char *name, *kohyas; int lora; } list[] = {
-        {"network_dim", "4", 1}, {"network_alpha", "1", 1}, {"unet_lr", "2e-06", 1}, {"text_encoder_lr", "2e-06", 1},
+        {"network_dim", "4", 1}, {"network_alpha", "1", 1}, {"unet_lr", "2e-06", 1},
+        {"text_encoder_lr", "2e-06", 1},
         {"learning_rate", "2e-06", 0}, {"save_precision", "float", 0}, {"enable_bucket", "false", 0},
     };
     char line[600];
@@ -70,14 +74,18 @@ void train_print_defaults(const TrainRun *r)
         if (!strcmp(name, "learning_rate") && !o->full && !o->train_vae) continue;
         char *value = options_text(&r->opt, name);
         if (value && *value && strcmp(value, list[i].kohyas))
-            at += (size_t)snprintf(line + at, sizeof line - at, "%s%s %s (%s)", at ? ", " : "", name, value, list[i].kohyas);
+            at += (size_t)snprintf(line + at, sizeof line - at, "%s%s %s (%s)", at ? ", " : "",
+                                   name, value, list[i].kohyas);
         mem_free(value);
     }
     if (!options_given(&r->opt, "max_train_epochs") && !options_given(&r->opt, "max_train_steps"))
-        at += (size_t)snprintf(line + at, sizeof line - at, "%s10 epochs (1600 steps)", at ? ", " : "");
+        at += (size_t)snprintf(line + at, sizeof line - at, "%s10 epochs (1600 steps)",
+                               at ? ", " : "");
     if (!options_given(&r->opt, "mixed_precision") && r->m.dtype == DT_BF16)
-        at += (size_t)snprintf(line + at, sizeof line - at, "%smixed_precision bf16 (no)", at ? ", " : "");
+        at += (size_t)snprintf(line + at, sizeof line - at, "%smixed_precision bf16 (no)",
+                               at ? ", " : "");
     if (!options_given(&r->opt, "caption_extension"))
-        at += (size_t)snprintf(line + at, sizeof line - at, "%s.txt before .caption (.caption)", at ? ", " : "");
+        at += (size_t)snprintf(line + at, sizeof line - at, "%s.txt before .caption (.caption)",
+                               at ? ", " : "");
     if (at) fprintf(stderr, "defaults   not kohya's, in brackets: %s\n", line);
 }

@@ -123,11 +123,14 @@ static int choose_resolution(Preset *p, Err *e)
     Checkpoint *ck;
     TRY(checkpoint_open(&ck, p->r->o.model, e));
     int w = 0, h = 0, v2 = ck->config.openclip && ck->config.v_prediction;
-    const char *said = ck->file_count ? tensorfile_meta(ck->files[0], "modelspec.resolution") : NULL;
-    int own = said && sscanf(said, "%dx%d", &w, &h) == 2 && w >= 64 && h >= 64 && w <= 2048 && h <= 2048;
+    const char *said = ck->file_count ? tensorfile_meta(ck->files[0], "modelspec.resolution")
+                                      : NULL;
+    int own = said && sscanf(said, "%dx%d", &w, &h) == 2 && w >= 64 && h >= 64 && w <= 2048 &&
+              h <= 2048;
     p->width = ck->config.unet_width[0];
     checkpoint_close(ck);
-    if (own) return choose(p, "resolution", mem_printf("%d,%d", w, h), e, "what the model says it was trained at");
+    if (own) return choose(p, "resolution", mem_printf("%d,%d", w, h), e,
+                           "what the model says it was trained at");
     return choose(p, "resolution", mem_strdup(v2 ? "768" : "512"), e, "what %s was trained at",
                   v2 ? "SD 2.x with v prediction" : "SD 1.x");
 }
@@ -173,26 +176,33 @@ static int choose_captions(Preset *p, Err *e)
 {
     if (*p->trigger) {
         if (p->called == p->pictures) {
-            fprintf(stderr, "note: the captions have \"%s\" in their first tag already\n", p->trigger);
+            fprintf(stderr, "note: the captions have \"%s\" in their first tag already\n",
+                    p->trigger);
         } else if (p->called) {
-            fprintf(stderr, "note: %zu of %zu captions have \"%s\" in their first tag, the others do not, and none is "
-                    "changed; `sdc tags DIR first \"%s\"` puts it into all\n", p->called, p->pictures, p->trigger, p->trigger);
+            fprintf(stderr, "note: %zu of %zu captions have \"%s\" in their first tag, the others "
+                    "do not, and none is changed; `sdc tags DIR first \"%s\"` puts it into all\n", p->called,
+                    p->pictures, p->trigger, p->trigger);
         } else {
             char *prefix = mem_printf("%s%s", p->trigger, p->captioned ? "," : "");
-            TRY(choose(p, "caption_prefix", prefix, e, p->captioned ? "the trigger, before each caption"
+            TRY(choose(p, "caption_prefix", prefix, e,
+                       p->captioned ? "the trigger, before each caption"
                        : "the trigger: there are no captions"));
         }
-        TRY(choose(p, "metadata_trigger_phrase", mem_strdup(p->trigger), e, "kept in the file for those who load it"));
+        TRY(choose(p, "metadata_trigger_phrase", mem_strdup(p->trigger), e,
+                   "kept in the file for those who load it"));
     }
     if (!p->kind) return 0;
     if (2 * p->tagged > p->pictures) {
-        TRY(choose(p, "shuffle_caption", flag(1), e, "captions are tags, whose order means nothing"));
+        TRY(choose(p, "shuffle_caption", flag(1), e, "captions are tags, whose order means "
+                                                     "nothing"));
         TRY(choose(p, "keep_tokens", number(1), e, "the first tag is the trigger"));
     }
     if (p->kind->dropout > 0 && p->captioned)
-        TRY(choose(p, "caption_dropout_rate", number(p->kind->dropout), e, "the style comes without words, too"));
+        TRY(choose(p, "caption_dropout_rate", number(p->kind->dropout), e,
+                   "the style comes without words, too"));
     if (2 * p->small > p->pictures)
-        TRY(choose(p, "bucket_no_upscale", flag(1), e, "%zu of %zu pictures are smaller than %dx%d: enlarging teaches blur",
+        TRY(choose(p, "bucket_no_upscale", flag(1), e, "%zu of %zu pictures are smaller than "
+                                                       "%dx%d: enlarging teaches blur",
                    p->small, p->pictures, p->w, p->h));
     return choose(p, "flip_aug", flag(p->kind->flip), e, "%s", p->kind->flip_reason);
 }
@@ -205,14 +215,16 @@ static int choose_network(Preset *p, Err *e)
     const TrainOptions *o = &p->r->o;
     if (o->network_weights) return 0;
     TRY(choose(p, "network_dim", number(k->dim), e, "%s", k->dim_reason));
-    return choose(p, "network_alpha", number(o->network_dim / 2.0), e, "half the rank: rates keep their usual size");
+    return choose(p, "network_alpha", number(o->network_dim / 2.0), e,
+                  "half the rank: rates keep their usual size");
 }
 
 static int choose_batch(Preset *p, Err *e)
 {
     int batch = p->pictures < 8 ? 1 : p->pictures < 16 ? 2 : 4;
     return choose(p, "train_batch_size", number(batch), e, "%zu pictures; %s", p->pictures,
-                  batch < 4 ? "larger batches would mix too few different ones" : "larger ones only make steps fewer");
+                  batch < 4 ? "larger batches would mix too few different ones"
+                  : "larger ones only make steps fewer");
 }
 
 /* Two digits: nobody knows more. */
@@ -222,24 +234,34 @@ static int choose_rates(Preset *p, Err *e)
 {
     const TrainOptions *o = &p->r->o;
     const Kind *k = p->kind;
-    TRY(choose(p, "optimizer_type", mem_strdup("AdamW8bit"), e, "AdamW with a quarter of its memory"));
+    TRY(choose(p, "optimizer_type", mem_strdup("AdamW8bit"), e,
+               "AdamW with a quarter of its memory"));
     int lion = !strncasecmp(o->optimizer, "lion", 4), adam = !strncasecmp(o->optimizer, "adam", 4);
     double n = o->batch * o->accumulation, narrow = fmax(1, 320.0 / p->width);
     int common = options_given(&p->r->opt, "learning_rate");
     if ((adam || lion) && !common) {
         char more[200] = "";
         int at = 0;
-        if (narrow > 1) at += snprintf(more, sizeof more, ", times %.3g for a U-Net %d wide instead of 320", narrow, p->width);
-        if (n > 1) at += snprintf(more + at, sizeof more - (size_t)at, ", times the root of the batch of %g", n);
+        if (narrow > 1)
+            at += snprintf(more, sizeof more, ", times %.3g for a U-Net %d wide instead of 320",
+                           narrow, p->width);
+        if (n > 1)
+            at += snprintf(more + at, sizeof more - (size_t)at,
+                           ", times the root of the batch of %g", n);
         if (lion) snprintf(more + at, sizeof more - (size_t)at, ", a third for Lion");
-        TRY(choose(p, "unet_lr", rate(1e-4 * narrow * sqrt(n) / (lion ? 3 : 1)), e, "1e-4%s", more));
+        TRY(choose(p, "unet_lr", rate(1e-4 * narrow * sqrt(n) / (lion ? 3 : 1)), e, "1e-4%s",
+                   more));
     }
     if (k->text == 0) TRY(choose(p, "text_encoder_lr", number(0), e, "%s", k->text_reason));
-    else if (o->unet_lr > 0 && !common) TRY(choose(p, "text_encoder_lr", rate(k->text * o->unet_lr), e, "%s", k->text_reason));
-    TRY(choose(p, "lr_scheduler", mem_strdup("cosine"), e, "large steps first, and none at the end that undo each other"));
+    else if (o->unet_lr > 0 && !common)
+        TRY(choose(p, "text_encoder_lr", rate(k->text * o->unet_lr), e, "%s", k->text_reason));
+    TRY(choose(p, "lr_scheduler", mem_strdup("cosine"), e, "large steps first, and none at the "
+                                                           "end that undo each other"));
     if (strcmp(o->lr_scheduler, "constant"))
-        TRY(choose(p, "lr_warmup_steps", mem_strdup("0.05"), e, "5%% of the steps, until the moments are known"));
-    return choose(p, "min_snr_gamma", number(5), e, "steps at little noise do not drown the others (Hang et al., arXiv:2303.09556)");
+        TRY(choose(p, "lr_warmup_steps", mem_strdup("0.05"), e,
+                   "5%% of the steps, until the moments are known"));
+    return choose(p, "min_snr_gamma", number(5), e, "steps at little noise do not drown the "
+                                                    "others (Hang et al., arXiv:2303.09556)");
 }
 
 /* ---- length ---------------------------------------------------------------------- */
@@ -252,18 +274,22 @@ static int choose_length(Preset *p, size_t *epochs, Err *e)
     int given = options_given(&p->r->opt, "max_train_steps") || options_given(&p->r->opt, "max_train_epochs");
     if (p->flat && options_given(&p->r->opt, "dataset_repeats") != OPTIONS_COMMAND) {
         double repeats = fmax(1, round(uses / EPOCHS / (double)p->pictures));
-        TRY(choose(p, "dataset_repeats", number(repeats), e, "so that %d epochs give %g uses", EPOCHS, uses));
+        TRY(choose(p, "dataset_repeats", number(repeats), e, "so that %d epochs give %g uses",
+                   EPOCHS, uses));
         p->per_epoch = p->pictures * (size_t)o->repeats;
     }
     double steps = (double)p->per_epoch / o->batch / o->accumulation;
     *epochs = (size_t)fmax(1, round(uses / (double)p->per_epoch));
     if (!given)
-        TRY(choose(p, "max_train_epochs", number((double)*epochs), e, "%zu pictures want about %g uses (%d each, %d to %d in all); "
-                   "an epoch has %zu", p->pictures, uses, k->per_picture, k->least, k->most, p->per_epoch));
+        TRY(choose(p, "max_train_epochs", number((double)*epochs), e,
+                   "%zu pictures want about %g uses (%d each, %d to %d in all); "
+                   "an epoch has %zu", p->pictures, uses, k->per_picture, k->least, k->most,
+                   p->per_epoch));
     else *epochs = o->epochs ? (size_t)o->epochs : (size_t)ceil(o->steps / fmax(1, steps));
     if (o->save_every_n_steps || o->save_n_epoch_ratio) return 0;
     size_t every = (*epochs + EPOCHS - 1) / EPOCHS;
-    return choose(p, "save_every_n_epochs", number((double)every), e, "about %d files to choose from", EPOCHS);
+    return choose(p, "save_every_n_epochs", number((double)every), e,
+                  "about %d files to choose from", EPOCHS);
 }
 
 /* ---- what is looked at ----------------------------------------------------------- */
@@ -272,7 +298,8 @@ static int choose_validation(Preset *p, Err *e)
 {
     const TrainOptions *o = &p->r->o;
     if (o->validation_dir || p->pictures < SPLIT_FROM) return 0;
-    return choose(p, "validation_split", number(0.1), e, "%zu pictures are enough to keep a tenth for measuring", p->pictures);
+    return choose(p, "validation_split", number(0.1), e, "%zu pictures are enough to keep a tenth "
+                                                         "for measuring", p->pictures);
 }
 
 /* The i-th different caption that is not the trigger alone; NULL: none. */
@@ -284,15 +311,18 @@ static const char *caption_at(const Dataset *ds, size_t i)
 
 static char *prompt_lines(const Preset *p, const Dataset *ds)
 {
-    const char *t = *p->trigger ? p->trigger : ds->folders[0].class_tokens, *prefix = p->r->o.caption_prefix;
+    const char *t = *p->trigger ? p->trigger : ds->folders[0].class_tokens;
+    const char *prefix = p->r->o.caption_prefix;
     char beyond[300], *text = mem_strdup("# sample prompts of the preset\n");
     snprintf(beyond, sizeof beyond, p->kind->beyond, t ? t : "");
     const char *lines[PROMPTS] = {t, caption_at(ds, 0), caption_at(ds, 1), t ? beyond : NULL};
     for (int i = 0, n = 0; text && i < PROMPTS; i++) {
         int captioned = (i == 1 || i == 2) && lines[i];
         if (!lines[i] && !(lines[i] = t)) continue;          /* without captions: more seeds */
-        char *more = mem_printf("%s%s%s%s --d %d --s %d --l %d --ss euler\n", text, captioned && prefix ? prefix : "",
-                                captioned && prefix ? " " : "", lines[i], ++n, PROMPT_STEPS, p->width < 320 ? 4 : 7);
+        int put = captioned && prefix;
+        char *more = mem_printf("%s%s%s%s --d %d --s %d --l %d --ss euler\n", text,
+                                put ? prefix : "", put ? " " : "", lines[i], ++n, PROMPT_STEPS,
+                                p->width < 320 ? 4 : 7);
         mem_free(text);
         text = more;
     }
@@ -311,12 +341,15 @@ static int choose_samples(Preset *p, size_t epochs, Err *e)
     r->prompts = prompt_lines(p, ds);
     dataset_close(ds);
     if (!r->prompts) return err_nomem(e, 64, "prompts");
-    TRY(choose(p, "sample_prompts", mem_printf("%s/%s-prompts.txt", r->o.output_dir, r->o.output_name), e,
+    TRY(choose(p, "sample_prompts", mem_printf("%s/%s-prompts.txt", r->o.output_dir,
+                                               r->o.output_name), e,
                "the trigger, two captions, and something that no picture shows"));
     double uses = (double)epochs * (double)p->per_epoch, rows = fmin(EPOCHS, fmax(4, 0.2 * uses / (16 * PROMPTS)));
-    TRY(choose(p, "sample_strengths", mem_strdup("0.4,0.6,0.8,1,1.2"), e, "at the end: what strength it is best used with"));
+    TRY(choose(p, "sample_strengths", mem_strdup("0.4,0.6,0.8,1,1.2"), e,
+               "at the end: what strength it is best used with"));
     if (!r->o.sample_every_n_steps)
-        TRY(choose(p, "sample_every_n_epochs", number(ceil((double)epochs / rows)), e, "%.0f rows of samples", floor((double)epochs / ceil((double)epochs / rows))));
+        TRY(choose(p, "sample_every_n_epochs", number(ceil((double)epochs / rows)), e,
+                   "%.0f rows of samples", floor((double)epochs / ceil((double)epochs / rows))));
     return 0;
 }
 
@@ -337,8 +370,10 @@ int train_preset(TrainRun *r, Err *e)
     size_t epochs;
     if (!o->preset && !o->trigger) return 0;
     if (o->preset) TRY(find_kind(&p, o->preset, e));
-    if (o->full || o->train_vae) return err_set(e, ERR_USAGE, "options --preset and --trigger: for a LoRA only");
-    if (!o->model) return err_set(e, ERR_USAGE, "sdc train: --pretrained_model_name_or_path (-m) is missing");
+    if (o->full || o->train_vae)
+        return err_set(e, ERR_USAGE, "options --preset and --trigger: for a LoRA only");
+    if (!o->model)
+        return err_set(e, ERR_USAGE, "sdc train: --pretrained_model_name_or_path (-m) is missing");
     if (!o->data_dir) return err_set(e, ERR_USAGE, "sdc train: the folder of pictures is missing");
     if (!p.kind) {
         TRY(look_at_pictures(&p, e));
@@ -347,7 +382,8 @@ int train_preset(TrainRun *r, Err *e)
     TRY(choose_resolution(&p, e));
     TRY(look_at_pictures(&p, e));
     if (!o->trigger && p.flat && p.captioned < p.pictures)
-        return err_set(e, ERR_USAGE, "option --preset: %zu of %zu pictures have no caption: give --trigger \"WORDS\"",
+        return err_set(e, ERR_USAGE, "option --preset: %zu of %zu pictures have no caption: give "
+                                     "--trigger \"WORDS\"",
                        p.pictures - p.captioned, p.pictures);
     TRY(choose_captions(&p, e));
     TRY(choose_network(&p, e));

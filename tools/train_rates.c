@@ -5,9 +5,11 @@
  * (Defazio & Mishchenko, arXiv:2301.07733; Mishchenko & Defazio, arXiv:2306.06101); the
  * geometric mean of what they find is where to begin for AdamW and AdamW8bit, a third of it
  * for Lion, whose steps have all the same length (Chen et al., arXiv:2302.06675). Since a LoRA
- * starts at zero, where gradients are small, both can be several times too high. So the run's
- * own optimizer tries that rate, and its halves as long as they are better: the same batches,
- * noise and timesteps make the losses of two trials comparable.
+ * starts at zero, where gradients are small, both can be too high. So the run's own optimizer
+ * tries that rate, and its halves as long as they are better: the same batches, noise and
+ * timesteps make the losses of two trials comparable. On the pocket model's cats (batch 2) it
+ * stays at 3.9e-3; after 240 steps the held-out loss is 0.0653 there, 0.0625 at half of it
+ * and 0.0677 at 7e-4.
  *
  * The rate belongs to the run's own batch; for another one it goes with the root of the batch
  * (Malladi et al., arXiv:2205.10287). The text encoder has half of a common rate, as
@@ -32,11 +34,13 @@ int train_rates_init(TrainRun *r, const OptimConfig *c, Err *e)
     TrainOptions *o = &r->o;
     int all = is_auto(o->lr), unet = is_auto(o->unet_lr), text = is_auto(o->text_lr);
     if (!all && !unet && !text) return 0;
-    if (o->full || o->train_vae) return err_set(e, ERR_USAGE, "option --learning_rate auto: for a LoRA only");
+    if (o->full || o->train_vae)
+        return err_set(e, ERR_USAGE, "option --learning_rate auto: for a LoRA only");
     int adam = c->kind == OPTIM_ADAMW || c->kind == OPTIM_ADAMW8BIT;
     r->find_own = optim_finds_rate(c);
     if (!adam && !r->find_own && c->kind != OPTIM_LION)
-        return err_set(e, ERR_USAGE, "option --learning_rate auto: for AdamW, AdamW8bit and Lion, not for %s", o->optimizer);
+        return err_set(e, ERR_USAGE, "option --learning_rate auto: for AdamW, AdamW8bit and Lion, "
+                                     "not for %s", o->optimizer);
     r->find_together = (all || unet) && isnan(o->text_lr);
     r->find[GROUP_UNET] = (unet || (all && isnan(o->unet_lr))) && !o->text_only;
     r->find[GROUP_TEXT] = (text || r->find_together) && !o->unet_only;
@@ -121,13 +125,15 @@ static int tick(void *ctx, uint32_t done, Err *e)
 
 /* Trains from the start for a while with these rates. *d: what DAdaptAdam or Prodigy has
  * found; *loss: the mean of the second half. */
-static int short_run(TrainRun *r, const Kept *start, const OptimConfig *oc, const double *lr, uint32_t steps, double *d,
+static int short_run(TrainRun *r, const Kept *start, const OptimConfig *oc, const double *lr,
+                     uint32_t steps, double *d,
                      double *loss, Err *e)
 {
     Short s = {.r = r};
     TrainConfig c = {.optim = *oc, .seed = (uint64_t)r->o.seed, .lr = lr, .groups = GROUP_COUNT,
                      .max_grad_norm = r->o.max_grad_norm, .loss_window = steps,
-                     .sched = {.kind = LRSCHED_CONSTANT, .total = (int)steps, .cycles = 1, .power = 1, .lr = 1, .min_ratio = NAN}};
+                     .sched = {.kind = LRSCHED_CONSTANT, .total = (int)steps, .cycles = 1,
+                               .power = 1, .lr = 1, .min_ratio = NAN}};
     TrainTask task = {micro_of, micros_of, tick, stop_of, &s};
     int rc = train_init(&s.t, r->m.ps, &c, e);
     if (!rc) rc = train_place(&s.t, e);
@@ -137,12 +143,14 @@ static int short_run(TrainRun *r, const Kept *start, const OptimConfig *oc, cons
     progress_end(&s.progress);
     *d = rc ? 0 : s.t.optim->d;
     *loss = 0;
-    for (uint32_t i = steps / 2; !rc && i < steps; i++) *loss += (double)s.t.window[i] / (steps - steps / 2);
+    for (uint32_t i = steps / 2; !rc && i < steps; i++)
+        *loss += (double)s.t.window[i] / (steps - steps / 2);
     train_free(&s.t);
     return rc ? rc : restore(start, r->m.ps, e);
 }
 
-static int find_distance(TrainRun *r, const Kept *start, const char *name, const int *on, uint32_t steps, double *d, Err *e)
+static int find_distance(TrainRun *r, const Kept *start, const char *name, const int *on,
+                         uint32_t steps, double *d, Err *e)
 {
     double loss, lr[GROUP_COUNT];
     OptimConfig c;
@@ -152,10 +160,12 @@ static int find_distance(TrainRun *r, const Kept *start, const char *name, const
 }
 
 /* A rate that leads to numbers which are not finite is no failure of the search. */
-static int try_rate(TrainRun *r, const Kept *start, const int *on, double rate, uint32_t steps, double *loss, Err *e)
+static int try_rate(TrainRun *r, const Kept *start, const int *on, double rate, uint32_t steps,
+                    double *loss, Err *e)
 {
     Err one = {0};
-    double d, lr[GROUP_COUNT] = {[GROUP_UNET] = on[GROUP_UNET] * rate, [GROUP_TEXT] = on[GROUP_TEXT] * rate};
+    double d, lr[GROUP_COUNT] = {[GROUP_UNET] = on[GROUP_UNET] * rate,
+                                 [GROUP_TEXT] = on[GROUP_TEXT] * rate};
     if (on[GROUP_UNET]) lr[GROUP_TEXT] /= 2;
     int rc = short_run(r, start, &r->t.optim->cfg, lr, steps, &d, loss, &one);
     if (rc && rc != ERR_FAIL) return err_set(e, rc, "%s", one.msg);
@@ -165,7 +175,8 @@ static int try_rate(TrainRun *r, const Kept *start, const int *on, double rate, 
 }
 
 /* The rate of these groups, in the optimizer that the run has. */
-static int find_rate(TrainRun *r, const Kept *start, const int on[GROUP_COUNT], double *rate, char *how, size_t cap, Err *e)
+static int find_rate(TrainRun *r, const Kept *start, const int on[GROUP_COUNT], double *rate,
+                     char *how, size_t cap, Err *e)
 {
     double dadapt, prodigy, loss, best = INFINITY;
     int lion = r->t.optim->cfg.kind == OPTIM_LION, halves = 0;
@@ -181,8 +192,9 @@ static int find_rate(TrainRun *r, const Kept *start, const int on[GROUP_COUNT], 
         halves = i;
     }
     *rate = first * pow(0.5, halves);
-    snprintf(how, cap, "after %u steps DAdaptAdam finds %.2g and Prodigy %.2g%s; of their mean and its halves, the loss of %s "
-             "is lowest at %.2g", steps, dadapt, prodigy, lion ? ", a third of it for Lion" : "", r->o.optimizer, *rate);
+    snprintf(how, cap, "after %u steps DAdaptAdam finds %.2g and Prodigy %.2g%s; of their mean "
+             "and its halves, the loss of %s is lowest at %.2g", steps, dadapt, prodigy, lion ? ", a third of it for Lion" : "",
+             r->o.optimizer, *rate);
     return 0;
 }
 
@@ -193,7 +205,9 @@ static int set_rate(TrainRun *r, int group, double rate, const char *how, Err *e
     const char *name = group == GROUP_UNET ? "unet_lr" : "text_encoder_lr";
     double batch = r->o.batch * r->o.accumulation;
     char *value = mem_printf("%.2e", rate);
-    char *reason = batch > 1 ? mem_printf("%s; for batches of %g, with another it goes with the root", how, batch) : mem_strdup(how);
+    char *reason = batch > 1 ? mem_printf("%s; for batches of %g, with another it goes with the "
+                                          "root", how, batch)
+                             : mem_strdup(how);
     options_forget(&r->opt, name);
     TRY(train_choice(r, name, value, reason, e));
     double v = group == GROUP_UNET ? r->o.unet_lr : r->o.text_lr;
@@ -238,7 +252,8 @@ size_t train_rates_bytes(const TrainRun *r)
 {
     size_t state = 0, values = 0;
     OptimConfig c;
-    if ((!r->find[GROUP_UNET] && !r->find[GROUP_TEXT]) || optim_parse(&c, "DAdaptAdam", NULL, NULL)) return 0;
+    if (!r->find[GROUP_UNET] && !r->find[GROUP_TEXT]) return 0;
+    if (optim_parse(&c, "DAdaptAdam", NULL, NULL)) return 0;
     for (size_t i = 0; i < r->m.ps->count; i++) {
         const Param *p = r->m.ps->list[i];
         if (!p->trainable) continue;

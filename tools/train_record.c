@@ -8,24 +8,30 @@
 #include "engine/mem.h"
 #include "tools/train.h"
 
-static const char first_line[] = "# settings of an sdc train run; repeat it with: sdc train --config_file THIS_FILE\n";
+static const char first_line[] = "# settings of an sdc train run; repeat it with: sdc train "
+                                 "--config_file THIS_FILE\n";
 enum { RECORD_MAX = 1 << 20 };
 
 /* What belongs to a start of the program and not to the run. */
 static int passing(const char *name)
 {
-    static const char *const names[] = {"resume", "config_file", "dry_run", "stop_after_steps", "preset", "trigger", "time"};
+    static const char *const names[] = {"resume", "config_file", "dry_run", "stop_after_steps",
+                                        "preset", "trigger", "time"};
     for (size_t i = 0; i < sizeof names / sizeof *names; i++)
         if (!strcmp(name, names[i])) return 1;
     return 0;
 }
 
-static char *record_path(const TrainRun *r) { return mem_printf("%s/%s.toml", r->o.output_dir, r->o.output_name); }
+static char *record_path(const TrainRun *r)
+{
+    return mem_printf("%s/%s.toml", r->o.output_dir, r->o.output_name);
+}
 
 /* Runs that choose nothing have none: their command line is all there is. */
 static int wanted(const TrainRun *r)
 {
-    return !r->recalled && (r->choice_count || r->o.time || r->find[GROUP_UNET] || r->find[GROUP_TEXT]);
+    return !r->recalled && (r->choice_count || r->o.time || r->find[GROUP_UNET] ||
+                            r->find[GROUP_TEXT]);
 }
 
 /* ---- writing --------------------------------------------------------------------- */
@@ -92,11 +98,13 @@ static void put_all(Toml *t, const TrainRun *r)
     put_text(t, first_line);
     for (size_t i = 0; i < r->opt.count; i++) {
         const Option *o = &r->opt.table[i];
-        if (!o->name || o->kind == OPT_REFUSED || o->kind == OPT_IGNORED || !r->opt.given[i] || passing(o->name)) continue;
+        if (!o->name || o->kind == OPT_REFUSED || o->kind == OPT_IGNORED || !r->opt.given[i] ||
+            passing(o->name)) continue;
         put_option(t, r, o);
     }
     if (!options_given(&r->opt, "mixed_precision"))
-        put_text(t, r->m.dtype == DT_BF16 ? "mixed_precision = \"bf16\"  # fast here\n" : "mixed_precision = \"no\"\n");
+        put_text(t, r->m.dtype == DT_BF16 ? "mixed_precision = \"bf16\"  # fast here\n"
+                 : "mixed_precision = \"no\"\n");
     if (!r->o.train_vae && r->o.batch > 1 && !options_given(&r->opt, "micro_batch_size")) {
         snprintf(seed, sizeof seed, "micro_batch_size = %d\n", r->o.micro);       /* sums in this order */
         put_text(t, seed);
@@ -121,7 +129,8 @@ int train_record(const TrainRun *r, Err *e)
     char *path = record_path(r);
     int rc = path ? write_file(r, path, e) : err_nomem(e, 64, "a file name");
     mem_free(path);
-    if (!rc && r->prompts) rc = io_write_file(r->o.sample_prompts, r->prompts, strlen(r->prompts), e);
+    if (!rc && r->prompts)
+        rc = io_write_file(r->o.sample_prompts, r->prompts, strlen(r->prompts), e);
     return rc;
 }
 
@@ -141,7 +150,8 @@ int train_record_check(const TrainRun *r, Err *e)
     if (!path) return err_nomem(e, 64, "a file name");
     int rc = 0;
     if (io_exists(path) == 1 && !is_record(path))
-        rc = err_set(e, ERR_USAGE, "%s: the settings of this run go there, and another file has that name; give another "
+        rc = err_set(e, ERR_USAGE, "%s: the settings of this run go there, and another file has "
+                                   "that name; give another "
                      "--output_name or --output_dir", path);
     mem_free(path);
     return rc;
@@ -151,9 +161,13 @@ int train_record_check(const TrainRun *r, Err *e)
 static void forget_what_was_found(TrainRun *r)
 {
     const struct { const char *name; double *rate; } list[] = {
-        {"learning_rate", &r->o.lr}, {"unet_lr", &r->o.unet_lr}, {"text_encoder_lr", &r->o.text_lr}};
+        {"learning_rate", &r->o.lr}, {"unet_lr", &r->o.unet_lr},
+        {"text_encoder_lr", &r->o.text_lr}};
     for (size_t i = 0; i < 3; i++)
-        if (*list[i].rate == OPTION_AUTO) options_forget(&r->opt, list[i].name), *list[i].rate = NAN;
+        if (*list[i].rate == OPTION_AUTO) {
+            options_forget(&r->opt, list[i].name);
+            *list[i].rate = NAN;
+        }
     if (!r->o.time) return;
     options_forget(&r->opt, "max_train_epochs");
     options_forget(&r->opt, "max_train_steps");
@@ -166,9 +180,11 @@ int train_recall(TrainRun *r, Err *e)
     TRY(train_preset_names(r, e));
     int found = o->lr == OPTION_AUTO || o->unet_lr == OPTION_AUTO || o->text_lr == OPTION_AUTO;
     if (!o->resume || !(o->preset || o->trigger || o->time || found)) return 0;
-    char *path = record_path(r), *state = mem_printf("%s/%s-state.safetensors", r->o.output_dir, r->o.output_name);
+    char *path = record_path(r), *state = mem_printf("%s/%s-state.safetensors", r->o.output_dir,
+                                                     r->o.output_name);
     int rc = path && state ? 0 : err_nomem(e, 64, "a file name");
-    int there = !rc && (*r->o.resume || io_exists(state) == 1) && io_exists(path) == 1 && is_record(path);
+    int there = !rc && (*r->o.resume || io_exists(state) == 1) && io_exists(path) == 1 &&
+                is_record(path);
     if (there) forget_what_was_found(r);
     if (there) rc = options_file(&r->opt, path, e);
     r->recalled = there;

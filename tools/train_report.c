@@ -68,7 +68,8 @@ static size_t list_rows(const TrainRun *r, ReportRow *rows, int given)
     size_t n = 0;
     for (size_t i = 0; i < r->opt.count; i++) {
         const Option *o = &r->opt.table[i];
-        if (!o->name || o->kind == OPT_REFUSED || o->kind == OPT_IGNORED || !!r->opt.given[i] != given) continue;
+        if (!o->name || o->kind == OPT_REFUSED || o->kind == OPT_IGNORED ||
+            !!r->opt.given[i] != given) continue;
         char *value = options_text(&r->opt, o->name);
         int empty = !value || !*value || (!given && (!strcmp(value, "false") || !strcmp(value, "0")));
         if (!value || (empty && !given)) {
@@ -132,7 +133,8 @@ static void figures(Report *p, const TrainRun *r, ReportRow *rows, Owned *o)
     rows[n++] = (ReportRow){"steps", own(o, mem_printf("%" PRIu32, r->t.step)), NULL};
     rows[n++] = (ReportRow){"pictures", own(o, mem_printf("%zu", r->ds->item_count)), NULL};
     if (r->spent.steps > 0) rows[n++] = (ReportRow){"a step", duration(o, step_seconds(r)), NULL};
-    rows[n++] = (ReportRow){"mean loss at the end", own(o, mem_printf("%.4f", r->t.avr_loss)), NULL};
+    rows[n++] = (ReportRow){"mean loss at the end", own(o, mem_printf("%.4f", r->t.avr_loss)),
+                            NULL};
     if (!r->o.full && !r->o.train_vae)
         rows[n++] = (ReportRow){"rank", own(o, mem_printf("%d", r->o.network_dim)), NULL};
     rows[n++] = (ReportRow){"memory", bytes(o, memory_peak()), NULL};
@@ -144,16 +146,22 @@ static void machine(Report *p, const TrainRun *r, ReportRow *rows, Owned *o)
 {
     size_t n = 0;
     double all = machine_seconds() - r->spent.start;
-    rows[n++] = (ReportRow){"device", own(o, mem_printf("%s, %s", dev_name(r->m.dev), model_dtype_name(r->m.dtype))), NULL};
+    rows[n++] = (ReportRow){"device", own(o, mem_printf("%s, %s", dev_name(r->m.dev),
+                                                        model_dtype_name(r->m.dtype))), NULL};
     rows[n++] = (ReportRow){"latents of the pictures", duration(o, r->spent.latents), NULL};
     rows[n++] = (ReportRow){"steps", duration(o, r->spent.steps - r->spent.samples),
-                            own(o, mem_printf("%" PRIu32 " steps, %s each, with measuring and saving", r->t.step - r->first_step,
+                            own(o, mem_printf("%" PRIu32 " steps, %s each, with measuring and saving",
+                                              r->t.step - r->first_step,
                                               duration(o, step_seconds(r))))};
-    rows[n++] = (ReportRow){"sample pictures", duration(o, r->spent.samples + r->spent.strengths), NULL};
-    rows[n++] = (ReportRow){"all", duration(o, all), r->first_step ? "since this run was resumed" : NULL};
-    rows[n++] = (ReportRow){"memory, planned", bytes(o, memory_total(&r->memory)), "before the first step"};
+    rows[n++] = (ReportRow){"sample pictures", duration(o, r->spent.samples + r->spent.strengths),
+                            NULL};
+    rows[n++] = (ReportRow){"all", duration(o, all), r->first_step ? "since this run was resumed"
+                            : NULL};
+    rows[n++] = (ReportRow){"memory, planned", bytes(o, memory_total(&r->memory)),
+                            "before the first step"};
     rows[n++] = (ReportRow){"memory, used", bytes(o, memory_peak()),
-                            dev_own_memory(r->m.dev) ? "of the process; the device has its own" : "most of the process at a time"};
+                            dev_own_memory(r->m.dev) ? "of the process; the device has its own"
+                            : "most of the process at a time"};
     p->machine = rows;
     p->machine_count = n;
 }
@@ -200,7 +208,8 @@ static size_t list_sizes(const TrainRun *r, ReportBar *sizes, Owned *o)
         size_t pictures = 0;
         for (size_t i = 0; i < ds->item_count; i++)
             pictures += ds->items[i].repeats && ds->items[i].bucket == (int)b;
-        sizes[n++] = (ReportBar){own(o, mem_printf("%d x %d", ds->buckets[b].w, ds->buckets[b].h)), pictures};
+        sizes[n++] = (ReportBar){own(o, mem_printf("%d x %d", ds->buckets[b].w, ds->buckets[b].h)),
+                                 pictures};
     }
     qsort(sizes, n, sizeof *sizes, by_count);
     return n;
@@ -239,7 +248,8 @@ static int sample_grid(ReportGrid *g, const TrainRun *r, int strengths, Owned *o
     enum { ROWS = 64 };
     char label[ROWS][24];
     size_t cols = train_samples_count(r), rows = train_samples_rows(r, strengths, label, ROWS);
-    const char **list = mem_calloc((rows + 1) * (cols + 1) + rows + cols, sizeof *list), **names = list;
+    const char **list = mem_calloc((rows + 1) * (cols + 1) + rows + cols, sizeof *list);
+    const char **names = list;
     if (!list) return err_nomem(e, rows * cols * sizeof *list, "the report");
     own(o, (char *)(void *)list);
     for (size_t i = 0; i < rows; i++) names[i] = own(o, train_samples_row_name(label[i]));
@@ -247,8 +257,10 @@ static int sample_grid(ReportGrid *g, const TrainRun *r, int strengths, Owned *o
     for (size_t i = 0; i < rows * cols; i++)
         names[rows + cols + i] = own(o, train_samples_path(r, label[i / cols], i % cols));
     *g = (ReportGrid){strengths ? "Strength" : "Samples",
-                      strengths ? "The finished LoRA at other strengths, with the same seeds. Where it looks best is what to write "
-                                  "behind its name: <lora:NAME:0.8>." : "The same seeds at each moment.",
+                      strengths ? "The finished LoRA at other strengths, with the same seeds. "
+                                  "Where it looks best is what to write behind its name: "
+                                  "<lora:NAME:0.8>."
+                                : "The same seeds at each moment.",
                       names, names + rows, names + rows + cols, rows, cols};
     return 0;
 }
@@ -280,7 +292,8 @@ static int gather(Report *p, Parts *parts, const TrainRun *r, Err *e)
     Owned *o = &parts->owned;
     parts->rows = mem_calloc(r->opt.count, sizeof *parts->rows);
     parts->tags = mem_calloc(TAGS_COUNTED, sizeof *parts->tags);
-    if (!parts->rows || !parts->tags) return err_nomem(e, r->opt.count * sizeof *parts->rows, "the report");
+    if (!parts->rows || !parts->tags)
+        return err_nomem(e, r->opt.count * sizeof *parts->rows, "the report");
     p->rows = parts->rows;
     p->row_count = list_rows(r, parts->rows, 1);
     p->unset = list_rows(r, parts->rows + p->row_count, 0);
@@ -292,9 +305,11 @@ static int gather(Report *p, Parts *parts, const TrainRun *r, Err *e)
     p->size_count = list_sizes(r, parts->sizes, o);
     p->thumbs = parts->thumbs;
     p->thumb_count = list_thumbs(r, parts->thumbs);
-    p->data = own(o, mem_printf("%zu pictures from %s, %" PRIu32 " uses an epoch, %zu different tags%s. As they are cut for "
-                                "training; the caption shows under the pointer.", r->ds->item_count, r->o.data_dir,
-                                r->ds->entry_count, tags, p->thumb_count < r->ds->item_count ? "; a selection" : ""));
+    p->data = own(o, mem_printf("%zu pictures from %s, %" PRIu32 " uses an epoch, %zu different "
+                                "tags%s. As they are cut for training; the caption shows under "
+                                "the pointer.", r->ds->item_count, r->o.data_dir,
+                                r->ds->entry_count, tags,
+                                p->thumb_count < r->ds->item_count ? "; a selection" : ""));
     figures(p, r, parts->figures, o);
     machine(p, r, parts->machine, o);
     p->command = own(o, command(r));

@@ -13,11 +13,14 @@ int train_strengths_init(TrainRun *r, Err *e)
     const char *text = r->o.sample_strengths;
     if (!text) return 0;
     if (!r->o.sample_prompts || r->o.full || r->o.train_vae)
-        return err_set(e, ERR_USAGE, "option --sample_strengths: needs --sample_prompts and a LoRA");
+        return err_set(e, ERR_USAGE, "option --sample_strengths: needs --sample_prompts and a "
+                                     "LoRA");
     for (char *end; *text; text = *end == ',' ? end + 1 : end) {
         double v = strtod(text, &end);
-        if (end == text || (*end && *end != ',') || !(v > 0 && v <= 10) || r->strength_count == STRENGTHS_MAX)
-            return err_set(e, ERR_USAGE, "option --sample_strengths: \"%s\" is not a list of at most %d numbers above 0, "
+        if (end == text || (*end && *end != ',') || !(v > 0 && v <= 10) ||
+            r->strength_count == STRENGTHS_MAX)
+            return err_set(e, ERR_USAGE, "option --sample_strengths: \"%s\" is not a list of at "
+                                         "most %d numbers above 0, "
                            "such as 0.4,0.7,1", r->o.sample_strengths, STRENGTHS_MAX);
         r->strengths[r->strength_count++] = v;
     }

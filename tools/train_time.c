@@ -21,7 +21,8 @@ int train_time_seconds(double *seconds, const char *text, Err *e)
     *seconds = 0;
     for (const char *s = text; *s;) {
         char *end;
-        double v = strtod(s, &end), unit = *end == 'h' ? 3600 : *end == 'm' ? 60 : *end == 's' ? 1 : 0;
+        double v = strtod(s, &end);
+        double unit = *end == 'h' ? 3600 : *end == 'm' ? 60 : *end == 's' ? 1 : 0;
         if (end == s || unit == 0 || !(v >= 0) || v > 1e6) {
             *seconds = 0;
             break;
@@ -56,7 +57,8 @@ static int measure(TrainRun *r, double *step, double *micro, Err *e)
 /* Sample pictures: seconds for each step of the run, and at its end. */
 static void sample_seconds(const TrainRun *r, double micro, double *per_step, double *at_end)
 {
-    double graph = cost_graph_seconds(&cost_nominal, r->ft.graphs[0].exec.g), all = train_samples_cost(r) * micro / graph;
+    double graph = cost_graph_seconds(&cost_nominal, r->ft.graphs[0].exec.g);
+    double all = train_samples_cost(r) * micro / graph;
     *per_step = r->samples ? all / train_samples_interval(r) : 0;
     *at_end = all * r->strength_count;
 }
@@ -65,23 +67,29 @@ int train_time(TrainRun *r, Err *e)
 {
     double allowed, step, micro, per_step, at_end;
     if (!r->o.time || r->recalled) return 0;
-    if (r->o.train_vae || r->o.full_bf16) return err_set(e, ERR_USAGE, "option --time: not with --train_vae and --full_bf16");
+    if (r->o.train_vae || r->o.full_bf16)
+        return err_set(e, ERR_USAGE, "option --time: not with --train_vae and --full_bf16");
     TRY(train_time_seconds(&allowed, r->o.time, e));
     TRY(measure(r, &step, &micro, e));
     sample_seconds(r, micro, &per_step, &at_end);
-    double left = allowed - (machine_seconds() - r->spent.start) - at_end, fits = floor(left / (step + per_step));
+    double left = allowed - (machine_seconds() - r->spent.start) - at_end;
+    double fits = floor(left / (step + per_step));
     if (fits < 1)
-        return err_set(e, ERR_USAGE, "option --time: %s is over before the first step (a step takes %.3g s, sample pictures at "
+        return err_set(e, ERR_USAGE, "option --time: %s is over before the first step (a step "
+                       "takes %.3g s, sample pictures at "
                        "the end %.3g s)", r->o.time, step, at_end);
     int wanted = r->o.epochs || r->o.steps;        /* a length is given, or chosen */
     if (fits > 1e9 || (wanted && fits >= r->total)) {
-        fprintf(stderr, "time       %s is enough: %u steps take about %.3g s\n", r->o.time, r->total,
+        fprintf(stderr, "time       %s is enough: %u steps take about %.3g s\n", r->o.time,
+                r->total,
                 r->total * (step + per_step) + at_end);
         return 0;
     }
-    char *reason = mem_printf("what fits into %s: %.3g s a step, sample pictures %.3g s%s", r->o.time, step,
+    char *reason = mem_printf("what fits into %s: %.3g s a step, sample pictures %.3g s%s",
+                              r->o.time, step,
                               per_step * fits + at_end, wanted ? "" : "; no length was given");
-    fprintf(stderr, "time       %.0f steps instead of %u: %s\n", fits, r->total, reason ? reason : "");
+    fprintf(stderr, "time       %.0f steps instead of %u: %s\n", fits, r->total,
+            reason ? reason : "");
     options_forget(&r->opt, "max_train_epochs");
     options_forget(&r->opt, "max_train_steps");
     r->o.epochs = 0;
