@@ -14,7 +14,7 @@
 /* Purposes of RngKey; 0xDA.... belongs to data sets. */
 enum { DRAW_ORDER = 0xDA0001, DRAW_BATCHES = 0xDA0002, DRAW_FLIP = 0xDA0003,
        DRAW_SPLIT = 0xDA0004 };
-enum { REPEATS_MAX = 1000000, ENTRIES_MAX = 1 << 30 };
+enum { REPEATS_MAX = 1000000, ENTRIES_MAX = 1 << 30, SOME_MAX = 20 };
 
 __attribute__((format(printf, 2, 3)))
 static void notice(const Dataset *ds, const char *fmt, ...)
@@ -43,6 +43,7 @@ static int parse_folder(const char *name, const char **words)
 static int add_folder(Dataset *ds, const char *path, const char *name, const char *words,
                       int repeats, int is_reg, Err *e)
 {
+    if (ds->cfg.repeats && !is_reg) repeats = ds->cfg.repeats;
     for (size_t at = 0, n = strlen(name); at < n;) {       /* it may become a caption */
         utf8proc_int32_t cp;
         utf8proc_ssize_t k = utf8proc_iterate((const utf8proc_uint8_t *)name + at,
@@ -185,6 +186,14 @@ static int scan_pictures(Dataset *ds, size_t folder, Err *e)
     return rc;
 }
 
+/* How many of a folder's pictures are held out. */
+static size_t held_of(const Dataset *ds, size_t count)
+{
+    if (!ds->cfg.split_some) return count - (size_t)ceil((double)count * (1 - ds->cfg.split) - 1e-9);
+    size_t fifth = (count + 2) / 5;
+    return count < 2 ? 0 : fifth < 1 ? 1 : fifth > SOME_MAX ? SOME_MAX : fifth;
+}
+
 /* Holds a part of each folder of training pictures out, chosen by the seed: kohya's
  * split_train_val, but no picture is on both sides. */
 static int split(Dataset *ds, Err *e)
@@ -197,7 +206,7 @@ static int split(Dataset *ds, Err *e)
         if (!index) return err_nomem(e, f->count * sizeof *index, "the list of pictures");
         for (uint32_t k = 0; k < f->count; k++) index[k] = k;
         rng_shuffle((RngKey){ds->cfg.split_seed, 0, (uint32_t)i, DRAW_SPLIT}, index, (uint32_t)f->count);
-        size_t stay = (size_t)ceil((double)f->count * (1 - ds->cfg.split) - 1e-9);
+        size_t stay = f->count - held_of(ds, f->count);
         for (size_t k = 0; k < f->count; k++) {
             DataItem *it = &ds->items[f->first + index[k]];
             it->repeats = (k >= stay) != ds->cfg.held_out ? 0 : ds->cfg.held_out ? 1 : it->repeats;
@@ -206,6 +215,9 @@ static int split(Dataset *ds, Err *e)
         mem_free(index);
     }
     if (held) return 0;
+    if (ds->cfg.split_some)
+        return err_set(e, ERR_USAGE, "--auto: every folder has a single picture, and none can be held out; give "
+                       "--validation_dir");
     return err_set(e, ERR_USAGE, "--validation_split %g: leaves no picture to validate with; give more",
                    ds->cfg.split);
 }
@@ -338,7 +350,7 @@ static int fill(Dataset *ds, Err *e)
     TRY(scan_dir(ds, c->train_dir, 0, e));
     if (c->reg_dir && *c->reg_dir) TRY(scan_dir(ds, c->reg_dir, 1, e));
     for (size_t i = 0; i < ds->folder_count; i++) TRY(scan_pictures(ds, i, e));
-    if (c->split > 0) TRY(split(ds, e));
+    if (c->split > 0 || c->split_some) TRY(split(ds, e));
     TRY(probe_all(ds, e));
     TRY(count_images(ds, e));
     balance(ds);

@@ -33,8 +33,10 @@ typedef struct {
     int wildcards;                   /* captions keep all their lines (CaptionConfig.wildcards) */
     int alpha_mask;                  /* masks are the pictures' opacity */
     const char *mask_dir;            /* masks: folder of pictures named as these; NULL: none */
+    int repeats;                     /* of training pictures, whatever their folder says; 0: that */
     int flat_repeats;                /* of pictures that lie in no such folder; 0: once */
     double split;                    /* part of the training pictures that is held out, by folder */
+    int split_some;                  /* instead: a fifth of each folder of two or more, 20 at most */
     uint64_t split_seed;
     int held_out;                    /* 1: only those are here, once each; 0: only the others */
     int flip_aug;                    /* mirror every second use, at random */

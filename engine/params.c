@@ -58,8 +58,50 @@ void params_free(Params *ps)
     mem_free(ps);
 }
 
+/* Gives the memory back when nothing in it is in use any more. */
+static void leave_block(Params *ps, Param *p)
+{
+    ParamBlock *b = &ps->blocks[p->block];
+    p->data = NULL;
+    p->filled = 0;
+    if (--b->users) return;
+    dev_sync(ps->dev);
+    dev_free(ps->dev, b->base, b->bytes);
+    b->base = NULL;
+}
+
+static void forget(Params *ps, params_group_fn *group, void *ctx)
+{
+    size_t kept = 0, index = 0;
+    dev_sync(ps->dev);
+    for (size_t i = 0; i < ps->count; i++) {
+        Param *p = ps->index[i];
+        if (!p->trainable && group(ctx, p->name) < 0) ps->index[index++] = p;
+    }
+    for (size_t i = 0; i < ps->count; i++) {
+        Param *p = ps->list[i];
+        if (!p->trainable && group(ctx, p->name) < 0) {
+            ps->list[kept++] = p;
+            continue;
+        }
+        if (p->data) leave_block(ps, p);
+        mem_free(p->name);
+        mem_free(p);
+    }
+    ps->count = kept;
+    for (size_t i = 0; i < ps->block_count; i++) {
+        ParamBlock *b = &ps->blocks[i];
+        if (!b->gradients || !b->base) continue;
+        dev_free(ps->dev, b->base, b->bytes);
+        b->base = NULL;
+    }
+}
+
 void params_set_trainable(Params *ps, params_group_fn *group, void *ctx)
 {
+    forget(ps, group, ctx);
+    ps->trained = DT_F32;
+    ps->streamed = 0;
     ps->group = group;
     ps->group_ctx = ctx;
 }
@@ -199,13 +241,21 @@ static char *new_block(Params *ps, size_t bytes, int gradients, int *rc, Err *e)
     return base;
 }
 
-int params_alloc(Params *ps, const char *prefix, Err *e)
+size_t params_held(const Params *ps)
 {
-    if (ps->err.code) return err_set(e, ps->err.code, "%s", ps->err.msg);
+    size_t bytes = 0;
+    for (size_t i = 0; i < ps->block_count; i++) bytes += ps->blocks[i].base ? ps->blocks[i].bytes : 0;
+    return bytes;
+}
+
+/* Frozen parameters and trainable ones lie in blocks of their own, so that these can be
+ * given back. */
+static int alloc_kind(Params *ps, const char *prefix, int trainable, Err *e)
+{
     size_t bytes = 0, grads = 0;
     for (size_t i = 0; i < ps->count; i++) {
         const Param *p = ps->list[i];
-        if (p->data || !in_part(p, prefix)) continue;
+        if (p->data || p->trainable != trainable || !in_part(p, prefix)) continue;
         bytes += data_bytes(p);
         grads += p->grad ? 0 : grad_bytes(p);
     }
@@ -215,7 +265,7 @@ int params_alloc(Params *ps, const char *prefix, Err *e)
     if (rc) return rc;
     for (size_t i = 0; i < ps->count && at; i++) {
         Param *p = ps->list[i];
-        if (p->data || !in_part(p, prefix)) continue;
+        if (p->data || p->trainable != trainable || !in_part(p, prefix)) continue;
         p->data = at;
         at += data_bytes(p);
         p->block = (int)ps->block_count - 1;
@@ -227,25 +277,26 @@ int params_alloc(Params *ps, const char *prefix, Err *e)
     return 0;
 }
 
+int params_alloc(Params *ps, const char *prefix, Err *e)
+{
+    if (ps->err.code) return err_set(e, ps->err.code, "%s", ps->err.msg);
+    TRY(alloc_kind(ps, prefix, 0, e));
+    return alloc_kind(ps, prefix, 1, e);
+}
+
 void params_release(Params *ps, const char *prefix)
 {
     for (size_t i = 0; i < ps->count; i++) {
         Param *p = ps->list[i];
         if (!p->data || !in_part(p, prefix)) continue;
-        ParamBlock *b = &ps->blocks[p->block];
-        p->data = NULL;
-        p->filled = 0;
-        if (--b->users) continue;
-        dev_sync(ps->dev);
-        dev_free(ps->dev, b->base, b->bytes);
-        b->base = NULL;
+        leave_block(ps, p);
     }
 }
 
 void params_zero_grad(Params *ps)
 {
     for (size_t i = 0; i < ps->block_count; i++)
-        if (ps->blocks[i].gradients) dev_zero(ps->dev, ps->blocks[i].base, ps->blocks[i].bytes);
+        if (ps->blocks[i].gradients && ps->blocks[i].base) dev_zero(ps->dev, ps->blocks[i].base, ps->blocks[i].bytes);
 }
 
 /* (O,I,kh,kw) <-> (O,kh,kw,I) for `rows` values of O; to_file chooses the

@@ -64,7 +64,9 @@ Params *params_new(Dev *dev, const Ops *ops, Dtype wdt);     /* NULL: no memory 
 void params_free(Params *ps);                                /* NULL ok */
 
 /* Which declared parameters are trainable is decided when they are declared:
- * the callback is asked once per name; group < 0 means frozen. */
+ * the callback is asked once per name; group < 0 means frozen. Parameters of an earlier
+ * training are forgotten: those that were trainable, and those that will be; no graph may
+ * hold them. Nothing is streamed until params_stream says so again. */
 typedef int params_group_fn(void *ctx, const char *name);
 void params_set_trainable(Params *ps, params_group_fn *group, void *ctx);
 /* Frozen matrices for which the callback says 1 are stored in 8 bits. Before the first
@@ -90,6 +92,8 @@ size_t params_bytes(const Params *ps);
 /* Memory for the parameters whose names begin with prefix (NULL: all) and that have
  * none yet; gradients are zero. */
 int params_alloc(Params *ps, const char *prefix, Err *e);
+/* Bytes that it has taken and that were not given back. */
+size_t params_held(const Params *ps);
 /* Gives back the values of those parameters. The memory is free when everything that
  * was allocated with them is released. They can be allocated and filled again. */
 void params_release(Params *ps, const char *prefix);

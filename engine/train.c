@@ -60,7 +60,17 @@ void train_free(Trainer *t)
     optim_free(t->optim);
     if (t->state) dev_free(t->ps->dev, t->state, t->state_bytes);
     mem_free(t->window);
+    mem_free(t->points);
     *t = (Trainer){0};
+}
+
+int train_point(Trainer *t, TrainPoint p, Err *e)
+{
+    TrainPoint *list = mem_grow(t->points, t->point_count, &t->point_cap, sizeof *list);
+    if (!list) return err_nomem(e, sizeof *list, "the run's measurements");
+    t->points = list;
+    list[t->point_count++] = p;
+    return 0;
 }
 
 /* ---- the loop ------------------------------------------------------------ */

@@ -44,6 +44,13 @@ typedef struct {
     uint32_t loss_window;          /* steps that avr_loss is the mean of: an epoch, as in kohya */
 } TrainConfig;
 
+/* What a run measured on the way, besides its losses: kept in its state, so that what is
+ * decided by it is decided again the same way. */
+typedef struct {
+    uint32_t step;
+    float held_out, training;      /* mean loss; NAN: none */
+} TrainPoint;
+
 typedef struct {
     Params *ps;
     TrainConfig c;
@@ -56,6 +63,8 @@ typedef struct {
                                       caller, also from TrainTask.after */
     float *window;                 /* (loss_window) the last losses */
     double loss, avr_loss, grad_norm, lr_factor;     /* of the last step */
+    TrainPoint *points;            /* point_count, by step */
+    size_t point_count, point_cap;
     double squares;                /* of the gradients that were streamed in this step */
 } Trainer;
 
@@ -66,6 +75,9 @@ size_t train_bytes(const Trainer *t);
 /* After the parameters are allocated and loaded. */
 int train_place(Trainer *t, Err *e);
 void train_free(Trainer *t);                         /* zeroed t ok */
+
+/* Adds to Trainer.points. */
+int train_point(Trainer *t, TrainPoint p, Err *e);
 
 /* Exec.update for graphs with streamed parameters (params.h): ctx is the Trainer. The
  * gradient of each parameter is clipped to max_grad_norm by itself. */

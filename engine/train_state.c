@@ -1,7 +1,8 @@
 /* train_state.c - a Trainer on disk (train.h): one safetensors file.
  *
  *   metadata   sdc_train_state "1", step, and the facts of the run
- *   F32        "param/<name>" in file layout, "losses"
+ *   F32        "param/<name>" in file layout, "losses"; "points": step, held_out and training
+ *              of each (whole numbers below 2^24 are exact); absent when there are none
  *   U8         "state/<blob>": the optimizer's exact bytes (optim.h)
  */
 #include <inttypes.h>
@@ -60,6 +61,8 @@ static int declare(const Trainer *t, State *s, const TrainFact *facts, size_t co
         TRY(tensorwriter_add(s->w, buf, FD_F32, 1, (int64_t[]){(int64_t)p->count}, e));
     }
     TRY(tensorwriter_add(s->w, "losses", FD_F32, 1, (int64_t[]){t->c.loss_window}, e));
+    if (t->point_count)
+        TRY(tensorwriter_add(s->w, "points", FD_F32, 2, (int64_t[]){(int64_t)t->point_count, 3}, e));
     TRY(optim_save(t->optim, declare_blob, s, e));
     return tensorwriter_begin(s->w, e);
 }
@@ -75,11 +78,25 @@ static int write_param(const Trainer *t, State *s, const char *name, Err *e)
     return rc;
 }
 
+static int write_points(const Trainer *t, State *s, Err *e)
+{
+    float *v = mem_alloc(t->point_count * 3 * sizeof *v);
+    if (!v) return err_nomem(e, t->point_count * 12, "points");
+    for (size_t i = 0; i < t->point_count; i++) {
+        const TrainPoint *p = &t->points[i];
+        memcpy(v + 3 * i, (float[]){(float)p->step, p->held_out, p->training}, 3 * sizeof *v);
+    }
+    int rc = tensorwriter_write_f32(s->w, v, t->point_count * 3, e);
+    mem_free(v);
+    return rc;
+}
+
 static int write_all(const Trainer *t, State *s, Err *e)
 {
     for (const char *due; (due = tensorwriter_next(s->w));) {
         if (!strncmp(due, "param/", 6)) TRY(write_param(t, s, due + 6, e));
         else if (!strcmp(due, "losses")) TRY(tensorwriter_write_f32(s->w, t->window, t->c.loss_window, e));
+        else if (!strcmp(due, "points")) TRY(write_points(t, s, e));
         else {
             /* the optimizer lists its blobs in (nearly) the file's order: one pass or few */
             s->wrote = 0;
@@ -148,6 +165,24 @@ static int load_params(Trainer *t, const TensorFile *f, Err *e)
     return 0;
 }
 
+static int load_points(Trainer *t, const TensorFile *f, Err *e)
+{
+    const FileTensor *ft = tensorfile_find(f, "points");
+    if (!ft) return 0;
+    if (ft->ndim != 2 || ft->shape[1] != 3)
+        return err_set(e, ERR_INPUT, "%s: tensor points is of another size", tensorfile_path(f));
+    float *v = mem_alloc((size_t)ft->count * sizeof *v);
+    int rc = v ? load_f32(f, "points", (size_t)ft->count, v, e) : err_nomem(e, (size_t)ft->count * 4, "points");
+    for (int64_t i = 0; !rc && i < ft->shape[0]; i++) {
+        const float *p = v + 3 * i;
+        if (!(p[0] >= 0 && p[0] < 0x1p32f))
+            rc = err_set(e, ERR_INPUT, "%s: tensor points: %g is no step", tensorfile_path(f), p[0]);
+        else rc = train_point(t, (TrainPoint){(uint32_t)p[0], p[1], p[2]}, e);
+    }
+    mem_free(v);
+    return rc;
+}
+
 static int load_all(Trainer *t, const TensorFile *f, const TrainFact *facts, size_t count, Err *e)
 {
     const char *version = tensorfile_meta(f, "sdc_train_state"), *step = tensorfile_meta(f, "step");
@@ -160,6 +195,7 @@ static int load_all(Trainer *t, const TensorFile *f, const TrainFact *facts, siz
         return err_set(e, ERR_INPUT, "%s: metadata step is \"%s\"", tensorfile_path(f), step);
     TRY(load_params(t, f, e));
     TRY(load_f32(f, "losses", t->c.loss_window, t->window, e));
+    TRY(load_points(t, f, e));
     State s = {.f = f};
     TRY(optim_load(t->optim, read_blob, &s, e));
     t->step = (uint32_t)n;

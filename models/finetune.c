@@ -96,6 +96,7 @@ static int alloc_batch(Finetune *f, Err *e)
     f->latents = mem_alloc(k * sizeof(float));
     f->noise = mem_alloc(k * sizeof(float));
     f->weight = mem_alloc(n * sizeof(float));
+    f->per = mem_alloc(n * sizeof(float));
     f->timestep = mem_alloc(n * sizeof(int));
     f->ids = mem_alloc(n * (size_t)f->c.chunks * SD_POSITIONS * sizeof *f->ids);
     f->moments = mem_calloc(2 * f->ds->item_count, sizeof *f->moments);
@@ -104,7 +105,7 @@ static int alloc_batch(Finetune *f, Err *e)
     if (scales) f->scratch = mem_alloc(k / n * sizeof(float));
     if (masked) f->mask = mem_alloc(k / SD_LATENT * sizeof(float));
     if (masked) f->masks = mem_calloc(2 * f->ds->item_count, sizeof *f->masks);
-    int ok = f->latents && f->noise && f->weight && f->timestep && f->ids && f->moments;
+    int ok = f->latents && f->noise && f->weight && f->per && f->timestep && f->ids && f->moments;
     ok &= (!gamma || f->input_noise) && (!scales || f->scratch) && (!masked || (f->mask && f->masks));
     if (ok) return 0;
     return err_nomem(e, 2 * k * sizeof(float), "a batch");
@@ -129,11 +130,11 @@ void finetune_free(Finetune *f)
     for (size_t i = 0; i < f->graph_count; i++) denoise_free(&f->graphs[i]);
     for (size_t i = 0; i < f->encoder_count; i++) exec_free(&f->encoders[i]);
     for (size_t i = 0; f->masks && i < 2 * f->ds->item_count; i++) mem_free(f->masks[i]);
-    for (size_t i = 0; f->moments && i < 2 * f->ds->item_count; i++) mem_free(f->moments[i]);
     slab_free(&f->slab);
     dataset_epoch_free(&f->epoch);
     latent_cache_close(&f->cache);
-    void *owned[] = {f->graphs, f->encoders, f->moments, f->latents, f->noise, f->weight, f->timestep, f->ids,
+    latent_pool_free(&f->own);
+    void *owned[] = {f->graphs, f->encoders, f->moments, f->latents, f->noise, f->weight, f->per, f->timestep, f->ids,
                      f->masks, f->input_noise, f->mask, f->scratch};
     for (size_t i = 0; i < sizeof owned / sizeof *owned; i++) mem_free(owned[i]);
     *f = (Finetune){0};
@@ -195,31 +196,62 @@ static int run_encoder(Finetune *f, const DataItem *item, int flip, float *momen
     return rc;
 }
 
+static LatentPool *pool(Finetune *f) { return f->c.pool ? f->c.pool : &f->own; }
+
 /* The moments of one picture: from the cache on disk, or encoded and put there. */
-static int encode(Finetune *f, const DataItem *item, int flip, float **moments, Err *e)
+static int encode(Finetune *f, const DataItem *item, int flip, float *moments, size_t count, Err *e)
+{
+    int hit = 0;
+    if (f->cache.dir) TRY(latent_cache_get(&f->cache, item, flip, moments, count, &hit, e));
+    if (hit) return 0;
+    TRY(run_encoder(f, item, flip, moments, count, e));
+    return f->cache.dir ? latent_cache_put(&f->cache, item, flip, moments, count, e) : 0;
+}
+
+/* Encodes it into the pool. */
+static int add_moments(Finetune *f, const DataItem *item, int flip, float **moments, Err *e)
 {
     size_t count = (size_t)item->fit.bucket.w * (size_t)item->fit.bucket.h / 64 * 2 * SD_LATENT;
-    int hit = 0;
-    *moments = mem_alloc(count * sizeof(float));
-    if (!*moments) return err_nomem(e, count * 4, item->path);
-    if (f->cache.dir) TRY(latent_cache_get(&f->cache, item, flip, *moments, count, &hit, e));
-    if (hit) return 0;
-    TRY(run_encoder(f, item, flip, *moments, count, e));
-    return f->cache.dir ? latent_cache_put(&f->cache, item, flip, *moments, count, e) : 0;
+    float *made = mem_alloc(count * sizeof(float));
+    int rc = made ? encode(f, item, flip, made, count, e) : err_nomem(e, count * 4, item->path);
+    if (!rc) rc = latent_pool_add(pool(f), item, flip, made, e);
+    if (rc) mem_free(made);
+    else *moments = made;
+    return rc;
+}
+
+static int kinds(const Finetune *f) { return f->ds->cfg.flip_aug ? 2 : 1; }
+
+/* What the pool has; *missing counts the others. */
+static int find_all(Finetune *f, size_t *missing, Err *e)
+{
+    for (size_t i = 0; i < f->ds->item_count; i++)
+        for (int flip = 0; flip < kinds(f) && f->ds->items[i].repeats; flip++) {
+            float **at = &f->moments[2 * i + (size_t)flip];
+            TRY(latent_pool_find(pool(f), &f->ds->items[i], flip, at, e));
+            *missing += !*at;
+        }
+    return 0;
 }
 
 static int encode_all(Finetune *f, int (*tick)(void *ctx, size_t done, size_t total), void *ctx, Err *e)
 {
-    int kinds = f->ds->cfg.flip_aug ? 2 : 1;
-    size_t total = f->ds->item_count * (size_t)kinds, done = 0;
+    size_t total = f->ds->item_count * (size_t)kinds(f), done = 0;
     for (size_t i = 0; i < f->ds->item_count; i++)
-        for (int flip = 0; flip < kinds; flip++) {
+        for (int flip = 0; flip < kinds(f); flip++) {
+            float **at = &f->moments[2 * i + (size_t)flip];
             int rc = tick ? tick(ctx, ++done, total) : 0;
             if (rc) return err_set(e, rc, "stopped while encoding pictures");
-            if (!f->ds->items[i].repeats) continue;
-            TRY(encode(f, &f->ds->items[i], flip, &f->moments[2 * i + (size_t)flip], e));
-            if (f->masks) TRY(dataset_mask(&f->masks[2 * i + (size_t)flip], f->ds, &f->ds->items[i], flip, e));
+            if (f->ds->items[i].repeats && !*at) TRY(add_moments(f, &f->ds->items[i], flip, at, e));
         }
+    return 0;
+}
+
+static int read_masks(Finetune *f, Err *e)
+{
+    for (size_t i = 0; f->masks && i < f->ds->item_count; i++)
+        for (int flip = 0; flip < kinds(f) && f->ds->items[i].repeats; flip++)
+            TRY(dataset_mask(&f->masks[2 * i + (size_t)flip], f->ds, &f->ds->items[i], flip, e));
     return 0;
 }
 
@@ -228,6 +260,10 @@ int finetune_cache(Finetune *f, int (*tick)(void *ctx, size_t done, size_t total
     static const char *const parts[] = {"vae.encoder.", "vae.quant_conv."};
     const Param *first = params_find(f->m->ps, "vae.encoder.conv_in.weight");
     int absent = first && !first->data;
+    size_t missing = 0;
+    TRY(read_masks(f, e));
+    TRY(find_all(f, &missing, e));
+    if (!missing) return 0;
     if (f->c.cache_dir) TRY(latent_cache_open(&f->cache, f->c.cache_dir, f->m, e));
     TRY(slab_alloc(&f->slab, f->m->dev, e));
     for (int i = 0; absent && i < 2; i++) TRY(model_load_part(f->m, parts[i], e));
@@ -291,8 +327,18 @@ int finetune_micros(const Finetune *f, uint32_t step)
     return left < (size_t)f->c.accumulation ? (int)left : f->c.accumulation;
 }
 
-/* The batch that was filled, in pieces; each counts by its share of the pictures. */
-static int run_batch(Finetune *f, const DataBatch *b, float grad_scale, float *loss, Err *e)
+static void add_bands(const Finetune *f, int count, FinetuneBands *bands)
+{
+    int span = f->c.max_timestep - f->c.min_timestep;
+    for (int i = 0; i < count; i++) {
+        int k = (int)((int64_t)(f->timestep[i] - f->c.min_timestep) * FINETUNE_BANDS / span);
+        bands->sum[k] += f->per[i];
+        bands->count[k]++;
+    }
+}
+
+/* The batch that was filled, in pieces; each counts by its share of the pictures. bands: NULL ok. */
+static int run_batch(Finetune *f, const DataBatch *b, float grad_scale, float *loss, FinetuneBands *bands, Err *e)
 {
     size_t each = (size_t)(b->w / 8) * (size_t)(b->h / 8) * SD_LATENT, ids = (size_t)f->c.chunks * SD_POSITIONS;
     double sum = 0;
@@ -304,10 +350,11 @@ static int run_batch(Finetune *f, const DataBatch *b, float grad_scale, float *l
                            f->weight + i, f->mask ? f->mask + i * each / SD_LATENT : NULL,
                            f->input_noise ? f->input_noise + i * each : NULL};
         float l, share = (float)n / (float)b->count;
-        TRY(denoise_run(d, &in, grad_scale * share, &l, NULL, e));
+        TRY(denoise_run(d, &in, grad_scale * share, &l, bands ? f->per + i : NULL, e));
         sum += (double)l * share;
     }
     *loss = (float)sum;
+    if (bands) add_bands(f, b->count, bands);
     return 0;
 }
 
@@ -340,25 +387,36 @@ int finetune_run(Finetune *f, uint32_t step, int micro, float *loss, Err *e)
     TRY(epoch_of(f, epoch, e));
     const DataBatch *b = &f->epoch.batches[step % f->steps * (size_t)f->c.accumulation + (size_t)micro];
     TRY(fill_batch(f, b, (RngKey){f->c.seed, step, (uint32_t)(micro * f->ds->cfg.batch_size), 0}, epoch, e));
-    return run_batch(f, b, 1.0f / (float)finetune_micros(f, step), loss, e);
+    return run_batch(f, b, 1.0f / (float)finetune_micros(f, step), loss, f->bands, e);
 }
 
-int finetune_validate(Finetune *f, int max_batches, double *loss, Err *e)
+static size_t validate_batches(const Finetune *f, int max_batches)
+{
+    return max_batches && (size_t)max_batches < f->batches ? (size_t)max_batches : f->batches;
+}
+
+size_t finetune_validate_size(const Finetune *f, int max_batches, int times)
+{
+    return validate_batches(f, max_batches) * (size_t)f->ds->cfg.batch_size * (size_t)times;
+}
+
+int finetune_validate(Finetune *f, int max_batches, int times, double *loss, FinetuneBands *bands, Err *e)
 {
     double sum = 0;
-    size_t count = max_batches && (size_t)max_batches < f->batches ? (size_t)max_batches : f->batches;
+    size_t count = validate_batches(f, max_batches);
+    if (bands) *bands = (FinetuneBands){0};
     TRY(epoch_of(f, 0, e));
     for (size_t k = 0; k < count; k++)
-        for (int i = 1; i <= FINETUNE_TIMES; i++) {
+        for (int i = 1; i <= times; i++) {
             const DataBatch *b = &f->epoch.batches[k];
             int span = f->c.max_timestep - f->c.min_timestep;
             float l;
-            TRY(fill_batch(f, b, (RngKey){f->c.seed, (uint32_t)(k * FINETUNE_TIMES) + (uint32_t)i, 0, 0}, 0, e));
-            for (int s = 0; s < b->count; s++) f->timestep[s] = f->c.min_timestep + span * i / (FINETUNE_TIMES + 1);
-            TRY(run_batch(f, b, 1, &l, e));
+            TRY(fill_batch(f, b, (RngKey){f->c.seed, (uint32_t)(k * (size_t)times) + (uint32_t)i, 0, 0}, 0, e));
+            for (int s = 0; s < b->count; s++) f->timestep[s] = f->c.min_timestep + span * i / (times + 1);
+            TRY(run_batch(f, b, 1, &l, bands, e));
             sum += l;
         }
-    *loss = sum / (double)(count * FINETUNE_TIMES);
+    *loss = sum / (double)(count * (size_t)times);
     return 0;
 }
 

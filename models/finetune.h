@@ -11,8 +11,16 @@
 #include "engine/data.h"
 #include "models/denoise.h"
 #include "models/latent_cache.h"
+#include "models/latent_pool.h"
 #include "models/noise.h"
 #include "tokenizer/bpe.h"
+
+/* Mean loss by quarters of the timesteps: quarter i is [min + i*span/4, min + (i+1)*span/4). */
+enum { FINETUNE_BANDS = 4 };
+typedef struct FinetuneBands {
+    double sum[FINETUNE_BANDS];
+    uint32_t count[FINETUNE_BANDS];
+} FinetuneBands;
 
 typedef struct {
     DenoiseConfig denoise;
@@ -27,6 +35,7 @@ typedef struct {
     uint64_t seed;
     int backward;                  /* 0: only measure the loss */
     const char *cache_dir;         /* latents on disk; NULL: in memory only */
+    LatentPool *pool;              /* where those in memory are kept; NULL: a pool of its own */
 } FinetuneConfig;
 
 typedef struct {
@@ -41,14 +50,17 @@ typedef struct {
     size_t encoder_count, encoder_cap;
     Slab slab;                     /* of the encoders: there while pictures are encoded */
     LatentCache cache;
-    float **moments;               /* per item and flip: (h,w,8) mean, log variance; owned */
+    LatentPool own;
+    float **moments;               /* per item and flip: (h,w,8) mean, log variance; the pool's */
     size_t batches, steps;         /* per epoch: micro-batches, optimizer steps */
     DataEpoch epoch;
     uint32_t epoch_index;
     float **masks;                 /* per item and flip: (h,w) 0..1; owned; NULL unless masked */
     float *latents, *noise, *weight;      /* one batch */
     float *input_noise, *mask, *scratch;  /* NULL unless they are needed */
+    float *per;                    /* the loss of each sample of a batch */
     int *timestep;
+    struct FinetuneBands *bands;   /* finetune_run adds to these; NULL: not wanted; borrowed */
     int32_t *ids;
 } Finetune;
 
@@ -66,7 +78,7 @@ void finetune_update(Finetune *f, int (*update)(void *ctx, Param *p, float *grad
 /* Bytes on the host: latents and one batch. */
 size_t finetune_bytes(const Finetune *f);
 
-/* Encodes every picture. Weights of the encoder that are not there are loaded, and
+/* Encodes every picture that is not in the pool. Weights of the encoder that are not there are loaded, and
  * released when it is done; so are its activations. tick(ctx, done, total)
  * may stop it with an ErrCode; NULL ok. ERR_FAIL naming the picture whose latents are not
  * finite. */
@@ -82,9 +94,12 @@ int finetune_micros(const Finetune *f, uint32_t step);
 int finetune_loss(Finetune *f, int passes, double *loss, Err *e);
 
 /* Validation as kohya's train_network.py: mean loss over the batches of one epoch, at most
- * max_batches (0: all), each at FINETUNE_TIMES timesteps that divide [min, max) evenly, with
- * noise of f->c.seed that is the same each time. One batch a step (accumulation 1). */
+ * max_batches (0: all), each at `times` timesteps (kohya: FINETUNE_TIMES) that divide
+ * [min, max) evenly, with noise of f->c.seed that is the same each time. One batch a step
+ * (accumulation 1). bands: the same by timestep, NULL ok. */
 enum { FINETUNE_TIMES = 4 };
-int finetune_validate(Finetune *f, int max_batches, double *loss, Err *e);
+int finetune_validate(Finetune *f, int max_batches, int times, double *loss, FinetuneBands *bands, Err *e);
+/* How many pictures it runs. */
+size_t finetune_validate_size(const Finetune *f, int max_batches, int times);
 
 #endif

@@ -135,8 +135,9 @@ static int group_of(void *ctx, const char *name)
 void model_train(Model *m, const ModelTraining *t)
 {
     m->train = *t;
-    if (t->half) params_stream(m->ps, DT_BF16);
+    slab_free(&m->slab);
     params_set_trainable(m->ps, group_of, m);
+    if (t->half) params_stream(m->ps, DT_BF16);
 }
 
 static const LoraModule *trained_module(const Model *m, const char *path)

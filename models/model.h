@@ -62,7 +62,8 @@ typedef struct {
 int model_open(Model *m, const ModelOptions *o, Err *e);
 void model_close(Model *m);                            /* zeroed m ok */
 
-/* Before the first graph. */
+/* Before the first graph; or again, when all graphs are freed, for another training: the
+ * frozen weights that are loaded stay. */
 void model_train(Model *m, const ModelTraining *t);
 
 /* A new graph for the building functions. b.g is NULL when there is no memory,

@@ -43,8 +43,8 @@ static int step_build(Step *s, int kind, Err *e)
     }
     ModelTraining t = {.lora = full ? NULL : &s->lora, .lora_unet = !full, .lora_text = !full,
                        .full_unet = full, .full_text = full};
-    if (kind == STREAMED) params_stream(s->m.ps, DT_F32);
     model_train(&s->m, &t);
+    if (kind == STREAMED) params_stream(s->m.ps, DT_F32);
     Build b = s->b = model_graph(&s->m);
     int map[4] = {1, SIDE, SIDE, 4}, one = 1;
     Tensor *x = graph_input(b.g, "x", DT_F32, 4, map), *target = graph_input(b.g, "target", DT_F32, 4, map);

@@ -9,7 +9,7 @@
 #include "engine/mem.h"
 #include "tools/cmd.h"
 #include "tools/stop.h"
-#include "tools/train.h"
+#include "tools/sweep.h"
 
 static void summary(const TrainRun *r)
 {
@@ -39,6 +39,7 @@ static void summary(const TrainRun *r)
 
 static int train(TrainRun *r, Err *e)
 {
+    if (r->o.sweep.count) return sweep_train(r, e);
     TRY(train_open(r, e));
     if (r->table) return 0;
     train_print_choices(r);

@@ -80,6 +80,12 @@ static int unknown(const Options *o, const char *name, const char *where, Err *e
     return err_set(e, ERR_USAGE, "%s: unknown option --%s; see %s --help", where, name, o->command);
 }
 
+const Option *options_find(const Options *o, const char *name)
+{
+    size_t i = find(o, name);
+    return i < o->count ? &o->table[i] : NULL;
+}
+
 int options_given(const Options *o, const char *name)
 {
     size_t i = find(o, name);
@@ -119,7 +125,7 @@ char *options_text(const Options *o, const char *name)
         if (takes_auto(t) && *(const double *)field == OPTION_AUTO) return mem_strdup("auto");
         return isnan(*(const double *)field) ? mem_strdup("") : mem_printf("%.15g", *(const double *)field);
     case OPT_TEXT: case OPT_MAYBE: return mem_strdup(*(char *const *)field ? *(char *const *)field : "");
-    case OPT_LIST: return list_text(field);
+    case OPT_LIST: case OPT_AXES: return list_text(field);
     default: return mem_strdup("");
     }
 }
@@ -214,7 +220,7 @@ int options_set(Options *o, const char *name, const char *value, int source, Err
     case OPT_FLAG: rc = set_flag(t, field, value, e); break;
     case OPT_INT: case OPT_INT64: case OPT_FLOAT: rc = set_number(t, field, value, e); break;
     case OPT_TEXT: case OPT_MAYBE: rc = set_text(field, value, e); break;
-    case OPT_LIST: rc = append(field, value, e); break;
+    case OPT_LIST: case OPT_AXES: rc = append(field, value, e); break;
     case OPT_REFUSED: if (!says_no(value)) rc = err_set(e, ERR_USAGE, "option --%s: %s", t->name, t->help); break;
     case OPT_IGNORED:
         if (!says_no(value)) fprintf(stderr, "note: --%s is ignored: %s\n", t->name, t->help);
@@ -300,6 +306,29 @@ int options_parse(Options *o, int argc, char **argv, int *help, Err *e)
 
 /* ---- config files -------------------------------------------------------- */
 
+/* The table's option of this kind, or its end. */
+static size_t find_axes(const Options *o)
+{
+    size_t i = 0;
+    while (i < o->count && !(o->table[i].name && o->table[i].kind == OPT_AXES)) i++;
+    return i;
+}
+
+/* Value index of a list where one value is expected. The first stands in the option, too. */
+static int add_to_axes(Options *o, size_t axes, const Option *t, const char *value, int index, Err *e)
+{
+    if (o->given[t - o->table] == OPTIONS_COMMAND) return 0;
+    char *first = index == 1 ? options_text(o, t->name) : NULL;
+    char *a = first ? mem_printf("%s=%s", t->name, first) : NULL, *b = mem_printf("%s=%s", t->name, value);
+    int rc = b && (a || index > 1) ? 0 : err_nomem(e, 64, "options");
+    if (!rc && a) rc = options_set(o, o->table[axes].name, a, OPTIONS_FILE, e);
+    if (!rc) rc = options_set(o, o->table[axes].name, b, OPTIONS_FILE, e);
+    mem_free(first);
+    mem_free(a);
+    mem_free(b);
+    return rc;
+}
+
 static int from_file(void *ctx, const char *key, const char *value, int index, Err *e)
 {
     Options *o = ctx;
@@ -307,6 +336,9 @@ static int from_file(void *ctx, const char *key, const char *value, int index, E
     if (i == o->count) return unknown(o, key, "config file", e);
     const Option *t = &o->table[i];
     if (index > 0 && t->kind == OPT_FLOAT && t->arg && strstr(t->arg, "...")) return 0;
+    size_t axes = find_axes(o);
+    if (index > 0 && t->kind != OPT_LIST && t->kind != OPT_AXES && axes < o->count)
+        return add_to_axes(o, axes, t, value, index, e);
     if (index > 0 && t->kind != OPT_LIST)
         return err_set(e, ERR_USAGE, "option %s: one value expected, not a list", key);
     return options_set(o, key, value, 2, e);
@@ -355,7 +387,7 @@ void options_free(Options *o)
         if (o->table[i].kind == OPT_TEXT || o->table[i].kind == OPT_MAYBE) {
             mem_free(*(char **)field);
             *(char **)field = NULL;
-        } else if (o->table[i].kind == OPT_LIST) {
+        } else if (o->table[i].kind == OPT_LIST || o->table[i].kind == OPT_AXES) {
             OptionList *l = field;
             for (size_t k = 0; k < l->count; k++) mem_free(l->item[k]);
             mem_free(l->item);

@@ -23,6 +23,8 @@ typedef enum {
     OPT_TEXT,      /* char *, owned */
     OPT_MAYBE,     /* char *, owned: the value may be missing (then "") */
     OPT_LIST,      /* OptionList: every occurrence is appended */
+    OPT_AXES,      /* the same; and where a file gives a list to an option of one value, each is
+                      appended as "name=value" */
     OPT_REFUSED,   /* known elsewhere, not here: `help` says why; ERR_USAGE unless it is
                       switched off */
     OPT_IGNORED    /* accepted without effect: `help` says why (noted once on stderr) */
@@ -71,6 +73,8 @@ int options_set(Options *o, const char *name, const char *value, int source, Err
 int options_given(const Options *o, const char *name);
 /* As if it had not been given; its field stays. */
 void options_forget(Options *o, const char *name);
+/* A row of the table by its name or alias, NULL: none. */
+const Option *options_find(const Options *o, const char *name);
 /* Its value as it could be given, an empty text when there is none; owned by the caller. */
 char *options_text(const Options *o, const char *name);
 void options_help(const Options *o, FILE *f);

@@ -12,6 +12,7 @@
 static const struct { const char *name; cmd_fn *run; const char *what; } commands[] = {
     {"sample", cmd_sample, "pictures from a prompt"},
     {"train", cmd_train, "train a LoRA or a model on a folder of pictures"},
+    {"sweep", cmd_sweep, "train with each combination of some settings, and compare"},
     {"plan", cmd_plan, "what fits in a given memory, and how fast it would be"},
     {"merge", cmd_merge, "add LoRAs to a checkpoint, or to each other"},
     {"tag", cmd_tag, "captions of tags for a folder of pictures, by a tagger"},

@@ -13,6 +13,7 @@
  *   train_class.c    regularisation pictures that are missing
  *   train_memory.c   what the run needs, and how it is made to fit
  *   train_samples.c  sample pictures and the grid
+ *   train_watch.c    the loss on pictures held out, and --auto
  *   train_norms.c    --scale_weight_norms
  *   train_strengths.c  samples at other strengths
  *   train_log.c      the log
@@ -38,7 +39,7 @@ typedef struct {
         *init, *device, *caption_prefix, *caption_suffix, *keep_tokens_separator, *comment, *network_module,
         *network_args, *validation_dir, *save_model_as, *ram, *lr_decay, *mask_dir, *caption_separator,
         *secondary_separator, *preset, *trigger, *class_prompt, *logging_dir, *log_prefix, *log_with, *meta_text[TRAIN_META];
-    OptionList optimizer_arg_list, network_arg_list, lr_arg_list, base_weights, base_multipliers, rest;
+    OptionList optimizer_arg_list, network_arg_list, lr_arg_list, base_weights, base_multipliers, rest, sweep;
     int network_dim, conv_dim, full, train_vae, unet_only, text_only, batch, accumulation, epochs, steps,
         save_every_n_epochs, save_every_n_steps, save_last_n_epochs, sample_every_n_epochs,
         sample_every_n_steps, sample_at_first, save_state, save_state_every_n_steps, shuffle_caption,
@@ -48,7 +49,7 @@ typedef struct {
         stop_after_steps, unit_latents, micro, full_bf16, int8_base, lr_timescale, debiased, scale_v_loss,
         noise_offset_random, multires_iterations, ip_noise_random, zero_terminal_snr, alpha_mask, masked_loss,
         enable_wildcard, token_warmup_min, validate_every_n_epochs, validate_every_n_steps,
-        max_validation_steps, repeats, save_n_epoch_ratio, save_last_n_steps,
+        max_validation_steps, repeats, num_repeats, sweep_halving, save_n_epoch_ratio, save_last_n_steps, until_best,
         num_class_images, use_ema, ema_update_after;
     int64_t seed, validation_seed;
     double network_alpha, conv_alpha, lr, unet_lr, text_lr, max_grad_norm, lr_power, min_snr_gamma, huber_c,
@@ -63,9 +64,27 @@ int train_options_init(TrainOptions *o, Options *opt, Err *e);
 /* A setting that the program chose. */
 typedef struct { const char *name; char *reason; } TrainChoice;
 
+/* The loss on pictures that are held out (train_watch.c). */
+typedef struct {
+    uint32_t interval;             /* steps between two measurements */
+    int times;                     /* timesteps of each picture */
+    FinetuneBands training;        /* training loss since the last one */
+    char why[300];                 /* --auto: why the run has stopped; "": it has not */
+} TrainWatch;
+
+/* What runs of one process share: the model with its frozen weights, and latents. */
+typedef struct {
+    Model m;                       /* while no run has it */
+    char *key;                     /* what it was opened with; NULL: there is none */
+    LatentPool latents;
+} TrainShared;
+
+void train_shared_free(TrainShared *s);        /* zeroed s ok */
+
 typedef struct {
     TrainOptions o;
     Options opt;
+    TrainShared *shared;           /* NULL: nothing is shared */
     Model m;
     Dataset *ds, *val_ds;
     Tokenizer *tok;
@@ -88,7 +107,8 @@ typedef struct {
     char **argv;
     RunLog log;
     int norms_scaled;              /* by --scale_weight_norms in the last step */
-    double norm_mean, norm_max, val_before, val_after;
+    double norm_mean, norm_max;
+    TrainWatch watch;
     TrainChoice *choices;
     size_t choice_count, choice_cap;
     int find[GROUP_COUNT], find_together, find_own;    /* rates that are auto (train_rates.c) */
@@ -160,6 +180,7 @@ int train_micros(const TrainRun *r, uint32_t step);
 int train_recall(TrainRun *r, Err *e);
 int train_record_check(const TrainRun *r, Err *e);     /* ERR_USAGE: another file is in its place */
 int train_record(const TrainRun *r, Err *e);
+int train_record_write(const TrainRun *r, const char *path, Err *e);   /* all settings, chosen or given */
 
 /* What stands before the options in a command line for kohya's scripts is passed over: *skip
  * arguments. ERR_USAGE for scripts of other models. */
@@ -186,11 +207,22 @@ int train_save_end(TrainRun *r, Err *e);
 /* After each step. */
 int train_scale_norms(TrainRun *r, Err *e);
 
-/* The log, from the step that the run is at; a line per step; a line for a validation
- * (epoch: after an epoch, else after a step); and the report at the end. */
+/* When the loss on pictures held out is measured, after everything is planned; measured
+ * before the first step, and after step done where it is time. */
+void train_watch_init(TrainRun *r);
+int train_watch_start(TrainRun *r, Err *e);
+int train_watch_after(TrainRun *r, uint32_t done, Err *e);
+/* The first step from `done` on after which it is measured. */
+uint32_t train_watch_next(const TrainRun *r, uint32_t done);
+/* The point with the lowest loss, NULL: none. */
+const TrainPoint *train_watch_best(const TrainRun *r);
+
+/* The log, from the step that the run is at; a line per step; a line for a measurement of
+ * held-out loss, with training and held-out loss by timestep; and the report at the end. */
 int train_log_open(TrainRun *r, Err *e);
 int train_log_step(TrainRun *r, uint32_t done, Err *e);
-int train_log_validation(TrainRun *r, uint32_t done, int epoch, double loss, Err *e);
+int train_log_validation(TrainRun *r, const TrainPoint *p, const FinetuneBands *held,
+                         const FinetuneBands *training, Err *e);
 char *train_verdict(const TrainRun *r);                /* a sentence or two (mem_free) */
 int train_report(const TrainRun *r, Err *e);
 

@@ -64,22 +64,37 @@ int train_log_step(TrainRun *r, uint32_t done, Err *e)
     return runlog_step(&r->log, done, s, n, e);
 }
 
-int train_log_validation(TrainRun *r, uint32_t done, int epoch, double loss, Err *e)
+/* kohya's names, and a pair of curves for each quarter of the timesteps. */
+int train_log_validation(TrainRun *r, const TrainPoint *p, const FinetuneBands *held,
+                         const FinetuneBands *training, Err *e)
 {
-    RunScalar s[] = {
-        {epoch ? "loss/validation/epoch_average" : "loss/validation/step_average", loss},
-        {epoch ? "loss/validation/epoch_divergence" : "loss/validation/step_divergence", loss - r->t.avr_loss}};
-    return runlog_step(&r->log, done, s, 2, e);
+    int epoch = p->step % r->steps_per_epoch == 0, first = r->o.min_timestep, span = r->o.max_timestep - first;
+    char tag[2 * FINETUNE_BANDS][48];
+    RunScalar s[2 + 2 * FINETUNE_BANDS] = {
+        {epoch ? "loss/validation/epoch_average" : "loss/validation/step_average", p->held_out},
+        {epoch ? "loss/validation/epoch_divergence" : "loss/validation/step_divergence",
+         p->step ? p->held_out - r->t.avr_loss : NAN}};
+    size_t n = 2;
+    for (int i = 0; i < 2 * FINETUNE_BANDS; i++) {
+        const FinetuneBands *b = i % 2 ? held : training;
+        int k = i / 2, lo = first + span * k / FINETUNE_BANDS, hi = first + span * (k + 1) / FINETUNE_BANDS - 1;
+        if (!b->count[k]) continue;
+        snprintf(tag[i], sizeof tag[i], "loss_t%03d-%03d/%s", lo, hi, i % 2 ? "held_out" : "training");
+        s[n++] = (RunScalar){tag[i], b->sum[k] / b->count[k]};
+    }
+    return runlog_step(&r->log, p->step, s, n, e);
 }
 
 /* ---- the verdict --------------------------------------------------------------- */
 
 char *train_verdict(const TrainRun *r)
 {
-    char held[120] = "";
-    if (r->val_ds && r->val_after > 0)
-        snprintf(held, sizeof held, " Loss on the pictures held out: %.5f before, %.5f after.", r->val_before, r->val_after);
-    return mem_printf("%" PRIu32 " steps on %s; mean loss of the last %" PRIu32 " steps %.5f.%s", r->t.step,
+    char held[200] = "";
+    const TrainPoint *best = train_watch_best(r);
+    if (best)
+        snprintf(held, sizeof held, " Loss on the pictures held out: %.5f before, %.5f after, lowest at step %" PRIu32 ": %.5f.",
+                 r->t.points[0].held_out, r->t.points[r->t.point_count - 1].held_out, best->step, best->held_out);
+    return mem_printf("%" PRIu32 " steps on %s; mean loss of the last %" PRIu32 " steps %.5f.%s%s%s", r->t.step,
                       dev_name(r->m.dev), r->t.c.loss_window < r->t.step ? r->t.c.loss_window : r->t.step,
-                      r->t.avr_loss, held);
+                      r->t.avr_loss, held, *r->watch.why ? " " : "", r->watch.why);
 }

@@ -33,10 +33,12 @@ static void account(TrainRun *r)
 {
     ParamBytes p = params_part(r->m.ps, NULL);
     int lora = !r->o.full && !r->o.train_vae;
+    size_t process = memory_held_later(r->m.dev, &r->lora), there = params_held(r->m.ps);
+    if (dev_own_memory(r->m.dev) || there > process) there = 0;      /* of a run before: in .weights, too */
     r->memory = (Memory){.weights = p.frozen - encoder_weights(r) + (lora ? 0 : p.trained),
                          .lora = lora ? p.trained : 0, .gradients = p.gradients,
                          .optimizer = optimizer_bytes(r), .activations = r->m.slab.bytes,
-                         .scratch = r->m.slab.scratch_bytes, .process = memory_held_later(r->m.dev, &r->lora)};
+                         .scratch = r->m.slab.scratch_bytes, .process = process - there};
     if (r->o.train_vae) {
         r->memory.plan = r->ae.exec.plan;
         return;

@@ -15,6 +15,7 @@
 #include "tools/train_samples.h"
 
 enum { CONFIG_JSON_MAX = 1 << 16 };
+enum { AUTO_STEPS = 5000 };        /* where --auto ends when nothing else ends it */
 
 /* ---- options ------------------------------------------------------------- */
 
@@ -109,7 +110,8 @@ static int check_kohya(const TrainOptions *o, Err *e)
         return err_set(e, ERR_USAGE, "option --base_weights_multiplier: more of them than --base_weights");
     if (o->validation_dir && o->validation_split > 0)
         return err_set(e, ERR_USAGE, "options --validation_dir and --validation_split exclude each other");
-    int validates = o->validation_dir || o->validation_split > 0;
+    if (o->until_best && o->train_vae) return err_set(e, ERR_USAGE, "option --auto: not with --train_vae");
+    int validates = o->validation_dir || o->validation_split > 0 || o->until_best;
     if (!validates && (o->validate_every_n_epochs || o->validate_every_n_steps))
         return err_set(e, ERR_USAGE, "options --validate_every_n_...: need --validation_split or --validation_dir");
     if (o->train_vae && validates) return err_set(e, ERR_USAGE, "validation is not supported with --train_vae");
@@ -195,6 +197,44 @@ static int base_specs(const TrainOptions *o, OptionList *specs, Err *e)
     return 0;
 }
 
+void train_shared_free(TrainShared *s)
+{
+    model_close(&s->m);
+    latent_pool_free(&s->latents);
+    mem_free(s->key);
+    *s = (TrainShared){0};
+}
+
+/* What a model is opened with, as text; NULL: no memory. */
+static char *model_key(const ModelOptions *mo)
+{
+    char *key = mem_printf("%s|%s|%d|%d|%d", mo->path, mo->device, mo->threads, (int)mo->dtype, mo->int8);
+    for (size_t i = 0; key && i < mo->lora_count; i++) {
+        char *more = mem_printf("%s|%s", key, mo->lora[i]);
+        mem_free(key);
+        key = more;
+    }
+    return key;
+}
+
+/* The model of the run before, when it is the same; else it and its latents go. */
+static int open_shared(TrainRun *r, const ModelOptions *mo, Err *e)
+{
+    TrainShared *s = r->shared;
+    if (!s || !mo->path) return model_open(&r->m, mo, e);
+    char *key = model_key(mo);
+    if (!key) return err_nomem(e, 64, "the model");
+    if (s->key && s->m.ps && !strcmp(s->key, key)) {
+        mem_free(key);
+        r->m = s->m;
+        s->m = (Model){0};
+        return 0;
+    }
+    train_shared_free(s);
+    s->key = key;
+    return model_open(&r->m, mo, e);
+}
+
 int train_open_model(TrainRun *r, Err *e)
 {
     TrainOptions *o = &r->o;
@@ -222,7 +262,7 @@ int train_open_model(TrainRun *r, Err *e)
     int rc = base_specs(o, &base, e);
     mo.lora = base.item;
     mo.lora_count = base.count;
-    if (!rc) rc = model_open(&r->m, &mo, e);
+    if (!rc) rc = open_shared(r, &mo, e);
     for (size_t i = 0; i < base.count; i++) mem_free(base.item[i]);
     mem_free(base.item);
     return rc;
@@ -240,7 +280,8 @@ static DataConfig data_config(const TrainOptions *o, const char *dir, const char
                     .batch_size = o->batch, .flip_aug = o->flip_aug, .prior_loss_weight = o->prior_loss_weight,
                     .seed = (uint64_t)o->seed, .skip_bad_images = o->skip_bad_images, .notice = notice,
                     .wildcards = o->enable_wildcard, .alpha_mask = o->alpha_mask, .mask_dir = o->mask_dir,
-                    .split = o->validation_split, .flat_repeats = o->repeats,
+                    .split = o->validation_split, .flat_repeats = o->repeats, .repeats = o->num_repeats,
+                    .split_some = o->until_best && !o->validation_dir && !(o->validation_split > 0),
                     .split_seed = (uint64_t)(o->validation_seed >= 0 ? o->validation_seed : o->seed)};
     c.bucket = (BucketConfig){.enable = o->enable_bucket, .no_upscale = o->bucket_no_upscale,
                               .min_reso = o->min_bucket_reso, .max_reso = o->max_bucket_reso,
@@ -269,7 +310,7 @@ static int open_data(TrainRun *r, Err *e)
 {
     TrainOptions *o = &r->o;
     TRY(train_dataset(&r->ds, o, 0, e));
-    if (!o->validation_dir && !(o->validation_split > 0)) return 0;
+    if (!o->validation_dir && !(o->validation_split > 0) && !o->until_best) return 0;
     /* measured as they are: no variation, one picture at a time */
     DataConfig v = data_config(o, o->validation_dir ? o->validation_dir : o->data_dir, NULL);
     v.held_out = 1;
@@ -320,7 +361,8 @@ static int open_task(TrainRun *r, Err *e)
     *fc = (FinetuneConfig){.accumulation = o->accumulation, .micro = o->micro, .chunks = o->max_token_length / 75,
                         .masked = o->alpha_mask || (o->masked_loss && o->mask_dir),
                         .zero_terminal = o->zero_terminal_snr, .min_timestep = o->min_timestep,
-                        .max_timestep = o->max_timestep, .seed = (uint64_t)o->seed, .backward = 1, .cache_dir = r->cache_dir};
+                        .max_timestep = o->max_timestep, .seed = (uint64_t)o->seed, .backward = 1, .cache_dir = r->cache_dir,
+                        .pool = r->shared ? &r->shared->latents : NULL};
     fc->noise = (NoiseConfig){.offset = (float)o->noise_offset, .adaptive = (float)o->adaptive_noise_scale,
                               .offset_random = o->noise_offset_random, .iterations = o->multires_iterations,
                               .discount = (float)o->multires_discount, .gamma = (float)o->ip_noise_gamma,
@@ -411,7 +453,8 @@ static int choose_schedule(TrainRun *r, const OptimConfig *oc, LrSched *s, Err *
 static int open_trainer(TrainRun *r, const OptimConfig *oc, Err *e)
 {
     TrainOptions *o = &r->o;
-    r->total = o->epochs || !o->steps ? (uint32_t)(o->epochs ? o->epochs : 10) * r->steps_per_epoch : (uint32_t)o->steps;
+    uint32_t passes = o->epochs ? (uint32_t)o->epochs : o->until_best ? AUTO_STEPS / r->steps_per_epoch + 1 : 10;
+    r->total = o->epochs || !o->steps ? passes * r->steps_per_epoch : (uint32_t)o->steps;
     if (o->epochs && o->steps)
         fprintf(stderr, "note: --max_train_epochs overrides --max_train_steps, as in kohya\n");
     double lr[GROUP_COUNT] = {[GROUP_TEXT] = o->text_lr, [GROUP_UNET] = o->unet_lr, [GROUP_VAE] = o->lr};
@@ -424,6 +467,7 @@ static int open_trainer(TrainRun *r, const OptimConfig *oc, Err *e)
         c.optim.ema_decay = o->ema_decay;
         c.optim.ema_update_after = o->ema_update_after;
     }
+    train_watch_init(r);
     return train_init(&r->t, r->m.ps, &c, e);
 }
 
@@ -469,7 +513,7 @@ static int list_more_facts(TrainRun *r, Err *e)
         "caption_separator", "secondary_separator", "enable_wildcard", "caption_dropout_rate",
         "caption_dropout_every_n_epochs", "caption_tag_dropout_rate", "token_warmup_min", "token_warmup_step",
         "caption_prefix", "caption_suffix", "conv_dim", "conv_alpha", "v_parameterization", "max_token_length", "clip_skip", "base_weights",
-        "base_weights_multiplier", "validation_split", "validation_seed",
+        "base_weights_multiplier", "validation_split", "validation_seed", "auto", "num_repeats",
         "use_ema", "ema_decay", "ema_update_after_step"};
     for (size_t i = 0; i < sizeof names / sizeof *names; i++)
         TRY(fact(r, names[i], options_text(&r->opt, names[i]), e));

@@ -111,6 +111,7 @@ static const Option table[] = {
     INT("min_bucket_reso", min_bucket_reso, 8, 16384, "shortest side (256)"),
     INT("max_bucket_reso", max_bucket_reso, 8, 16384, "longest side (1024)"),
     INT("bucket_reso_steps", bucket_reso_steps, 8, 1024, "sides are multiples of it (64)"),
+    INT("num_repeats", num_repeats, 1, 1e6, "uses of every training picture an epoch, whatever its folder says"),
     INT("dataset_repeats", repeats, 1, 1e6, "uses an epoch of pictures that lie in no folder N_words (1)"),
     FLAG("flip_aug", flip_aug, "mirror every second use"),
     {"caption_extension", 0, OPT_TEXT, AT(caption_extension), 0, 0, ".EXT", "of caption files (.txt, then .caption)", "caption_extention"},
@@ -132,11 +133,16 @@ static const Option table[] = {
     FLAG("cache_latents_to_disk", cache_latents_to_disk, "keep latents in DATA/.sdc-latents for later runs"),
     FLAG("skip_bad_images", skip_bad_images, "leave out pictures that cannot be read"),
 
+    HEAD("Sweep: the same training with each combination of some values"),
+    {"sweep", 0, OPT_AXES, AT(sweep), 0, 0, "TEXT", "\"lr=5e-5,1e-4 dim=8,32 optimizer=adamw8bit,lion\"; sdc sweep FILE takes lists from a file", NULL},
+    FLAG("sweep_halving", sweep_halving, "hopeless runs end at a quarter and at a half of their steps (on)"),
+
     HEAD("Validation"),
-    TEXT("validation_dir", validation_dir, "DIR", "pictures that are only measured, before and after"),
-    NUM("validation_split", validation_split, 0, 0.9, "or: this part of the pictures is held out"),
+    FLAG("auto", until_best, "stop when the loss on held-out pictures has passed its lowest, and keep the weights of that moment"),
+    TEXT("validation_dir", validation_dir, "DIR", "pictures that are only measured"),
+    NUM("validation_split", validation_split, 0, 0.9, "or: this part of the pictures is held out (--auto: a fifth)"),
     {"validation_seed", 0, OPT_INT64, AT(validation_seed), 0, 0, "N", "chooses them and their noise (seed)", NULL},
-    INT("validate_every_n_epochs", validate_every_n_epochs, 1, 1e6, "measure after every N epochs (1 with a split)"),
+    INT("validate_every_n_epochs", validate_every_n_epochs, 1, 1e6, "measure after every N epochs (1, or as a tenth of the time allows)"),
     INT("validate_every_n_steps", validate_every_n_steps, 1, 1e9, "and after every N steps"),
     INT("max_validation_steps", max_validation_steps, 1, 1e9, "of at most N pictures"),
 
@@ -197,7 +203,7 @@ int train_options_init(TrainOptions *o, Options *opt, Err *e)
     *o = (TrainOptions){.network_dim = 16, .network_alpha = NAN, .conv_alpha = NAN, .lr = NAN, .unet_lr = NAN,
                         .text_lr = NAN, .batch = 1, .accumulation = 1, .lr_cycles = 1, .lr_power = 1,
                         .max_grad_norm = 1, .huber_c = 0.1, .prior_loss_weight = 1, .max_timestep = 1000,
-                        .kl_weight = 3e-4, .vae_crop = 64, .enable_bucket = 1, .max_token_length = 75,
+                        .kl_weight = 3e-4, .vae_crop = 64, .enable_bucket = 1, .sweep_halving = 1, .max_token_length = 75,
                         .seed = -1, .save_state_minutes = 10,
                         .validation_seed = -1, .huber_scale = 1, .multires_discount = 0.3, .token_warmup_min = 1,
                         .lr_min_ratio = NAN, .ema_decay = 0.9999};

@@ -16,7 +16,7 @@ enum { RECORD_MAX = 1 << 20 };
 static int passing(const char *name)
 {
     static const char *const names[] = {"resume", "config_file", "dry_run", "stop_after_steps",
-                                        "preset", "trigger", "time"};
+                                        "preset", "trigger", "time", "sweep", "sweep_halving"};
     for (size_t i = 0; i < sizeof names / sizeof *names; i++)
         if (!strcmp(name, names[i])) return 1;
     return 0;
@@ -113,7 +113,7 @@ static void put_all(Toml *t, const TrainRun *r)
     if (!options_given(&r->opt, "seed")) put_text(t, seed);
 }
 
-static int write_file(const TrainRun *r, const char *path, Err *e)
+int train_record_write(const TrainRun *r, const char *path, Err *e)
 {
     Toml t = {.e = e};
     TRY(io_create(&t.f, path, e));
@@ -127,7 +127,7 @@ int train_record(const TrainRun *r, Err *e)
 {
     if (!wanted(r)) return 0;
     char *path = record_path(r);
-    int rc = path ? write_file(r, path, e) : err_nomem(e, 64, "a file name");
+    int rc = path ? train_record_write(r, path, e) : err_nomem(e, 64, "a file name");
     mem_free(path);
     if (!rc && r->prompts)
         rc = io_write_file(r->o.sample_prompts, r->prompts, strlen(r->prompts), e);

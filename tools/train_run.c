@@ -96,22 +96,6 @@ static int save_files(TrainRun *r, uint32_t done, Err *e)
     return due && !last ? save_state(r, e) : 0;
 }
 
-/* --validate_every_n_steps, --validate_every_n_epochs. */
-static int validate(TrainRun *r, uint32_t done, Err *e)
-{
-    const TrainOptions *o = &r->o;
-    uint32_t steps = (uint32_t)o->validate_every_n_steps, epochs = (uint32_t)o->validate_every_n_epochs;
-    if (!epochs && o->validation_split > 0) epochs = 1;
-    int by_epoch = epochs && done % (epochs * r->steps_per_epoch) == 0;
-    if (!r->val_ds || !(by_epoch || (steps && done % steps == 0))) return 0;
-    double loss;
-    optim_swap(r->t.optim);
-    int rc = finetune_validate(&r->val, o->max_validation_steps, &loss, e);
-    optim_swap(r->t.optim);
-    TRY(rc);
-    return train_log_validation(r, done, by_epoch, loss, e);
-}
-
 static int after_step(void *ctx, uint32_t done, Err *e)
 {
     TrainRun *r = ctx;
@@ -122,7 +106,7 @@ static int after_step(void *ctx, uint32_t done, Err *e)
     progress_show(&r->progress, done, r->total, text);
     TRY(train_scale_norms(r, e));
     TRY(train_log_step(r, done, e));
-    TRY(validate(r, done, e));
+    TRY(train_watch_after(r, done, e));
     TRY(save_files(r, done, e));
     return train_samples_after(r, done, e);
 }
@@ -154,17 +138,6 @@ static void report_rate(const TrainRun *r)
            "--unet_lr %.2g\n", lr, lr, lr / 2, lr / 3);
 }
 
-static int validation(TrainRun *r, double *loss, Err *e)
-{
-    enum { PASSES = 24 };       /* timesteps per picture */
-    if (!r->val_ds) return 0;
-    optim_swap(r->t.optim);
-    int rc = r->o.validation_split > 0 ? finetune_validate(&r->val, r->o.max_validation_steps, loss, e)
-                                       : finetune_loss(&r->val, PASSES, loss, e);
-    optim_swap(r->t.optim);
-    return rc;
-}
-
 static int encode_pictures(TrainRun *r, Err *e)
 {
     if (r->o.train_vae) return 0;
@@ -175,12 +148,19 @@ static int encode_pictures(TrainRun *r, Err *e)
     return r->val_ds ? finetune_cache(&r->val, NULL, NULL, e) : 0;
 }
 
+/* --auto: the plain name has the best weights so far. */
+static int has_best(const TrainRun *r)
+{
+    const TrainPoint *best = r->o.until_best ? train_watch_best(r) : NULL;
+    return best && best->step;
+}
+
 static int stopped(TrainRun *r, int rc, Err *e)
 {
     if (rc != ERR_INT && rc != ERR_TERM) return rc;
     Err e2 = {0};
     int rs = save_state(r, &e2);
-    if (!rs && !r->o.train_vae) rs = train_save_weights(r, r->o.output_name, r->t.step / r->steps_per_epoch, &e2);
+    if (!rs && !r->o.train_vae && !has_best(r)) rs = train_save_weights(r, r->o.output_name, r->t.step / r->steps_per_epoch, &e2);
     if (rs) return *e = e2, rs;
     fprintf(stderr, "stopped    after step %" PRIu32 "; %s continues with the same command and --resume\n", r->t.step,
             r->state_path);
@@ -233,7 +213,7 @@ int train_start(TrainRun *r, Err *e)
     TRY(train_place(&r->t, e));
     TRY(resume(r, e));
     TRY(train_log_open(r, e));
-    TRY(validation(r, &r->val_before, e));
+    TRY(train_watch_start(r, e));
     TRY(train_samples_first(r, e));
     r->last_state = machine_seconds();
     r->first_step = r->t.step;
@@ -255,17 +235,28 @@ int train_steps(TrainRun *r, uint32_t end, Err *e)
 
 int train_pause(TrainRun *r, Err *e) { return save_state(r, e); }
 
+static void print_validation(const TrainRun *r)
+{
+    const TrainPoint *best = train_watch_best(r), *first = r->t.points;
+    if (!best) return;
+    const TrainPoint *p = r->o.until_best ? best : &first[r->t.point_count - 1];
+    printf("validation loss %.5f -> %.5f (%+.1f%%)", first->held_out, p->held_out,
+           100 * (p->held_out / first->held_out - 1));
+    if (r->o.until_best) printf(" after step %" PRIu32, p->step);
+    if (p != best) printf(", lowest after step %" PRIu32 ": %.5f", best->step, best->held_out);
+    printf("\n");
+    if (*r->watch.why) printf("%s\n", r->watch.why);
+    else if (r->o.until_best) printf("Not stopped early: the held-out loss was still falling or flat.\n");
+}
+
 int train_finish(TrainRun *r, Err *e)
 {
     if (r->o.train_vae && r->o.unit_latents) TRY(autoencode_unit_latents(&r->ae, 64, e));
-    TRY(train_save_weights(r, r->o.output_name, (r->total + r->steps_per_epoch - 1) / r->steps_per_epoch, e));
+    if (!has_best(r))
+        TRY(train_save_weights(r, r->o.output_name, (r->total + r->steps_per_epoch - 1) / r->steps_per_epoch, e));
     if (r->o.save_state) TRY(save_state(r, e));
     else remove(r->state_path);
-    if (r->val_ds) {
-        TRY(validation(r, &r->val_after, e));
-        printf("validation loss %.5f -> %.5f (%+.1f%%)\n", r->val_before, r->val_after,
-               100 * (r->val_after - r->val_before) / r->val_before);
-    }
+    print_validation(r);
     TRY(train_strengths(r, e));
     TRY(train_report(r, e));
     report_rate(r);
@@ -285,7 +276,8 @@ void train_close_parts(TrainRun *r)
     dataset_close(r->ds);
     dataset_close(r->val_ds);
     bpe_close(r->tok);
-    model_close(&r->m);
+    if (r->shared && r->shared->key && r->m.ps) r->shared->m = r->m;     /* for the next run */
+    else model_close(&r->m);
     for (size_t i = 0; i < r->fact_count; i++) mem_free((void *)(uintptr_t)r->facts[i].value);
     mem_free(r->facts);
     mem_free(r->state_path);
@@ -293,7 +285,8 @@ void train_close_parts(TrainRun *r)
     for (size_t i = 0; i < r->choice_count; i++) mem_free(r->choices[i].reason);
     mem_free(r->choices);
     mem_free(r->prompts);
-    *r = (TrainRun){.o = r->o, .opt = r->opt, .argc = r->argc, .argv = r->argv};
+    *r = (TrainRun){.o = r->o, .opt = r->opt, .argc = r->argc, .argv = r->argv,
+                      .shared = r->shared};
     mem_trim();
 }
 

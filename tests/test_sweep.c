@@ -1,0 +1,204 @@
+/* test_sweep.c - held-out loss, --auto, and sweeps. */
+#include <stdlib.h>
+
+#include "engine/io.h"
+#include "engine/mem.h"
+#include "engine/stopping.h"
+#include "engine/tensorfile.h"
+#include "tests/fixture.h"
+#include "tests/test.h"
+
+static char out[16384], err[16384];
+
+static const char *below(const char *name)
+{
+    static char path[4][512];
+    static int next;
+    char *p = path[next++ % 4];
+    snprintf(p, 512, "%s/%s", test_dir(), name);
+    return p;
+}
+
+/* Where the rule stops on these losses, one every 10 steps from 0 on; -1: nowhere. */
+static int stops_at(const double *loss, size_t count)
+{
+    TrainPoint p[64];
+    for (size_t i = 0; i < count; i++) {
+        p[i] = (TrainPoint){(uint32_t)i * 10, (float)loss[i], 0};
+        if (stopping_judge(p, i + 1).stop) return (int)i * 10;
+    }
+    return -1;
+}
+
+TEST(stopping_waits_for_a_rise_or_for_as_long_again)
+{
+    /* measured on the cats of the pocket model: the first dip is not the last */
+    double cats[] = {.2473, .2152, .1874, .1630, .1488, .1371, .1275, .1197, .1145, .1129, .1121, .1107, .1116, .1128,
+                     .1093, .1112, .1141, .1153, .1189, .1193, .1225, .1230};
+    double falls[] = {.3, .29, .28, .27, .26, .25, .24, .23, .22, .21, .2, .19, .18, .17}, flat[40], never[20];
+    CHECK_INT(stops_at(cats, 22), 180);
+    CHECK_INT(stops_at(falls, 14), -1);
+    for (int i = 0; i < 40; i++) flat[i] = i < 12 ? .3 - .01 * i : .195;
+    CHECK_INT(stops_at(flat, 40), 220);                /* best at 110, as long again */
+    for (int i = 0; i < 20; i++) never[i] = i ? .301 : .3;
+    CHECK_INT(stops_at(never, 20), 100);
+    TrainPoint same[] = {{0, 1, 0}, {10, .5f, 0}, {20, .5f, 0}};
+    CHECK_INT(stopping_judge(same, 3).best, 1);
+}
+
+static int train(const char *to, const char *more)
+{
+    char args[2048];
+    snprintf(args, sizeof args, "train -m %s -d %s -o %s --output_name x --resolution 64 --network_dim 4 --threads 2 --seed 5 "
+             "--mixed_precision no --save_precision float %s", fixture_model(), below("data"), below(to), more);
+    return test_sdc(args, out, err, sizeof out);
+}
+
+/* The step in the metadata of a trained file, -1: none. */
+static int steps_of(const char *path)
+{
+    TensorFile *f;
+    if (tensorfile_open(&f, path, NULL)) return -1;
+    const char *s = tensorfile_meta(f, "ss_steps");
+    int n = s ? atoi(s) : -1;
+    tensorfile_close(f);
+    return n;
+}
+
+static double number_after(const char *text, const char *tag)
+{
+    const char *at = strstr(text, tag);
+    return at ? atof(at + strlen(tag)) : NAN;
+}
+
+TEST(auto_keeps_the_best_and_resumes_to_the_same_end)
+{
+    Err e = {0};
+    char *log;
+    CHECK(fixture_model());
+    CHECK_OK(fixture_data(below("data"), &e), &e);
+    const char *more = "--auto --validate_every_n_steps 1 --max_train_steps 40 --learning_rate 0.3 --train_batch_size 2";
+    CHECK_INT(train("a", more), 0);
+    CHECK(strstr(out, "Stopped at step "));
+    int end = (int)number_after(out, "Stopped at step "), best = (int)number_after(out, "lowest at step ");
+    CHECK(end < 40 && best >= 1 && best <= end - STOPPING_MEAN);
+    CHECK_INT(steps_of(below("a/x.safetensors")), best);
+    CHECK_INT(io_exists(below("a/x-state.safetensors")), 0);
+    /* the lowest of the log is at that step, and both losses are there by timestep */
+    CHECK_OK(io_read_text(&log, NULL, below("a/x.jsonl"), 1 << 20, &e), &e);
+    double least = INFINITY;
+    int at = -1, bands = 0;
+    for (char *line = strtok(log, "\n"); line; line = strtok(NULL, "\n")) {
+        double v = number_after(line, strstr(line, "epoch_average") ? "epoch_average\": " : "step_average\": ");
+        if (v < least) least = v, at = (int)number_after(line, "\"step\": ");
+        bands += strstr(line, "loss_t250-499/held_out") && strstr(line, "loss_t750-999/held_out");
+    }
+    mem_free(log);
+    CHECK_INT(at, best);
+    CHECK(bands > STOPPING_MEAN);
+    /* stopped behind the best: the state knows it, and the plain name still has it */
+    char stop[300];
+    snprintf(stop, sizeof stop, "%s --stop_after_steps %d", more, best + 1);
+    CHECK_INT(train("b", stop), 130);
+    CHECK_INT(steps_of(below("b/x.safetensors")), best);
+    snprintf(stop, sizeof stop, "%s --resume", more);
+    CHECK_INT(train("b", stop), 0);
+    CHECK_INT((int)number_after(out, "Stopped at step "), end);
+    CHECK(fixture_same_file(below("a/x.safetensors"), below("b/x.safetensors")));
+}
+
+TEST(auto_explains_what_it_cannot_do)
+{
+    Err e = {0};
+    CHECK_OK(fixture_data(below("data"), &e), &e);
+    for (int i = 1; i < 4; i++) {
+        char name[64];
+        snprintf(name, sizeof name, "data/3_cat/p%d.png", i);
+        CHECK_OK(io_remove(below(name), &e), &e);
+    }
+    CHECK_INT(train("a", "--auto"), 2);
+    CHECK(strstr(err, "--validation_dir"));
+    CHECK_INT(train("a", "--auto --train_vae"), 2);
+    CHECK(strstr(err, "--auto"));
+}
+
+/* ---- sweeps ---------------------------------------------------------------------- */
+
+static const char *const swept = "--validation_split 0.25 --max_train_epochs 2 --train_batch_size 2 "
+                                 "--validate_every_n_steps 1 --save_state_every_n_steps 1";
+
+static char *read_all(const char *path)
+{
+    char *text = NULL;
+    Err e = {0};
+    return io_read_text(&text, NULL, path, 1 << 20, &e) ? NULL : text;
+}
+
+TEST(sweep_runs_equal_single_runs_and_resume)
+{
+    Err e = {0};
+    char more[1024], *table, *again;
+    CHECK(fixture_model());
+    CHECK_OK(fixture_data(below("data"), &e), &e);
+    snprintf(more, sizeof more, "%s --sweep 'lr=1e-4,1e-2 dim=2,4'", swept);
+    CHECK_INT(train("s", more), 0);
+    CHECK((table = read_all(below("s/x-sweep.txt"))));
+    CHECK(strstr(table, "lr=1e-2 dim=4") && strstr(table, "stopped early"));
+    mem_free(table);
+    CHECK_INT(io_exists(below("s/x-sweep.png")), 1);
+    /* the recommended run has ended; it again, alone, from its settings */
+    int best = -1;
+    for (int i = 1; i <= 4; i++) {
+        char name[64];
+        snprintf(name, sizeof name, "s/x-%02d.safetensors", i);
+        if (io_exists(below(name)) == 1) best = i;
+    }
+    CHECK(best > 0);
+    char args[1200], a[64], b[64];
+    snprintf(args, sizeof args, "train --config_file %s/x-%02d.toml --output_dir %s", below("s"), best, below("single"));
+    CHECK_INT(test_sdc(args, out, err, sizeof out), 0);
+    snprintf(a, sizeof a, "s/x-%02d.safetensors", best);
+    snprintf(b, sizeof b, "single/x-%02d.safetensors", best);
+    CHECK(fixture_same_file(below(a), below(b)));
+    /* stopped in the middle of each run in turn, it comes to the same table and files */
+    snprintf(more, sizeof more, "%s --sweep 'lr=1e-4,1e-2 dim=2,4' --stop_after_steps 2", swept);
+    int rc = 130;
+    for (int i = 0; i < 12 && rc == 130; i++) rc = train("t", more);
+    CHECK_INT(rc, 0);
+    table = read_all(below("s/x-sweep.txt"));
+    again = read_all(below("t/x-sweep.txt"));
+    int same = table && again && !strncmp(table, again, strcspn(table, "*"));
+    mem_free(table);
+    mem_free(again);
+    CHECK(same);
+    snprintf(b, sizeof b, "t/x-%02d.safetensors", best);
+    CHECK(fixture_same_file(below(a), below(b)));
+    snprintf(args, sizeof args, "train --config_file %s/x-best.toml --dry_run", below("s"));
+    CHECK_INT(test_sdc(args, out, err, sizeof out), 0);
+    /* another sweep under the same name */
+    snprintf(more, sizeof more, "%s --sweep 'lr=1e-4,1e-3'", swept);
+    CHECK_INT(train("t", more), 2);
+    CHECK(strstr(err, "x-sweep.jsonl"));
+}
+
+TEST(sweep_reads_lists_and_explains_its_errors)
+{
+    static const struct { const char *sweep, *want; } bad[] = {
+        {"lr", "NAME=VALUE"}, {"lr=1e-4", "one run only"}, {"lr=1e-4,,2e-4", "empty value"}, {"frob=1,2", "frob"},
+        {"lr=1e-4,1e-4", "twice"}, {"output_name=a,b", "must be the same"}, {"vae=a,b", "no option that can be varied"}};
+    Err e = {0};
+    char more[300];
+    CHECK_OK(fixture_data(below("data"), &e), &e);
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+        snprintf(more, sizeof more, "--sweep '%s'", bad[i].sweep);
+        CHECK_INT(train("a", more), 2);
+        if (!strstr(err, bad[i].want)) test_fail(__FILE__, __LINE__, "%s: %s", bad[i].sweep, err);
+    }
+    CHECK_INT(train("a", "--unet_lr 1e-4 --sweep lr=1e-4,1e-3"), 2);
+    CHECK(strstr(err, "unet_lr"));
+    const char *toml = "learning_rate = [1e-4, 3e-4]\nnetwork_dim = [2, 4, 8]\noptimizer_type = \"Lion\"\n";
+    CHECK_OK(io_write_file(below("sweep.toml"), toml, strlen(toml), &e), &e);
+    snprintf(more, sizeof more, "sweep %s -m m -d d --dry_run", below("sweep.toml"));
+    CHECK_INT(test_sdc(more, out, err, sizeof out), 0);
+    CHECK(strstr(out, "  1  learning_rate=0.0001 network_dim=2\n") && strstr(out, "  6  learning_rate=3e-4 network_dim=8\n"));
+}
