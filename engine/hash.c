@@ -56,11 +56,18 @@ void hash_free(Hash *h)
     mem_free(h);
 }
 
-static int hash_bytes(char hex[HASH_HEX], const uint8_t *data, size_t size, Err *e)
+/* Bytes [at, at+size) of a file. What was read need not stay in memory: a checkpoint is
+ * larger than what is made of it. */
+static int hash_bytes(char hex[HASH_HEX], const IoMap *m, size_t at, size_t size, Err *e)
 {
+    enum { PIECE = 16 << 20 };
     Hash *h;
     TRY(hash_new(&h, e));
-    hash_update(h, data, size);
+    for (size_t n; size; at += n, size -= n) {
+        n = size < PIECE ? size : PIECE;
+        hash_update(h, m->data + at, n);
+        io_map_drop(m, m->data + at, n);
+    }
     hash_finish(h, hex);
     hash_free(h);
     return 0;
@@ -70,7 +77,7 @@ int hash_file(char hex[HASH_HEX], const char *path, Err *e)
 {
     IoMap m;
     TRY(io_map(&m, path, e));
-    int rc = hash_bytes(hex, m.data, m.size, e);
+    int rc = hash_bytes(hex, &m, 0, m.size, e);
     io_unmap(&m);
     return rc;
 }
@@ -82,7 +89,7 @@ int hash_file_data(char hex[HASH_HEX], const char *path, Err *e)
     TRY(io_map(&m, path, e));
     int rc = safetensors_data_start(&start, m.data, m.size, e);
     if (rc) err_prefix(e, "%s", path);
-    else rc = hash_bytes(hex, m.data + start, m.size - start, e);
+    else rc = hash_bytes(hex, &m, start, m.size - start, e);
     io_unmap(&m);
     return rc;
 }
@@ -94,7 +101,7 @@ int hash_file_legacy(char hex[HASH_LEGACY_HEX], const char *path, Err *e)
     TRY(io_map(&m, path, e));
     size_t at = m.size < HASH_LEGACY_AT ? m.size : HASH_LEGACY_AT;
     size_t n = m.size - at < HASH_LEGACY_BYTES ? m.size - at : HASH_LEGACY_BYTES;
-    int rc = hash_bytes(full, n ? m.data + at : NULL, n, e);
+    int rc = hash_bytes(full, &m, at, n, e);
     io_unmap(&m);
     if (!rc) memcpy(hex, full, HASH_LEGACY_HEX - 1);
     if (!rc) hex[HASH_LEGACY_HEX - 1] = 0;

@@ -89,6 +89,7 @@ static int fixed_bytes(Training *t, Err *e)
     ParamBytes w = params_part(t->m.ps, NULL);
     size_t state = 0;
     TRY(optimizer_bytes(t, &state, e));
+    mem_trim();                            /* what other jobs were planned with is no part of it */
     t->fixed = w.frozen + w.trained + w.gradients + state + memory_held_later(t->m.dev, &t->lora);
     return 0;
 }
