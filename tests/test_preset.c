@@ -233,7 +233,7 @@ TEST(rate_of_a_part_and_of_lion)
     Err e = {0};
     CHECK(fixture_model());
     CHECK_OK(fixture_data(below("data"), &e), &e);
-    CHECK_INT(plain(below("a"), "--unet_lr auto --text_encoder_lr 1e-5 --optimizer_type Lion --max_train_steps 2 --seed 3"), 0);
+    CHECK_INT(plain(below("a"), "--unet_lr auto --text_encoder_lr 1e-5 --optimizer_type Lion8bit --max_train_steps 2 --seed 3"), 0);
     CHECK(SAYS(err, "a third of it for Lion", "rate       unet_lr = "));
     CHECK(!strstr(err, "text_encoder_lr = ") && value_in(below("a/x.toml"), "text_encoder_lr") == 1e-5);
     CHECK_INT(plain(below("b"), "--lr auto --optimizer_type Prodigy --max_train_steps 2"), 0);

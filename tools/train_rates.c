@@ -37,8 +37,9 @@ int train_rates_init(TrainRun *r, const OptimConfig *c, Err *e)
     if (o->full || o->train_vae)
         return err_set(e, ERR_USAGE, "option --learning_rate auto: for a LoRA only");
     int adam = c->kind == OPTIM_ADAMW || c->kind == OPTIM_ADAMW8BIT;
+    int lion = c->kind == OPTIM_LION || c->kind == OPTIM_LION8BIT;
     r->find_own = optim_finds_rate(c);
-    if (!adam && !r->find_own && c->kind != OPTIM_LION)
+    if (!adam && !lion && !r->find_own)
         return err_set(e, ERR_USAGE, "option --learning_rate auto: for AdamW, AdamW8bit and Lion, "
                                      "not for %s", o->optimizer);
     r->find_together = (all || unet) && isnan(o->text_lr);
@@ -179,7 +180,8 @@ static int find_rate(TrainRun *r, const Kept *start, const int on[GROUP_COUNT], 
                      char *how, size_t cap, Err *e)
 {
     double dadapt, prodigy, loss, best = INFINITY;
-    int lion = r->t.optim->cfg.kind == OPTIM_LION, halves = 0;
+    OptimKind kind = r->t.optim->cfg.kind;
+    int lion = kind == OPTIM_LION || kind == OPTIM_LION8BIT, halves = 0;
     uint32_t steps = r->total / SHARE;
     steps = steps < LEAST_STEPS ? LEAST_STEPS : steps > MOST_STEPS ? MOST_STEPS : steps;
     TRY(find_distance(r, start, "DAdaptAdam", on, steps, &dadapt, e));
