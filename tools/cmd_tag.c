@@ -93,7 +93,7 @@ static const Option table[] = {
     {"stop_after_steps", 0, OPT_INT, AT(stop_after), 0, 1e9, "N",
      "stop as if by Ctrl-C after N steps of this session", NULL},
 
-    HEAD("Known from kohya's script"),
+    /* kohya's, not in --help */
     {"repo_id", 0, OPT_REFUSED, 0, 0, 0, "ID", NO_DOWNLOAD, NULL},
     {"model_dir", 0, OPT_REFUSED, 0, 0, 0, "DIR", NO_DOWNLOAD, NULL},
     {"force_download", 0, OPT_REFUSED, 0, 0, 0, "", NO_DOWNLOAD, NULL},
