@@ -2,14 +2,14 @@
 # sweep.sh - what a sweep of 12 runs saves, and whether it recommends a good setting: the
 # same 12 runs with and without successive halving, on the cats of the pocket model.
 #
-#     sh bench/sweep.sh WORK_DIR [STEPS]
+#     sh bench/sweep.sh WORK_DIR [STEPS [RESOLUTION]]
 #
 # Prints user CPU seconds of 12 single runs, of the sweep, their ratio (at most 0.6), and the
 # held-out loss of the recommended setting over that of the best of all 12 (at most 1.02).
 set -eu
-work=$1 steps=${2:-80}
+work=$1 steps=${2:-80} side=${3:-128}
 mkdir -p "$work"
-args="-m models/pocket/pocket.safetensors -d models/pocket/cats --resolution 128 --max_train_steps $steps --seed 1
+args="-m models/pocket/pocket.safetensors -d models/pocket/cats --resolution $side --max_train_steps $steps --seed 1
       --mixed_precision no --validation_dir models/pocket/held --train_batch_size 2"
 user() { awk '{ print $1 }' "$work/time"; }
 timed() { bash -c 'TIMEFORMAT=%U; time "$@" 2>"$0.log" >"$0.out"' "$work/run" "$@" 2>"$work/time"; }

@@ -277,14 +277,14 @@ static int list_pictures(Sweep *s, Err *e)
     size_t n = !rc && r->samples ? train_samples_count(r) : 0;
     s->prompt = n ? mem_calloc(n, sizeof *s->prompt) : NULL;
     s->pictures = n ? mem_calloc(n * s->axes.runs, sizeof *s->pictures) : NULL;
-    if (n && (!s->prompt || !s->pictures)) rc = err_nomem(e, n * sizeof *s->prompt, "the grid");
+    s->prompt_count = s->prompt && s->pictures ? n : 0;
+    if (n && !s->prompt_count) rc = err_nomem(e, n * sizeof *s->prompt, "the grid");
     for (size_t i = 0; !rc && i < s->axes.runs && n; i++) {
         mem_free(r->o.output_name);
         r->o.output_name = run_name(s, i);
         for (size_t k = 0; r->o.output_name && k < n; k++) s->pictures[i * n + k] = train_samples_path(r, "sweep", k);
     }
     for (size_t k = 0; !rc && k < n; k++) s->prompt[k] = mem_strdup(train_samples_prompt(r, k));
-    s->prompt_count = rc ? 0 : n;
     train_close(r);
     mem_free(r);
     return rc;
