@@ -95,7 +95,7 @@ CU_COMPILE  = $(CXX) -x c++ -std=c++17 -fopenmp -ffp-contract=off -Wall -Wextra 
 endif
 
 TOOL_OBJ := $(TOOL_SRC:%.c=$(B)/%.o)
-TEST_OBJ := $(TEST_SRC:%.c=$(B)/%.o) $(EMU_TEST)
+TEST_OBJ := $(TEST_SRC:%.c=$(B)/%.o) $(B)/tools/train_network.o $(EMU_TEST)
 EMOJI_OBJ := $(EMOJI_SRC:%.c=$(B)/%.o)
 
 all: sdc                        ## build ./sdc

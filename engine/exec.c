@@ -191,8 +191,8 @@ static void call(const Exec *x, const Node *n, void *const *a, void *const *y, c
         break;
     case OP_rowsum: o->rowsum[t](d, &n->p.rowsum, y[0], a[0], acc[0]); break;
     case OP_time_embed: o->time_embed[t](d, &n->p.time_embed, y[0], a[0]); break;
-    case OP_token_embed: o->token_embed[t](d, &n->p.token_embed, y[0], a[0], a[1], a[2]); break;
-    case OP_token_embed_bwd: o->token_embed_bwd[t](d, &n->p.token_embed, dw, db, a[0], a[1]); break;
+    case OP_token_embed: o->token_embed[t](d, &n->p.token_embed, y[0], a[0], a[1], a[2], a[3]); break;
+    case OP_token_embed_bwd: o->token_embed_bwd[t](d, &n->p.token_embed, dw, db, y[0], a[0], a[1]); break;
     case OP_loss: o->loss[t](d, &n->p.loss, y[0], y[1], a[0], a[1], a[2], a[3], a[4]); break;
     case OP_loss_bwd:
         o->loss_bwd[t](d, &n->p.loss, y[0], a[0], a[1], a[2], a[3], a[4], a[5]);
@@ -201,6 +201,13 @@ static void call(const Exec *x, const Node *n, void *const *a, void *const *y, c
     case OP_recon_bwd: o->recon_bwd[t](d, &n->p.recon, y[0], a[0], a[1], a[2]); break;
     case OP_gauss: o->gauss[t](d, &n->p.gauss, y[0], y[1], a[0], a[1]); break;
     case OP_gauss_bwd: o->gauss_bwd[t](d, &n->p.gauss, y[0], a[0], a[1], a[2], a[3]); break;
+    case OP_dropout: o->dropout[t](d, &n->p.dropout, y[0], a[0], a[1], acc[0]); break;
+    case OP_compose: o->compose[t](d, &n->p.compose, y[0], a[0], a[1], a[2]); break;
+    case OP_compose_bwd: o->compose_bwd[t](d, &n->p.compose, y[0], y[1], a[0], a[1], a[2]); break;
+    case OP_kron: o->kron[t](d, &n->p.kron, y[0], a[0], a[1], a[2]); break;
+    case OP_kron_bwd: o->kron_bwd[t](d, &n->p.kron, dw, db, a[0], a[1], a[2]); break;
+    case OP_dora: o->dora[t](d, &n->p.dora, y[0], y[1], a[0], a[1]); break;
+    case OP_dora_bwd: o->dora_bwd[t](d, &n->p.dora, y[0], dw, a[0], a[1], a[2], a[3]); break;
     case OP_cast: o->cast[n->out[0]->dt][n->in[0]->dt](d, n->p.count, y[0], a[0]); break;
     case OP_zero: dev_zero(d, y[0], tensor_bytes(n->out[0])); break;
     case OP_update: case OP_COUNT: break;

@@ -61,11 +61,17 @@ static void fresh(Grad *c, Node *n, int slot, Tensor *t)
     contribute(c, t, graph_out(c->g, n, slot, t->dt, t->ndim, t->dim));
 }
 
-/* Where the gradient of weight w is summed; NULL when it is not wanted. */
+/* Where the gradient of weight w is summed; NULL when it is not wanted. That of a weight
+ * which is computed begins with zeros, in the slab. */
 static Tensor *param_grad(Grad *c, Tensor *w)
 {
     if (!wanted(w)) return NULL;
-    if (!w->grad) w->grad = graph_param_grad(c->g, w->param);
+    if (!w->grad && w->param) w->grad = graph_param_grad(c->g, w->param);
+    if (!w->grad) {
+        c->g->scope = c->fwd->name;
+        Node *zero = graph_node(c->g, OP_zero, DT_F32);
+        if (zero) w->grad = graph_out(c->g, zero, 0, DT_F32, w->ndim, w->dim);
+    }
     return w->grad;
 }
 
@@ -75,10 +81,11 @@ static void product(Grad *c, OpKind dx, OpKind dw)
 {
     Tensor *x = c->fwd->in[0], *w = c->fwd->in[1], *b = c->fwd->in[2];
     if (wanted(w) || wanted(b)) {
+        Tensor *sum = param_grad(c, w), *bias = param_grad(c, b);
         Node *n = bwd(c, dw, 2, (Tensor *[]){c->dy, x});
         if (!n) return;
-        n->dw = param_grad(c, w);
-        n->db = param_grad(c, b);
+        n->dw = sum;
+        n->db = bias;
     }
     if (wanted(x)) {
         Node *n = bwd(c, dx, 2, (Tensor *[]){c->dy, w});
@@ -166,6 +173,64 @@ static void rule_token_embed(Grad *c)
     if (!n) return;
     n->dw = param_grad(c, c->fwd->in[1]);
     n->db = param_grad(c, c->fwd->in[2]);
+    n->out[0] = param_grad(c, c->fwd->in[3]);
+}
+
+/* p = a b (graph_lowrank): da = dp b^T, which a linear layer adds to what is there, and
+ * db = a^T dp. */
+static void rule_linear_dx(Grad *c)
+{
+    Tensor *a = c->fwd->in[0], *b = c->fwd->in[1], *da = param_grad(c, a), *db = param_grad(c, b);
+    if (da) {
+        Node *n = bwd(c, OP_linear, 4, (Tensor *[]){c->dy, b, NULL, da});
+        if (n) n->out[0] = da;
+    }
+    if (db) {
+        Node *n = bwd(c, OP_linear_dw, 2, (Tensor *[]){a, c->dy});
+        if (n) n->dw = db;
+    }
+}
+
+static void rule_compose(Grad *c)
+{
+    Tensor **in = c->fwd->in;
+    Node *n = bwd(c, OP_compose_bwd, 3, (Tensor *[]){c->dy, in[1], in[2]});
+    if (!n) return;
+    n->dt = DT_F32;
+    if (wanted(in[1])) fresh(c, n, 0, in[1]);
+    if (wanted(in[2])) fresh(c, n, 1, in[2]);
+}
+
+static void rule_kron(Grad *c)
+{
+    Tensor **in = c->fwd->in, *d1 = param_grad(c, in[1]), *d2 = param_grad(c, in[2]);
+    Node *n = bwd(c, OP_kron_bwd, 3, (Tensor *[]){c->dy, in[1], in[2]});
+    if (!n) return;
+    n->dt = DT_F32;
+    n->dw = d1;
+    n->db = d2;
+}
+
+static void rule_dora(Grad *c)
+{
+    Tensor **in = c->fwd->in, *dm = param_grad(c, in[1]);
+    Node *n = bwd(c, OP_dora_bwd, 4, (Tensor *[]){c->dy, in[0], c->fwd->out[1], in[1]});
+    if (!n) return;
+    n->dt = DT_F32;
+    n->dw = dm;
+    fresh(c, n, 0, in[0]);
+}
+
+static void rule_dropout(Grad *c)
+{
+    Tensor *x = c->fwd->in[0];
+    Node *n = bwd(c, OP_dropout, 2, (Tensor *[]){c->dy, c->fwd->in[1]});
+    if (!n) return;
+    if (!x->param) {
+        into(c, n, 0, x);
+        return;
+    }
+    n->prev[0] = n->out[0] = param_grad(c, x);     /* of a factor: added to its sum */
 }
 
 static void rule_cast(Grad *c)
@@ -222,6 +287,11 @@ static rule_fn *const rules[OP_COUNT] = {
     [OP_upsample2x] = rule_upsample2x,
     [OP_concat] = rule_concat,
     [OP_token_embed] = rule_token_embed,
+    [OP_dropout] = rule_dropout,
+    [OP_linear_dx] = rule_linear_dx,
+    [OP_compose] = rule_compose,
+    [OP_kron] = rule_kron,
+    [OP_dora] = rule_dora,
     [OP_cast] = rule_cast,
     [OP_loss] = rule_loss,
     [OP_recon] = rule_recon,

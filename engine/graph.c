@@ -357,15 +357,18 @@ Tensor *graph_time_embed(Graph *g, Tensor *t, int dim)
     return graph_out(g, n, 0, g->act, 2, (int[]){t->dim[0], dim});
 }
 
-Tensor *graph_token_embed(Graph *g, Tensor *ids, Tensor *table, Tensor *pos)
+Tensor *graph_token_embed(Graph *g, Tensor *ids, Tensor *table, Tensor *pos, Tensor *more)
 {
     int fits = ids->is_int && ids->ndim == 2 && (!pos || ids->dim[1] == pos->dim[0]);
     if (!require(g, fits, "token_embed", "ids must have one column per position", ids, pos))
         return &g->bad;
-    Node *n = add(g, OP_token_embed, 3, (Tensor *[]){ids, table, pos});
+    if (more && !require(g, more->ndim == 2 && more->dim[1] == table->dim[1], "token_embed",
+                         "the added rows must be as wide as the table", more, table))
+        return &g->bad;
+    Node *n = add(g, OP_token_embed, 4, (Tensor *[]){ids, table, pos, more});
     if (!n) return &g->bad;
     int c = table->dim[1];
-    n->p.token_embed = (TokenEmbed){ids->dim[0], ids->dim[1], c, table->dim[0], table->dt};
+    n->p.token_embed = (TokenEmbed){ids->dim[0], ids->dim[1], c, table->dim[0], more ? more->dim[0] : 0, table->dt};
     return graph_out(g, n, 0, g->act, 3, (int[]){ids->dim[0], ids->dim[1], c});
 }
 
@@ -376,6 +379,72 @@ Tensor *graph_cast(Graph *g, Tensor *x, Dtype dt)
     if (!n) return &g->bad;
     n->p.count = tensor_count(x);
     return graph_out(g, n, 0, dt, x->ndim, x->dim);
+}
+
+/* ---- weights that are computed --------------------------------------------- */
+
+Tensor *graph_lowrank(Graph *g, Tensor *a, Tensor *b)
+{
+    int dim[4] = {a->dim[0], b->dim[1], b->dim[2], b->dim[3]};
+    if (!require(g, a->ndim == 2 && a->dim[1] == b->dim[0] && a->dt == DT_F32 && b->dt == DT_F32, "lowrank",
+                 "the ranks must fit", a, b))
+        return &g->bad;
+    Node *n = add(g, OP_linear_dx, 2, (Tensor *[]){a, b});
+    if (!n) return &g->bad;
+    n->dt = DT_F32;
+    n->p.linear = (Linear){dim[0], b->dim[0], (int)(tensor_count(b) / (size_t)b->dim[0]), 1, DT_F32};
+    return graph_out(g, n, 0, DT_F32, b->ndim, dim);
+}
+
+Tensor *graph_compose(Graph *g, Dtype dt, Tensor *base, Tensor *a, Tensor *b, float alpha)
+{
+    if (!require(g, same_shape(base, a), "compose", "the product must fit the weight", base, a) ||
+        (b && !require(g, same_shape(base, b), "compose", "the product must fit the weight", base, b)))
+        return &g->bad;
+    Node *n = add(g, OP_compose, 3, (Tensor *[]){base, a, b});
+    if (!n) return &g->bad;
+    n->dt = dt;
+    n->p.compose = (Compose){tensor_count(base), alpha, base->dt};
+    return graph_out(g, n, 0, dt, base->ndim, base->dim);
+}
+
+Tensor *graph_kron(Graph *g, Dtype dt, Tensor *base, Tensor *w1, Tensor *w2, float alpha)
+{
+    int fits = base->dim[0] == w1->dim[0] * w2->dim[0] && tensor_last(base) == w1->dim[1] * tensor_last(w2);
+    if (!require(g, fits && tensor_count(base) == tensor_count(w1) * tensor_count(w2), "kron",
+                 "the product must fit the weight", base, w2))
+        return &g->bad;
+    Node *n = add(g, OP_kron, 3, (Tensor *[]){base, w1, w2});
+    if (!n) return &g->bad;
+    n->dt = dt;
+    n->p.kron = (Kron){w1->dim[0], w1->dim[1], w2->dim[0], inner(w2), tensor_last(w2), alpha, base->dt};
+    return graph_out(g, n, 0, dt, base->ndim, base->dim);
+}
+
+Tensor *graph_dora(Graph *g, Dtype dt, Tensor *v, Tensor *m, int in)
+{
+    int norms = in ? tensor_last(v) : v->dim[0];
+    if (!require(g, is_vector(m, norms) && v->dt == DT_F32, "dora", "one norm each is needed", v, m))
+        return &g->bad;
+    Node *n = add(g, OP_dora, 2, (Tensor *[]){v, m});
+    if (!n) return &g->bad;
+    n->dt = dt;
+    n->p.dora = (Dora){v->dim[0], inner(v), tensor_last(v), in};
+    Tensor *w = graph_out(g, n, 0, dt, v->ndim, v->dim);
+    graph_out(g, n, 1, DT_F32, 1, &norms);
+    return w;
+}
+
+Tensor *graph_dropout(Graph *g, Tensor *x, Tensor *seed, Dropout p)
+{
+    Node *n = add(g, OP_dropout, 2, (Tensor *[]){x, seed});
+    if (!n) return &g->bad;
+    n->dt = x->dt;
+    n->p.dropout = p;
+    n->p.dropout.n = x->dim[0];
+    n->p.dropout.t = inner(x);
+    n->p.dropout.c = tensor_last(x);
+    return graph_out(g, n, 0, x->dt, x->ndim, x->dim);
 }
 
 Tensor *graph_loss(Graph *g, LossKind kind, Tensor *pred, Tensor *target, Tensor *mask,

@@ -72,6 +72,10 @@ struct Node {
         Loss loss;
         Recon recon;
         Gauss gauss;
+        Compose compose;
+        Kron kron;
+        Dora dora;
+        Dropout dropout;
         size_t count;
     } p;
     Dtype dt;                          /* which slot of the op table runs it */
@@ -133,8 +137,23 @@ Tensor *graph_add(Graph *g, Tensor *a, Tensor *b);
 Tensor *graph_upsample2x(Graph *g, Tensor *x, int h, int w);
 Tensor *graph_concat(Graph *g, Tensor *a, Tensor *b);
 Tensor *graph_time_embed(Graph *g, Tensor *t, int dim);
-Tensor *graph_token_embed(Graph *g, Tensor *ids, Tensor *table, Tensor *pos);    /* pos NULL ok */
+/* pos NULL ok; more: rows behind the table's, f32, NULL ok. */
+Tensor *graph_token_embed(Graph *g, Tensor *ids, Tensor *table, Tensor *pos, Tensor *more);
 Tensor *graph_cast(Graph *g, Tensor *x, Dtype dt);      /* x itself when it has that dtype */
+
+/* Weights that are computed (kernels/ops.h, "weights under an adapter"). Their gradients
+ * are f32 sums, as those of parameters. */
+/* a (N,R) times b (R,...), both f32: (N,...), f32. */
+Tensor *graph_lowrank(Graph *g, Tensor *a, Tensor *b);
+/* base + alpha * a [* b], of dtype dt and base's shape; b may be NULL. */
+Tensor *graph_compose(Graph *g, Dtype dt, Tensor *base, Tensor *a, Tensor *b, float alpha);
+/* base + alpha * w1 (x) w2; w1 (L1,M1), w2 (L2,..,M2). */
+Tensor *graph_kron(Graph *g, Dtype dt, Tensor *base, Tensor *w1, Tensor *w2, float alpha);
+/* v (N,..,K) f32 with norms m (N), or with `in` (K). */
+Tensor *graph_dora(Graph *g, Dtype dt, Tensor *v, Tensor *m, int in);
+
+/* p's shape is x's; seed is ids (1,1). */
+Tensor *graph_dropout(Graph *g, Tensor *x, Tensor *seed, Dropout p);
 
 /* Losses: f32 scalars (1). per, if not NULL, gets the per-sample loss (N). */
 Tensor *graph_loss(Graph *g, LossKind kind, Tensor *pred, Tensor *target, Tensor *mask,

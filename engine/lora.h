@@ -29,7 +29,8 @@
 typedef enum {
     LORA_NONE,
     LORA_DEFAULT,      /* attention and feed-forward: always */
-    LORA_CONV          /* residual blocks and resamplers: only with conv_dim */
+    LORA_CONV,         /* residual blocks and resamplers: only with conv_dim */
+    LORA_EDGE          /* in and out of the U-Net, and its time: only in LyCORIS's files */
 } LoraSet;
 
 /* One layer that can be adapted (models/layers.h makes the list). */
@@ -113,14 +114,25 @@ int lora_open(Lora *lo, const char *path, const LoraTarget *targets, size_t coun
 int lora_open_spec(Lora *lo, const char *spec, const LoraTarget *targets, size_t count, Err *e);
 void lora_close(Lora *lo);
 
-/* A new LoRA to train: kohya's starting point, down uniform in
- * +-1/sqrt(in*k*k) (torch's kaiming_uniform_(a=sqrt(5))), up zero. A rank of 0
- * leaves modules of that kind out; alpha 0 means the rank. */
+/* A new LoRA to train, which changes nothing yet. Plain, as kohya's begins: down uniform in
+ * +-1/sqrt(in*k*k) (torch's kaiming_uniform_(a=sqrt(5))), up zero. LoHa and LoKr as
+ * LyCORIS's: gaussian with deviations 1 and 0.1, w2_a zero; and uniform, w2 or w2_b zero.
+ * A rank of 0 leaves modules of that kind out; alpha 0 means the rank. */
 typedef struct {
     int dim, conv_dim;             /* ranks of LORA_DEFAULT and of 3x3 convolutions */
     float alpha, conv_alpha;
     int unet, text;                /* which networks get modules */
     uint64_t seed;
+    int edge;                      /* LORA_EDGE, too */
+    LoraAlgo algo;
+    LoraDora dora_of;
+    int rs_lora;                   /* s = alpha / sqrt(rank) */
+    /* LoKr: the smaller part of the width is at most factor, 0: as near to its root as can
+     * be; w1 is a product, too, where that is smaller; w2 is kept in full at any rank. */
+    int factor, decompose_both, full_matrix;
+    /* Another rank and alpha for a module; NULL ok. */
+    void (*choose)(void *ctx, const LoraTarget *t, int *dim, float *alpha);
+    void *ctx;
 } LoraNew;
 int lora_new(Lora *lo, const LoraNew *c, const LoraTarget *targets, size_t count, Err *e);
 
@@ -139,6 +151,8 @@ void lora_dora_norms(const LoraModule *m, const float *w, float *norm);
 
 /* The Frobenius norm of up (out, rank) @ down (rank, in). */
 double lora_norm(const float *up, const float *down, size_t out, size_t rank, size_t in);
+/* That of dW, without DoRA. */
+int lora_module_norm(const LoraModule *m, double *norm, Err *e);
 
 typedef struct {
     const char *key, *value;

@@ -79,7 +79,7 @@ enum {
     OPTIM_M, OPTIM_V, OPTIM_S, OPTIM_X, OPTIM_DIFF, OPTIM_M_SCALE, OPTIM_V_SCALE, OPTIM_ROW,
     OPTIM_COL, OPTIM_AVERAGE, OPTIM_SLOTS
 };
-enum { OPTIM_GROUPS = 16 };
+enum { OPTIM_GROUPS = 64 };
 
 typedef struct {
     char *name;                      /* owned */

@@ -45,7 +45,8 @@ static Tensor *inplace_input(const Node *n)
     switch (n->op) {
     case OP_linear: return n->in[3];
     case OP_conv2d: return n->in[4];
-    case OP_groupnorm: case OP_layernorm: case OP_act: case OP_add: return n->in[0];
+    case OP_groupnorm: case OP_layernorm: case OP_act: case OP_add: case OP_dropout: return n->in[0];
+    case OP_compose_bwd: case OP_dora_bwd: return n->in[0];
     case OP_groupnorm_bwd: case OP_act_bwd: return n->prev[0] ? NULL : n->in[0];
     case OP_geglu_bwd: return n->prev[0] ? NULL : n->in[1];
     default: return NULL;

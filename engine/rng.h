@@ -57,6 +57,8 @@ enum {
     RNG_PURPOSE_NOISE_STRENGTH,   /* models/noise.h: numbers that a batch shares, */
     RNG_PURPOSE_NOISE_SCALES,     /* coarse noise, */
     RNG_PURPOSE_NOISE_INPUT,      /* noise of the input alone */
+    RNG_PURPOSE_DROPOUT,       /* seed of a batch; sample: the batch of the step */
+    RNG_PURPOSE_TEMPLATE,      /* captions of textual inversion */
     RNG_PURPOSE_DATA = 64      /* engine/data.c and caption.c count on from here */
 };
 

@@ -173,6 +173,53 @@ typedef void rowsum_fn(Dev *d, const Rowsum *p, void *y, const void *x, int acc)
 /* Conversion between activation dtypes, count elements: slot [dst][src]. */
 typedef void cast_fn(Dev *d, size_t count, void *dst, const void *src);
 
+/* ---- weights under an adapter -------------------------------------------- */
+
+/* What a layer's weight becomes under LoHa, LoKr and DoRA (engine/lora.h). Products of
+ * low-rank factors are linear_dx: a (M,N) times b (N,K). */
+
+/* w (count) T = base (count) wdt + alpha * a [* b];  a, b f32, b NULL ok. In place ok:
+ * base where it has w's dtype. */
+typedef struct { size_t count; float alpha; Dtype wdt; } Compose;
+typedef void compose_fn(Dev *d, const Compose *p, void *w, const void *base, const float *a,
+                        const float *b);
+/* The gradients da = alpha * g [* b], db = alpha * g * a; each may be NULL, db is with b.
+ * da may be g. f32 only. */
+typedef void compose_bwd_fn(Dev *d, const Compose *p, float *da, float *db, const float *g,
+                            const float *a, const float *b);
+
+/* The same with a Kronecker product of w1 (L1,M1) and w2 (L2,S,M2), f32:
+ *   w (L1*L2,S,M1*M2) T: w[i1*L2+i2, s, j1*M2+j2] = base + alpha * w1[i1,j1] * w2[i2,s,j2] */
+typedef struct { int l1, m1, l2, s, m2; float alpha; Dtype wdt; } Kron;
+typedef void kron_fn(Dev *d, const Kron *p, void *w, const void *base, const float *w1,
+                     const float *w2);
+/* dw1, dw2 f32 +=; each may be NULL. f32 only. */
+typedef void kron_bwd_fn(Dev *d, const Kron *p, float *dw1, float *dw2, const float *g,
+                         const float *w1, const float *w2);
+
+/* Weight decomposition, Liu et al., arXiv:2402.09353: v (N,S,K) f32 gets the norms m,
+ *   w (N,S,K) T = v * m / (|v| + 2^-23), |v| over a row of N, or, with `in`, over N and S
+ *   m (N or K) f32   norm (N or K) f32: |v|, for the backward */
+typedef struct { int n, s, k, in; } Dora;
+typedef void dora_fn(Dev *d, const Dora *p, void *w, float *norm, const float *v, const float *m);
+/* dv (N,S,K) f32 overwritten, may be g;  dm f32 +=, NULL ok. f32 only. */
+typedef void dora_bwd_fn(Dev *d, const Dora *p, float *dv, float *dm, const float *g,
+                         const float *v, const float *norm, const float *m);
+
+/* Dropout of adapters: y (N,T,C) T (+)= x * keep / (1 - p), where keep is 0 with the
+ * probability `each` for an element, `channel` for a channel of one of N, `row` for one of
+ * N, and, without a factor, `all` for everything. Which ones is a function of seed (1)
+ * int32, stream and the indices, so that a gradient is the same op. In place ok. */
+typedef struct { int n, t, c; float each, channel, row, all; uint32_t stream; } Dropout;
+typedef void dropout_fn(Dev *d, const Dropout *p, void *y, const void *x, const int32_t *seed, int acc);
+
+/* A number in [0, 1) for index i of one of the four kinds of choices. */
+static inline float dropout_draw(uint32_t seed, const Dropout *p, uint32_t kind, uint32_t i)
+{
+    const uint32_t key[2] = {seed + kind * 0x9e3779b9u, p->stream};
+    return (float)(optim_bits(key, i) >> 8) * 0x1p-24f;
+}
+
 /* ---- embeddings ---------------------------------------------------------- */
 
 /* Sinusoidal time embedding, Ho et al., arXiv:2006.11239, in diffusers' order
@@ -183,13 +230,14 @@ typedef struct { int n, dim; } TimeEmbed;
 typedef void time_embed_fn(Dev *d, const TimeEmbed *p, void *y, const float *t);
 
 /* y (N,T,C) T = table[ids] + pos.  table (VOCAB,C) wdt, pos (T,C) wdt,
- * ids (N,T) int32 in 0..VOCAB-1. pos NULL: none. */
-typedef struct { int n, t, c, vocab; Dtype wdt; } TokenEmbed;
+ * pos NULL: none.  more (MORE,C) f32: rows VOCAB.. of the table, or NULL when MORE is 0;
+ * ids (N,T) int32 in 0..VOCAB+MORE-1. */
+typedef struct { int n, t, c, vocab, more; Dtype wdt; } TokenEmbed;
 typedef void token_embed_fn(Dev *d, const TokenEmbed *p, void *y, const int32_t *ids,
-                            const void *table, const void *pos);
-/* dtable (VOCAB,C), dpos (T,C) f32 +=; each may be NULL. */
+                            const void *table, const void *pos, const float *more);
+/* dtable (VOCAB,C), dpos (T,C), dmore (MORE,C) f32 +=; each may be NULL. */
 typedef void token_embed_bwd_fn(Dev *d, const TokenEmbed *p, float *dtable, float *dpos,
-                                const void *dy, const int32_t *ids);
+                                float *dmore, const void *dy, const int32_t *ids);
 
 /* ---- losses -------------------------------------------------------------- */
 
@@ -237,7 +285,9 @@ typedef void gauss_bwd_fn(Dev *d, const Gauss *p, void *dm, const void *dz, cons
     X(attention) X(attention_bwd) X(groupnorm) X(groupnorm_bwd) X(layernorm)             \
     X(layernorm_bwd) X(act) X(act_bwd) X(geglu) X(geglu_bwd) X(add) X(upsample2x)        \
     X(upsample2x_bwd) X(concat) X(concat_bwd) X(rowsum) X(time_embed) X(token_embed)     \
-    X(token_embed_bwd) X(loss) X(loss_bwd) X(recon) X(recon_bwd) X(gauss) X(gauss_bwd)
+    X(token_embed_bwd) X(loss) X(loss_bwd) X(recon) X(recon_bwd) X(gauss) X(gauss_bwd)  \
+    X(compose) X(compose_bwd) X(kron) X(kron_bwd) X(dora) X(dora_bwd)          \
+    X(dropout)
 
 typedef struct {
 #define X(op) op##_fn *op[DT_N];

@@ -4,6 +4,8 @@
 #include <stdarg.h>
 #include <stdio.h>
 
+#include "models/adapter.h"
+
 Path block_path(const char *fmt, ...)
 {
     Path p;
@@ -24,24 +26,29 @@ static Tensor *vector(Build *b, Path path, const char *what, int n)
     return block_param(b, block_path("%s.%s", path.s, what), 1, &n);
 }
 
-static int lora_rank(Build *b, Path path, float *scale)
+static const LoraModule *lora_of(Build *b, Path path)
 {
-    return b->lora ? b->lora(b->lora_ctx, path.s, scale) : 0;
+    return b->lora ? b->lora(b->lora_ctx, path.s) : NULL;
+}
+
+/* y + scale * up(h) of a plain module; others are in the weight. */
+static Tensor *close_lora(Build *b, Path path, const LoraModule *m, Tensor *h, Tensor *y)
+{
+    Tensor *up = adapter_factor(b, path, m, "lora_up.weight");
+    return graph_linear(b->g, adapter_dropout(b, path, h), up, NULL, y, lora_scale(m));
 }
 
 Tensor *block_linear(Build *b, Path path, Tensor *x, int n, int bias, Tensor *res)
 {
     int k = tensor_last(x);
-    float scale = 1;
+    const LoraModule *m = lora_of(b, path);
     b->g->scope = path.s;
     Tensor *w = block_param(b, block_path("%s.weight", path.s), 2, (int[]){n, k});
-    Tensor *y = graph_linear(b->g, x, w, bias ? vector(b, path, "bias", n) : NULL, res, 1);
-    int rank = lora_rank(b, path, &scale);
-    if (rank) {
-        Tensor *down = block_param(b, block_path("%s.lora_down.weight", path.s), 2, (int[]){rank, k});
-        Tensor *up = block_param(b, block_path("%s.lora_up.weight", path.s), 2, (int[]){n, rank});
-        Tensor *h = graph_linear(b->g, x, down, NULL, NULL, 1);
-        y = graph_linear(b->g, h, up, NULL, y, scale);
+    Tensor *own = m ? adapter_weight(b, path, m, w) : w;
+    Tensor *y = graph_linear(b->g, x, own, bias ? vector(b, path, "bias", n) : NULL, res, 1);
+    if (m && own == w) {
+        Tensor *down = adapter_factor(b, path, m, "lora_down.weight");
+        y = close_lora(b, path, m, graph_linear(b->g, x, down, NULL, NULL, 1), y);
     }
     b->g->scope = NULL;
     return y;
@@ -51,18 +58,15 @@ Tensor *block_conv3(Build *b, Path path, Tensor *x, int cout, int stride, int pa
                     Tensor *rowbias, Tensor *res)
 {
     int cin = tensor_last(x);
-    float scale = 1;
+    const LoraModule *m = lora_of(b, path);
     b->g->scope = path.s;
     Tensor *w = block_param(b, block_path("%s.weight", path.s), 4, (int[]){cout, 3, 3, cin});
-    Tensor *y = graph_conv2d(b->g, x, w, vector(b, path, "bias", cout), rowbias, res, stride, pad_lo,
+    Tensor *own = m ? adapter_weight(b, path, m, w) : w;
+    Tensor *y = graph_conv2d(b->g, x, own, vector(b, path, "bias", cout), rowbias, res, stride, pad_lo,
                              1, 1);
-    int rank = lora_rank(b, path, &scale);
-    if (rank) {
-        Tensor *down = block_param(b, block_path("%s.lora_down.weight", path.s), 4,
-                                   (int[]){rank, 3, 3, cin});
-        Tensor *up = block_param(b, block_path("%s.lora_up.weight", path.s), 2, (int[]){cout, rank});
-        Tensor *h = graph_conv2d(b->g, x, down, NULL, NULL, NULL, stride, pad_lo, 1, 1);
-        y = graph_linear(b->g, h, up, NULL, y, scale);
+    if (m && own == w) {
+        Tensor *down = adapter_factor(b, path, m, "lora_down.weight");
+        y = close_lora(b, path, m, graph_conv2d(b->g, x, down, NULL, NULL, NULL, stride, pad_lo, 1, 1), y);
     }
     b->g->scope = NULL;
     return y;

@@ -3,22 +3,26 @@
  * A layer is addressed by its canonical path ("unet.mid_block.resnets.0.conv1");
  * the names of its weights are path + ".weight" and ".bias", which is what
  * checkpoints call them (models/keys.h). A layer with a LoRA under training
- * gets the low-rank product beside its own:  y = W x + b + scale * up(down(x)).
+ * gets the low-rank product beside its own:  y = W x + b + scale * up(down(x)); with
+ * other kinds of adapters W is another (models/adapter.h).
  */
 #ifndef SDC_MODELS_BLOCKS_H
 #define SDC_MODELS_BLOCKS_H
 
 #include "engine/graph.h"
+#include "engine/lora.h"
 
-/* The LoRA that a module carries, by canonical path: its rank, 0 for none, and
- * scale = alpha / rank. */
-typedef int block_lora_fn(void *ctx, const char *module, float *scale);
+/* The LoRA that a module carries, by canonical path; NULL for none. */
+typedef const LoraModule *block_lora_fn(void *ctx, const char *module);
 
 typedef struct {
     Graph *g;
     Params *ps;
     block_lora_fn *lora;       /* NULL: no LoRA anywhere */
     void *lora_ctx;
+    Dropout dropout;           /* of the LoRA: each, channel (rank_dropout), all (module_dropout) */
+    int added_tokens;          /* vectors of embeddings, behind the text encoder's table */
+    Tensor *seed;              /* of the dropout, ids (1,1); NULL: nothing is dropped */
 } Build;
 
 enum { BLOCK_PATH = 160 };

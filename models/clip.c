@@ -34,7 +34,10 @@ Tensor *clip_build(Build *b, const SdConfig *c, Tensor *ids, int clip_skip)
                                 (int[]){c->vocab, c->text_width});
     Tensor *pos = block_param(b, P(TEXT ".embeddings.position_embedding.weight"), 2,
                               (int[]){SD_POSITIONS, c->text_width});
-    Tensor *x = graph_token_embed(b->g, ids, table, pos);
+    Tensor *more = NULL;
+    if (b->added_tokens)
+        more = graph_cast(b->g, block_param(b, P(CLIP_ADDED), 2, (int[]){b->added_tokens, c->text_width}), DT_F32);
+    Tensor *x = graph_token_embed(b->g, ids, table, pos, more);
     for (int i = 0; i < run; i++) x = layer(b, c, i, x);
     return block_layernorm(b, P(TEXT ".final_layer_norm"), x);
 }

@@ -8,7 +8,10 @@
 #include "models/blocks.h"
 #include "models/config.h"
 
-/* ids (N,77) token ids below c->vocab. clip_skip 0 or 1: after the last layer
+/* The vectors of embeddings (engine/embedding.h), (rows, text_width). */
+#define CLIP_ADDED "text_encoder.added_tokens.weight"
+
+/* ids (N,77) token ids below c->vocab + b->added_tokens. clip_skip 0 or 1: after the last layer
  * that c names; s: s-1 layers earlier. The final layer norm is applied in
  * every case. Returns hidden states (N,77,text_width). */
 Tensor *clip_build(Build *b, const SdConfig *c, Tensor *ids, int clip_skip);

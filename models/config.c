@@ -168,8 +168,8 @@ static const OtherKind others[] = {
     {"^controlnet_cond_embedding.", "a ControlNet", only_sd},
     {"zero_convs.", "a ControlNet", only_sd},
     {"motion_modules.", "an AnimateDiff motion module", only_sd},
-    {"^emb_params", "a textual-inversion embedding", "it is no model"},
-    {"^string_to_param", "a textual-inversion embedding", "it is no model"},
+    {"^emb_params", "a textual-inversion embedding", "give it with --embeddings"},
+    {"^string_to_param", "a textual-inversion embedding", "give it with --embeddings"},
     {"^clip_g", "an SDXL embedding", "it is no model"},
 };
 
@@ -179,7 +179,7 @@ static const OtherKind lone_parts[] = {     /* only without a U-Net beside them 
     {"^decoder.conv_in.", "a VAE alone", "a full checkpoint is needed"},
     {"^first_stage_model.", "a VAE alone", "a full checkpoint is needed"},
     {"^text_model.", "a text encoder alone", "a full checkpoint is needed"},
-    {"^*", "a textual-inversion embedding", "it is no model"},
+    {"^*", "a textual-inversion embedding", "give it with --embeddings"},
 };
 
 static int matches(const TensorFile *tf, const char *mark)

@@ -31,6 +31,8 @@ static int build(Denoise *d, Err *e)
     Tensor *huber = graph_input(b.g, "huber_c", DT_F32, 1, &n);
     Tensor *mask = d->masked ? graph_input(b.g, "mask", DT_F32, 3, map) : NULL;
     Tensor *scale = graph_input(b.g, "scale", DT_F32, 1, (int[]){1});
+    if (d->backward && (b.dropout.each > 0 || b.dropout.channel > 0 || b.dropout.all > 0))
+        b.seed = graph_input_ids(b.g, "dropout_seed", 1, 1);
     Tensor *context = clip_build(&b, c, ids, d->c.clip_skip);
     Tensor *pred = unet_build(&b, c, x, t, context);
     Tensor *per, *loss = graph_loss(b.g, d->c.loss, pred, target, mask, weight, huber, &per);
@@ -65,10 +67,11 @@ void denoise_free(Denoise *d)
 
 static int check_ids(const Denoise *d, const int32_t *ids, size_t count, Err *e)
 {
+    int tokens = d->m->ck->config.vocab + d->m->embeddings.rows;
     for (size_t i = 0; i < count; i++)
-        if (ids[i] < 0 || ids[i] >= d->m->ck->config.vocab)
+        if (ids[i] < 0 || ids[i] >= tokens)
             return err_set(e, ERR_INPUT, "tensor input_ids: token id %d is outside the vocabulary of %d",
-                           (int)ids[i], d->m->ck->config.vocab);
+                           (int)ids[i], tokens);
     return 0;
 }
 
@@ -119,6 +122,7 @@ static int set_inputs(Denoise *d, const DenoiseBatch *b, float grad_scale, Err *
     TRY(exec_set(&d->exec, "input_ids", b->ids, tokens, e));
     TRY(exec_set(&d->exec, "weight", weight, n, e));
     TRY(exec_set(&d->exec, "huber_c", huber, n, e));
+    if (graph_find(d->exec.g, "dropout_seed")) TRY(exec_set(&d->exec, "dropout_seed", &b->dropout_seed, 1, e));
     if (d->masked) TRY(exec_set(&d->exec, "mask", b->mask, n * k / SD_LATENT, e));
     return exec_set(&d->exec, "scale", &grad_scale, 1, e);
 }

@@ -47,6 +47,7 @@ typedef struct {
     const float *weight;       /* (N), NULL: 1 */
     const float *mask;         /* (N,h,w); only with masked */
     const float *input_noise;  /* (N,h,w,4) the input's, where that is another; NULL: the same */
+    uint32_t dropout_seed;     /* of the LoRA's dropout */
 } DenoiseBatch;
 
 /* Builds and plans; call before model_load. *schedule must outlive d. */

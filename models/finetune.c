@@ -287,6 +287,19 @@ static void draw_latents(float *dst, const float *moments, size_t pixels, RngKey
         }
 }
 
+/* The caption of a sample; the caller owns it. */
+static int caption_of(char **text, const Finetune *f, const DataSample *s, uint32_t epoch, RngKey key, Err *e)
+{
+    const char *const *t = f->c.templates;
+    uint32_t count = 0;
+    if (!t) return dataset_caption(text, f->ds, s, epoch, key.step, e);
+    while (t[count]) count++;
+    key.purpose = RNG_PURPOSE_TEMPLATE;
+    const char *chosen = t[rng_below(key, 0, count)], *at = strstr(chosen, "{}");
+    *text = mem_printf("%.*s%s%s", (int)(at - chosen), chosen, f->c.word, at + 2);
+    return *text ? 0 : err_nomem(e, 64, "a caption");
+}
+
 /* Fills place i of the batch; key.sample counts the samples of an optimizer step. */
 static int fill_sample(Finetune *f, const DataBatch *b, int i, RngKey key, uint32_t epoch, Err *e)
 {
@@ -303,7 +316,7 @@ static int fill_sample(Finetune *f, const DataBatch *b, int i, RngKey key, uint3
     f->timestep[i] = f->c.min_timestep + (int)rng_below(key, 0, span);
     f->weight[i] = (float)f->ds->items[s->item].weight;
     char *text;
-    TRY(dataset_caption(&text, f->ds, s, epoch, key.step, e));
+    TRY(caption_of(&text, f, s, epoch, key, e));
     int32_t *ids = f->ids + (size_t)i * (size_t)f->c.chunks * SD_POSITIONS;
     int rc = chunk_caption(ids, (size_t)f->c.chunks, f->tok, text, strlen(text),
                            f->m->ck->config.openclip ? 0 : BPE_EOS, e);
@@ -348,7 +361,8 @@ static int run_batch(Finetune *f, const DataBatch *b, float grad_scale, float *l
         Denoise *d = graph_for(f, n, b->h / 8, b->w / 8);
         DenoiseBatch in = {f->latents + i * each, f->noise + i * each, f->timestep + i, f->ids + i * ids,
                            f->weight + i, f->mask ? f->mask + i * each / SD_LATENT : NULL,
-                           f->input_noise ? f->input_noise + i * each : NULL};
+                           f->input_noise ? f->input_noise + i * each : NULL,
+                           f->dropout_seed + (uint32_t)at};
         float l, share = (float)n / (float)b->count;
         TRY(denoise_run(d, &in, grad_scale * share, &l, bands ? f->per + i : NULL, e));
         sum += (double)l * share;
@@ -387,6 +401,7 @@ int finetune_run(Finetune *f, uint32_t step, int micro, float *loss, Err *e)
     TRY(epoch_of(f, epoch, e));
     const DataBatch *b = &f->epoch.batches[step % f->steps * (size_t)f->c.accumulation + (size_t)micro];
     TRY(fill_batch(f, b, (RngKey){f->c.seed, step, (uint32_t)(micro * f->ds->cfg.batch_size), 0}, epoch, e));
+    f->dropout_seed = rng_u32((RngKey){f->c.seed, step, (uint32_t)micro, RNG_PURPOSE_DROPOUT}, 0);
     return run_batch(f, b, 1.0f / (float)finetune_micros(f, step), loss, f->bands, e);
 }
 

@@ -32,6 +32,9 @@ typedef struct {
     int masked;                    /* the loss is weighted by the data set's masks */
     int zero_terminal;             /* schedule_zero_terminal */
     int min_timestep, max_timestep;   /* t in [min, max), 0..1000 */
+    const char *const *templates;  /* captions for word, "a photo of a {}", up to NULL, instead of
+                                      the data set's; NULL: none */
+    const char *word;
     uint64_t seed;
     int backward;                  /* 0: only measure the loss */
     const char *cache_dir;         /* latents on disk; NULL: in memory only */
@@ -61,6 +64,7 @@ typedef struct {
     float *per;                    /* the loss of each sample of a batch */
     int *timestep;
     struct FinetuneBands *bands;   /* finetune_run adds to these; NULL: not wanted; borrowed */
+    uint32_t dropout_seed;
     int32_t *ids;
 } Finetune;
 

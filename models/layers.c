@@ -160,9 +160,9 @@ static void unet(Walk *w)
     int skip[3 * SD_LEVELS], in = width[3];
     char block[64];
     at(w, "unet");
-    conv(w, "conv_in", w->c->in_channels, width[0], 3, 1, LORA_NONE);
-    linear(w, "time_embedding.linear_1", width[0], time, 1, LORA_NONE);
-    linear(w, "time_embedding.linear_2", time, time, 1, LORA_NONE);
+    conv(w, "conv_in", w->c->in_channels, width[0], 3, 1, LORA_EDGE);
+    linear(w, "time_embedding.linear_1", width[0], time, 1, LORA_EDGE);
+    linear(w, "time_embedding.linear_2", time, time, 1, LORA_EDGE);
     int n = unet_down(w, skip);
     resnet(w, "unet.mid_block", 0, in, in, time);
     transformer(w, "unet.mid_block", 0, in);
@@ -181,7 +181,7 @@ static void unet(Walk *w)
     }
     at(w, "unet");
     norm(w, "conv_norm_out", in);
-    conv(w, "conv_out", in, SD_LATENT, 3, 1, LORA_NONE);
+    conv(w, "conv_out", in, SD_LATENT, 3, 1, LORA_EDGE);
 }
 
 /* ---- VAE ------------------------------------------------------------------------ */

@@ -43,7 +43,8 @@ void layers_free(Layers *ls);
 int layer_param(const Layer *l, int i, char *name, int64_t shape[4]);
 
 /* LoRA-able modules in that order; *list is owned by the caller
- * (lora_targets_free). SD1.5: 264 of LORA_DEFAULT, 86 of LORA_CONV. */
+ * (lora_targets_free). SD1.5: 264 of LORA_DEFAULT, 86 of LORA_CONV,
+ * 4 of LORA_EDGE. */
 int layers_lora_targets(const Layers *ls, LoraTarget **list, size_t *count, Err *e);
 
 #endif

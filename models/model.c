@@ -2,9 +2,11 @@
 #include "models/model.h"
 
 #include <math.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "engine/mem.h"
+#include "models/clip.h"
 #include "engine/rng.h"
 
 static const char *const dtype_names[DT_N] = {"f32", "bf16", "f16"};
@@ -56,8 +58,8 @@ static int starts(const char *s, const char *prefix) { return !strncmp(s, prefix
  * under training add, and the VAE, whose errors are seen directly. */
 static int int8_weight(const char *name)
 {
-    if (strstr(name, ".lora_")) return 0;
-    if (starts(name, "text_encoder.")) return !strstr(name, ".embeddings.");
+    if (lora_factor_in(name)) return 0;
+    if (starts(name, "text_encoder.")) return !strstr(name, ".embeddings.") && strcmp(name, CLIP_ADDED) != 0;
     return starts(name, "unet.") && !starts(name, "unet.conv_in.") && !starts(name, "unet.conv_out.") &&
            !starts(name, "unet.time_embedding.");
 }
@@ -108,6 +110,7 @@ void model_close(Model *m)
     for (size_t i = 0; i < m->lora_count; i++) lora_close(&m->lora[i]);
     mem_free(m->lora);
     lora_targets_free(m->targets, m->target_count);
+    embeddings_close(&m->embeddings);
     checkpoint_close(m->ck);
     dev_close(m->dev);
     *m = (Model){0};
@@ -122,14 +125,31 @@ const LoraTarget *model_target(const Model *m, const char *path)
 
 /* ---- what is trained ----------------------------------------------------- */
 
+/* The module that a factor's name begins with, and which factor it is. */
+static const LoraTarget *target_of_factor(const Model *m, const char *name, const char *suffix)
+{
+    char path[KEY_MAX];
+    size_t n = (size_t)(suffix - name);
+    if (!n || n > sizeof path) return NULL;
+    memcpy(path, name, n - 1);
+    path[n - 1] = 0;
+    return model_target(m, path);
+}
+
 /* params_group_fn */
 static int group_of(void *ctx, const char *name)
 {
-    const ModelTraining *t = &((Model *)ctx)->train;
-    int lora = strstr(name, ".lora_down.weight") || strstr(name, ".lora_up.weight");
-    if (starts(name, "text_encoder.")) return (lora ? t->lora_text : t->full_text) ? GROUP_TEXT : -1;
-    if (starts(name, "unet.")) return (lora ? t->lora_unet : t->full_unet) ? GROUP_UNET : -1;
-    return t->full_vae ? GROUP_VAE : -1;
+    const Model *m = ctx;
+    const ModelTraining *t = &m->train;
+    const char *lora = lora_factor_in(name);
+    int text = starts(name, "text_encoder.");
+    if (!strcmp(name, CLIP_ADDED)) return t->tokens ? GROUP_TEXT : -1;
+    if (!text && !starts(name, "unet.")) return t->full_vae ? GROUP_VAE : -1;
+    if (!lora && text) return t->full_text ? GROUP_TEXT : -1;
+    if (!lora) return t->full_unet ? GROUP_UNET : -1;
+    if (!(text ? t->lora_text : t->lora_unet)) return -1;
+    const LoraTarget *target = t->group ? target_of_factor(m, name, lora) : NULL;
+    return target ? t->group(t->group_ctx, target, lora) : text ? GROUP_TEXT : GROUP_UNET;
 }
 
 void model_train(Model *m, const ModelTraining *t)
@@ -147,19 +167,14 @@ static const LoraModule *trained_module(const Model *m, const char *path)
 }
 
 /* block_lora_fn */
-static int lora_of(void *ctx, const char *path, float *scale)
-{
-    const LoraModule *lm = trained_module(ctx, path);
-    if (!lm) return 0;
-    *scale = lm->alpha / (float)lm->rank;
-    return lm->rank;
-}
+static const LoraModule *lora_of(void *ctx, const char *path) { return trained_module(ctx, path); }
 
 /* ---- graphs -------------------------------------------------------------- */
 
 Build model_graph(Model *m)
 {
-    return (Build){graph_new(m->dtype), m->ps, m->train.lora ? lora_of : NULL, m};
+    return (Build){.g = graph_new(m->dtype), .ps = m->ps, .lora = m->train.lora ? lora_of : NULL,
+                   .lora_ctx = m, .dropout = m->train.dropout, .added_tokens = m->embeddings.rows};
 }
 
 int model_plan(Model *m, Exec *x, Build *b, Err *e) { return model_plan_on(m, &m->slab, x, b, e); }
@@ -216,24 +231,10 @@ static void random_values(const Model *m, const CheckpointEntry *en, float *dst)
         for (size_t i = n / 2; i < n; i++) dst[i] = -6;
 }
 
-static int lora_values(const Model *m, const Param *p, float *dst, Err *e)
-{
-    char path[KEY_MAX];
-    const char *at = strstr(p->name, ".lora_");
-    size_t n = (size_t)(at - p->name);
-    memcpy(path, p->name, n);
-    path[n] = 0;
-    const LoraModule *lm = trained_module(m, path);
-    if (!lm) return err_set(e, ERR_FAIL, "tensor %s is not in the LoRA", p->name);
-    memcpy(dst, strstr(at, "up.") ? lm->up : lm->down, p->count * sizeof *dst);
-    return 0;
-}
-
 /* The target of a weight that merged LoRAs change, or NULL. */
-static const LoraTarget *changed_by_lora(const Model *m, const Param *p)
+static const LoraTarget *changed_by_lora(const Model *m, const CheckpointEntry *en)
 {
-    const CheckpointEntry *en = m->lora_count && p->ndim > 1 ? checkpoint_find(m->ck, p->name) : NULL;
-    const LoraTarget *t = en ? model_target(m, en->layer->path) : NULL;
+    const LoraTarget *t = en && m->lora_count && !strstr(en->name, ".bias") ? model_target(m, en->layer->path) : NULL;
     for (size_t i = 0; t && i < m->lora_count; i++)
         if (lora_find(&m->lora[i], t)) return t;
     return NULL;
@@ -246,30 +247,73 @@ int model_initial(const Model *m, const CheckpointEntry *en, float *dst, Err *e)
     return 0;
 }
 
+static int read_weight(const Model *m, const CheckpointEntry *en, size_t first, size_t count, float *dst,
+                       Err *e);
+
+/* DoRA begins with the norms of the weight it decomposes. */
+static int dora_values(const Model *m, const LoraModule *lm, const Param *p, float *dst, Err *e)
+{
+    char name[KEY_MAX + 8];
+    snprintf(name, sizeof name, "%s.weight", lm->target->path);
+    const CheckpointEntry *en = checkpoint_find(m->ck, name);
+    float *w = en ? mem_alloc((size_t)en->count * sizeof *w) : NULL;
+    if (!w) return err_nomem(e, en ? (size_t)en->count * sizeof *w : 0, p->name);
+    int rc = read_weight(m, en, 0, (size_t)en->count, w, e);
+    if (!rc) lora_dora_norms(lm, w, dst);
+    mem_free(w);
+    return rc;
+}
+
+static int lora_values(const Model *m, const Param *p, const char *suffix, float *dst, Err *e)
+{
+    const LoraTarget *t = target_of_factor(m, p->name, suffix);
+    const LoraModule *lm = t && m->train.lora ? lora_find(m->train.lora, t) : NULL;
+    if (!lm) return err_set(e, ERR_FAIL, "tensor %s is not in the LoRA", p->name);
+    LoraModule copy = *lm;
+    LoraFactor f[LORA_FACTORS];
+    int n = lora_factors(&copy, f);
+    for (int i = 0; i < n; i++) {
+        if (strcmp(f[i].suffix, suffix)) continue;
+        if (!*f[i].values) return dora_values(m, lm, p, dst, e);
+        memcpy(dst, *f[i].values, p->count * sizeof *dst);
+        return 0;
+    }
+    return err_set(e, ERR_FAIL, "tensor %s is not in the LoRA", p->name);
+}
+
 /* ParamSource.whole: a delta or a random tensor is made in one piece */
 static int made_whole(void *ctx, const Param *p)
 {
     const Model *m = ctx;
-    return !m->ck->path || strstr(p->name, ".lora_") || changed_by_lora(m, p);
+    return !m->ck->path || lora_factor_in(p->name) || !strcmp(p->name, CLIP_ADDED) || changed_by_lora(m, checkpoint_find(m->ck, p->name));
+}
+
+/* Values of a tensor with what merged LoRAs change; those are read whole. */
+static int read_weight(const Model *m, const CheckpointEntry *en, size_t first, size_t count, float *dst,
+                       Err *e)
+{
+    if (!m->ck->path) return random_values(m, en, dst), 0;
+    TRY(tensorfile_read_f32(en->file, en->tensor, en->first + (int64_t)first, (int64_t)count, dst, e));
+    tensorfile_drop(en->file, en->tensor, en->first + (int64_t)first, (int64_t)count);
+    const LoraTarget *t = changed_by_lora(m, en);
+    for (size_t i = 0; t && i < m->lora_count; i++) {
+        const LoraModule *lm = lora_find(&m->lora[i], t);
+        if (lm) TRY(lora_add_delta(lm, lora_weight(&m->lora[i], t), dst, e));
+    }
+    return 0;
 }
 
 /* ParamSource.read */
 static int values_of(void *ctx, const Param *p, size_t first, size_t count, float *dst, Err *e)
 {
     const Model *m = ctx;
-    if (strstr(p->name, ".lora_")) return lora_values(m, p, dst, e);
+    const char *factor = lora_factor_in(p->name);
+    if (factor) return lora_values(m, p, factor, dst, e);
+    if (!strcmp(p->name, CLIP_ADDED)) return memcpy(dst, m->embeddings.values + first, count * sizeof *dst), 0;
     const CheckpointEntry *en = checkpoint_find(m->ck, p->name);
     if (!en || (size_t)en->count != p->count)
         return err_set(e, ERR_INPUT, "tensor %s: the model has none of this shape", p->name);
-    if (!m->ck->path) return random_values(m, en, dst), 0;
-    TRY(tensorfile_read_f32(en->file, en->tensor, en->first + (int64_t)first, (int64_t)count, dst, e));
-    tensorfile_drop(en->file, en->tensor, en->first + (int64_t)first, (int64_t)count);
-    const LoraTarget *t = changed_by_lora(m, p);
-    for (size_t i = 0; t && i < m->lora_count; i++) {
-        const LoraModule *lm = lora_find(&m->lora[i], t);
-        if (lm) TRY(lora_add_delta(lm, lora_weight(&m->lora[i], t), dst, e));
-    }
-    return 0;
+    return read_weight(m, en, first, count, dst, e);
 }
 
 int model_load_part(Model *m, const char *prefix, Err *e)

@@ -16,6 +16,7 @@
 #define SDC_MODELS_MODEL_H
 
 #include "engine/exec.h"
+#include "engine/embedding.h"
 #include "engine/lora.h"
 #include "models/blocks.h"
 #include "models/checkpoint.h"
@@ -36,6 +37,11 @@ typedef struct {
 typedef struct {
     const Lora *lora;              /* LoRA under training, its initial values; borrowed */
     int lora_unet, lora_text;      /* which of its modules are trained; the others still act */
+    Dropout dropout;               /* of its plain modules, while gradients are made (blocks.h) */
+    /* The optimizer group of a factor of it; NULL: GROUP_TEXT or GROUP_UNET. */
+    int (*group)(void *ctx, const LoraTarget *t, const char *factor);
+    void *group_ctx;
+    int tokens;                    /* the vectors of Model.embeddings */
     int full_unet, full_text, full_vae;   /* train the weights themselves */
     int half;                      /* full: in bf16, gradients streamed (params.h) */
 } ModelTraining;
@@ -53,6 +59,8 @@ typedef struct {
     Lora *lora;                    /* merged ones */
     size_t lora_count;
     ModelTraining train;
+    Embeddings embeddings;         /* owned; to be filled before the first graph. Their tokens are
+                                      those behind the vocabulary */
     Params *ps;
     Slab slab;                     /* shared by all graphs of the model */
     uint64_t seed;

@@ -32,7 +32,7 @@ static int parse(Pipeline *p, const Tokenizer *tok, int which, const char *text,
     if (!rc) rc = chunk_prompt(&p->chunks[which], tok, &prompt, pad, e);
     for (size_t i = 0; !rc && i < p->chunks[which].count * CHUNK_IDS; i++) {
         int32_t id = p->chunks[which].chunks[i / CHUNK_IDS].ids[i % CHUNK_IDS];
-        if (id >= vocab)
+        if (id >= vocab + p->m->embeddings.rows)
             rc = err_set(e, ERR_INPUT, "the model's vocabulary has %d tokens and lacks number "
                          "%d of the prompt; a model with all %d tokens of CLIP is needed", vocab, (int)id,
                          BPE_VOCAB);

@@ -54,7 +54,7 @@ Tensor *vit_build(Build *b, const VitConfig *c, int n)
     Tensor *image = graph_input(b->g, "image", DT_F32, 4, (int[]){n, c->side, c->side, 3});
     Tensor *ids = graph_input_ids(b->g, "positions", n, tokens);
     Tensor *table = block_param(b, P("pos_embed"), 2, (int[]){tokens, c->width});
-    Tensor *pos = graph_token_embed(b->g, ids, table, NULL);
+    Tensor *pos = graph_token_embed(b->g, ids, table, NULL, NULL);
     b->g->scope = "patch_embed.proj";
     Tensor *w = block_param(b, P("patch_embed.proj.weight"), 4,
                             (int[]){c->width, c->patch, c->patch, 3});

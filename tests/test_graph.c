@@ -33,7 +33,7 @@ static int fixture(Fixture *f, int threads, const char *device, Err *e)
     if (!device) device = kern_device();
     ModelOptions o = {.config = &micro, .threads = threads, .device = device, .seed = 3};
     TRY(model_open(&f->m, &o, e));
-    LoraNew n = {4, 4, 2, 2, 1, 1, 5};
+    LoraNew n = {.dim = 4, .conv_dim = 4, .alpha = 2, .conv_alpha = 2, .unet = 1, .text = 1, .seed = 5};
     TRY(lora_new(&f->lora, &n, f->m.targets, f->m.target_count, e));
     for (size_t i = 0; i < f->lora.count; i++) {
         LoraModule *lm = &f->lora.list[i];
@@ -62,7 +62,7 @@ static void fixture_free(Fixture *f)
 
 static int run(Fixture *f, float *loss, Err *e)
 {
-    DenoiseBatch b = {f->latents, f->noise, f->t, f->ids, NULL, NULL, NULL};
+    DenoiseBatch b = {f->latents, f->noise, f->t, f->ids, NULL, NULL, NULL, 0};
     params_zero_grad(f->m.ps);
     return denoise_run(&f->d, &b, 1, loss, NULL, e);
 }

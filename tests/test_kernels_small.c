@@ -5,8 +5,8 @@
 /* ---- embeddings ---------------------------------------------------------- */
 
 CALLER(time_embed, CALL(time_embed, out[0], in[0]))
-CALLER(token_embed, CALL(token_embed, out[0], in[0], in[1], in[2]))
-CALLER(token_embed_bwd, CALL(token_embed_bwd, out[0], out[1], in[0], in[1]))
+CALLER(token_embed, CALL(token_embed, out[0], in[0], in[1], in[2], in[3]))
+CALLER(token_embed_bwd, CALL(token_embed_bwd, out[0], out[1], out[2], in[0], in[1]))
 
 static void prepare_times(Dev *d, const Case *c, void **in)
 {
@@ -38,19 +38,19 @@ static void put_ids(int32_t *id, size_t n, int vocab)
 static void prepare_token_embed(Dev *d, const Case *c, void **in)
 {
     (void)d;
-    put_ids(in[0], c->in[0].n, ((const TokenEmbed *)c->p)->vocab);
+    put_ids(in[0], c->in[0].n, ((const TokenEmbed *)c->p)->vocab + ((const TokenEmbed *)c->p)->more);
 }
 
 static void prepare_token_embed_bwd(Dev *d, const Case *c, void **in)
 {
     (void)d;
-    put_ids(in[1], c->in[1].n, ((const TokenEmbed *)c->p)->vocab);
+    put_ids(in[1], c->in[1].n, ((const TokenEmbed *)c->p)->vocab + ((const TokenEmbed *)c->p)->more);
 }
 
 TEST(kernels_token_embed)
 {
-    static const TokenEmbed sizes[] = {{1, 1, 1, 1, DT_F32}, {2, 3, 5, 7, DT_F32},
-        {1, 77, 64, 100, DT_F32}, {2, 77, 48, 20, DT_F32}, {3, 33, 130, 3, DT_F32}};
+    static const TokenEmbed sizes[] = {{1, 1, 1, 1, 0, DT_F32}, {2, 3, 5, 7, 2, DT_F32},
+        {1, 77, 64, 100, 0, DT_F32}, {2, 77, 48, 20, 3, DT_F32}, {3, 33, 130, 3, 1, DT_F32}};
     for (uint64_t i = 0; i < 3 * sizeof sizes / sizeof *sizes; i++) {
         TokenEmbed exact = sizes[i / 3], p = exact;
         size_t rows = (size_t)p.n * (size_t)p.t, ch = (size_t)p.c;
@@ -59,6 +59,7 @@ TEST(kernels_token_embed)
                   .prepare = prepare_token_embed};
         reads(&f, DT_F32, rows, KERN_NORMAL), reads(&f, p.wdt, (size_t)p.vocab * ch, KERN_NORMAL);
         reads(&f, p.wdt, i % 5 == 4 ? 0 : (size_t)p.t * ch, KERN_NORMAL);
+        reads(&f, DT_F32, (size_t)p.more * ch, KERN_NORMAL);
         writes(&f, T, rows * ch, 0, 1, 1, 0);
         Case b = {.op = "token_embed_bwd", .p = &p, .call = call_token_embed_bwd,
                   .prepare = prepare_token_embed_bwd};
@@ -66,6 +67,7 @@ TEST(kernels_token_embed)
         double sum = sum_ulps((double)rows) * sqrt((double)rows);
         writes(&b, DT_F32, i % 3 == 1 ? 0 : (size_t)p.vocab * ch, 1, sum, 1, 0);
         writes(&b, DT_F32, i % 3 == 2 ? 0 : (size_t)p.t * ch, 1, sum, 1, 0);
+        writes(&b, DT_F32, i % 2 ? 0 : (size_t)p.more * ch, 1, sum, 1, 0);
         CHECK(case_check(&f, i) && case_check(&b, i));
     }
 }

@@ -156,7 +156,7 @@ TEST(layers_lora_sets_of_sd15)
     SdConfig c;
     Layers ls;
     LoraTarget *t;
-    size_t n, text = 0, unet = 0, conv = 0;
+    size_t n, text = 0, unet = 0, conv = 0, edge = 0;
     int64_t per_rank = 0, per_conv_rank = 0, conv_at_rank = 0;
     Err e = {0};
     CHECK_OK(config_from_json(&c, sd15, "sd15", &e), &e);
@@ -164,6 +164,10 @@ TEST(layers_lora_sets_of_sd15)
     CHECK_OK(layers_lora_targets(&ls, &t, &n, &e), &e);
     for (size_t i = 0; i < n; i++) {
         int64_t size = t[i].out + (int64_t)t[i].in * t[i].k * t[i].k;
+        if (t[i].set == LORA_EDGE) {
+            edge++;
+            continue;
+        }
         if (t[i].set == LORA_CONV) conv++;
         else if (t[i].text) text++;
         else unet++;
@@ -176,6 +180,7 @@ TEST(layers_lora_sets_of_sd15)
     CHECK_INT(text, 72);
     CHECK_INT(unet, 192);
     CHECK_INT(conv, 86);
+    CHECK_INT(edge, 4);
     CHECK_INT(per_rank, 589824);
     CHECK_INT(per_conv_rank, 544000);
     CHECK_INT(conv_at_rank, 82880);

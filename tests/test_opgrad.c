@@ -271,22 +271,26 @@ TEST(opgrad_moves)
 
 /* ---- embeddings ---------------------------------------------------------- */
 
-static const int32_t ids[] = {1, 4, 1, 0, 4, 1};
+static const int32_t ids[] = {1, 6, 1, 0, 5, 4};
 
+/* x = the table, positions, and the rows behind the table. */
 static void token_embed_f64(const void *params, const double *x, double *y)
 {
     const TokenEmbed *p = params;
-    for (int i = 0; i < p->n * p->t * p->c; i++)
-        y[i] = x[ids[i / p->c] * p->c + i % p->c] + x[p->vocab * p->c + i % (p->t * p->c)];
+    for (int i = 0; i < p->n * p->t * p->c; i++) {
+        int row = ids[i / p->c];
+        if (row >= p->vocab) row += p->t;
+        y[i] = x[row * p->c + i % p->c] + x[p->vocab * p->c + i % (p->t * p->c)];
+    }
 }
 
 TEST(opgrad_token_embed)
 {
-    TokenEmbed p = {2, 3, 4, 5, DT_F32};
+    TokenEmbed p = {2, 3, 4, 5, 2, DT_F32};
     Problem t;
-    begin(&t, 10, 20 + 12, 24);
-    token_embed_f32_ref(NULL, &p, t.y, ids, t.x, t.x + 20);
-    token_embed_bwd_f32_ref(NULL, &p, t.dx, t.dx + 20, t.dy, ids);
+    begin(&t, 10, 20 + 12 + 8, 24);
+    token_embed_f32_ref(NULL, &p, t.y, ids, t.x, t.x + 20, t.x + 32);
+    token_embed_bwd_f32_ref(NULL, &p, t.dx, t.dx + 20, t.dx + 32, t.dy, ids);
     CHECK(agrees(&t, token_embed_f64, &p));
 }
 
@@ -302,6 +306,85 @@ TEST(time_embed_values)
          * known to 1e-6, an angle to 981 times that. */
         CHECK_NEAR(y[320 + i], cos(981.25 * f), 1e-3 * f + 1e-7);
         CHECK_NEAR(y[480 + i], sin(981.25 * f), 1e-3 * f + 1e-7);
+    }
+}
+
+/* ---- weights under an adapter -------------------------------------------- */
+
+/* x = base, a, b */
+static void compose_f64(const void *params, const double *x, double *y)
+{
+    const Compose *p = params;
+    for (size_t i = 0; i < p->count; i++)
+        y[i] = x[i] + (double)p->alpha * x[p->count + i] * x[2 * p->count + i];
+}
+
+TEST(opgrad_compose)
+{
+    Compose p = {12, 0.7f, DT_F32};
+    Problem t;
+    begin(&t, 20, 36, 12);
+    compose_f32_ref(NULL, &p, t.y, t.x, t.x + 12, t.x + 24);
+    compose_bwd_f32_ref(NULL, &p, t.dx + 12, t.dx + 24, t.dy, t.x + 12, t.x + 24);
+    memcpy(t.dx, t.dy, 12 * sizeof *t.dx);           /* the base's, which nobody asks for */
+    CHECK(agrees(&t, compose_f64, &p));
+}
+
+/* x = base, w1, w2 */
+static void kron_f64(const void *params, const double *x, double *y)
+{
+    const Kron *p = params;
+    int width = p->m1 * p->m2, count = p->l1 * p->l2 * p->s * width;
+    const double *w1 = x + count, *w2 = w1 + p->l1 * p->m1;
+    for (int o = 0; o < p->l1 * p->l2; o++)
+        for (int s = 0; s < p->s; s++)
+            for (int j = 0; j < width; j++) {
+                double a = w1[o / p->l2 * p->m1 + j / p->m2];
+                double b = w2[(o % p->l2 * p->s + s) * p->m2 + j % p->m2];
+                y[(o * p->s + s) * width + j] = x[(o * p->s + s) * width + j] + (double)p->alpha * a * b;
+            }
+}
+
+TEST(opgrad_kron)
+{
+    static const Kron cases[] = {{2, 3, 4, 1, 2, 0.7f, DT_F32}, {3, 2, 2, 3, 5, 0.5f, DT_F32}};
+    for (int i = 0; i < 2; i++) {
+        Kron p = cases[i];
+        int first = p.l1 * p.m1, second = p.l2 * p.s * p.m2, n = first * second;
+        Problem t;
+        begin(&t, (uint64_t)i, n + first + second, n);
+        kron_f32_ref(NULL, &p, t.y, t.x, t.x + n, t.x + n + first);
+        kron_bwd_f32_ref(NULL, &p, t.dx + n, t.dx + n + first, t.dy, t.x + n, t.x + n + first);
+        memcpy(t.dx, t.dy, (size_t)n * sizeof *t.dx);
+        CHECK(agrees(&t, kron_f64, &p));
+    }
+}
+
+/* x = v, m */
+static void dora_f64(const void *params, const double *x, double *y)
+{
+    const Dora *p = params;
+    int n = p->n * p->s * p->k;
+    for (int i = 0; i < n; i++) {
+        double sum = 0;
+        for (int j = 0; j < n; j++)
+            if (p->in ? j % p->k == i % p->k : j / (p->s * p->k) == i / (p->s * p->k)) sum += x[j] * x[j];
+        y[i] = x[i] * x[n + (p->in ? i % p->k : i / (p->s * p->k))] / (sqrt(sum) + 0x1p-23);
+    }
+}
+
+TEST(opgrad_dora)
+{
+    static const Dora cases[] = {{3, 1, 5, 0}, {3, 1, 5, 1}, {2, 3, 4, 0}, {2, 3, 4, 1}};
+    for (int i = 0; i < 4; i++) {
+        Dora p = cases[i];
+        int n = p.n * p.s * p.k, m = p.in ? p.k : p.n;
+        float norm[8];
+        Problem t;
+        begin(&t, (uint64_t)i, n + m, n);
+        dora_f32_ref(NULL, &p, t.y, norm, t.x, t.x + n);
+        dora_bwd_f32_ref(NULL, &p, t.dx, t.dx + n, t.dy, t.x, norm, t.x + n);
+        CHECK(agrees(&t, dora_f64, &p));
     }
 }
 

@@ -33,7 +33,7 @@ static int step_build(Step *s, int kind, Err *e)
     memset(s, 0, sizeof *s);
     ModelOptions o = {.config = &micro, .device = "cpu", .threads = 2, .seed = 3};   /* looks into the slab */
     TRY(model_open(&s->m, &o, e));
-    LoraNew n = {4, 4, 2, 2, 1, 1, 5};
+    LoraNew n = {.dim = 4, .conv_dim = 4, .alpha = 2, .conv_alpha = 2, .unet = 1, .text = 1, .seed = 5};
     TRY(lora_new(&s->lora, &n, s->m.targets, s->m.target_count, e));
     for (size_t i = 0; i < s->lora.count; i++) {       /* up factors that are not zero */
         LoraModule *lm = &s->lora.list[i];

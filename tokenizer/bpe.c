@@ -21,6 +21,12 @@ enum {
 struct Tokenizer {
     uint32_t pair[TABLE];       /* left << 16 | right */
     uint16_t id[TABLE];
+    struct Added {
+        BpeIds ids;             /* of the word */
+        int32_t first;          /* what it becomes: count ids from here on */
+        int count;
+    } *added;
+    size_t added_count, added_cap;
 };
 
 static size_t pair_slot(const Tokenizer *t, uint32_t pair)
@@ -164,7 +170,12 @@ int bpe_open(Tokenizer **out, Err *e)
     return rc;
 }
 
-void bpe_close(Tokenizer *t) { mem_free(t); }
+void bpe_close(Tokenizer *t)
+{
+    for (size_t i = 0; t && i < t->added_count; i++) bpe_ids_free(&t->added[i].ids);
+    if (t) mem_free(t->added);
+    mem_free(t);
+}
 
 void bpe_ids_free(BpeIds *ids)
 {
@@ -338,8 +349,60 @@ static int32_t special_at(const char *p, const char *end, size_t *size)
     return 0;
 }
 
+/* ---- added words ------------------------------------------------------------------------ */
+
+int bpe_add(Tokenizer *t, const char *word, int32_t first, int count, Err *e)
+{
+    struct Added a = {.first = first, .count = count};
+    struct Added *list = mem_grow(t->added, t->added_count, &t->added_cap, sizeof *list);
+    if (!list) return err_nomem(e, sizeof *list, "an added word");
+    t->added = list;
+    size_t known = t->added_count;
+    t->added_count = 0;                     /* a word is spelled in letters, not in other words */
+    int rc = bpe_encode(t, word, strlen(word), &a.ids, e);
+    t->added_count = known;
+    if (!rc && !a.ids.count) rc = err_set(e, ERR_USAGE, "\"%s\" is no word for a prompt", word);
+    if (rc) {
+        bpe_ids_free(&a.ids);
+        return rc;
+    }
+    list[t->added_count++] = a;
+    return 0;
+}
+
+/* The longest added word at ids[0..n), or NULL. */
+static const struct Added *added_at(const Tokenizer *t, const int32_t *ids, size_t n)
+{
+    const struct Added *best = NULL;
+    for (size_t i = 0; i < t->added_count; i++) {
+        const BpeIds *w = &t->added[i].ids;
+        if (w->count > n || memcmp(w->ids, ids, w->count * sizeof *ids)) continue;
+        if (!best || w->count > best->ids.count) best = &t->added[i];
+    }
+    return best;
+}
+
+/* Puts added words in the place of their ids, from `from` on. */
+static int replace_added(const Tokenizer *t, BpeIds *out, size_t from, Err *e)
+{
+    BpeIds old = {0};
+    size_t n = out->count - from;
+    for (size_t i = from; i < out->count; i++) TRY(add_id(&old, out->ids[i], e) ? (bpe_ids_free(&old), e->code) : 0);
+    out->count = from;
+    int rc = 0;
+    for (size_t i = 0; i < n && !rc;) {
+        const struct Added *a = added_at(t, old.ids + i, n - i);
+        for (int k = 0; a && k < a->count && !rc; k++) rc = add_id(out, a->first + k, e);
+        if (!a) rc = add_id(out, old.ids[i], e);
+        i += a ? a->ids.count : 1;
+    }
+    bpe_ids_free(&old);
+    return rc;
+}
+
 int bpe_encode(const Tokenizer *t, const char *text, size_t len, BpeIds *out, Err *e)
 {
+    size_t before = out->count;
     if (len > BPE_MAX_TEXT)
         return err_set(e, ERR_USAGE, "a text of %zu bytes; at most %d can be tokenized",
                        len, BPE_MAX_TEXT);
@@ -355,5 +418,5 @@ int bpe_encode(const Tokenizer *t, const char *text, size_t len, BpeIds *out, Er
         p = special ? q + size : end;
     }
     word_free(&w);
-    return rc;
+    return rc || !t->added_count ? rc : replace_added(t, out, before, e);
 }

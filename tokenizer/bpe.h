@@ -30,11 +30,11 @@ enum {
     BPE_MAX_TEXT = 1 << 22      /* bytes; a longer text is refused */
 };
 
-typedef struct Tokenizer Tokenizer;     /* not changed by use: threads may share it */
+typedef struct Tokenizer Tokenizer;     /* not changed by bpe_encode: threads may share it */
 
 /* ids is owned by the list: free with bpe_ids_free. {0} is an empty list. */
 typedef struct {
-    int32_t *ids;               /* count ids, each below BPE_VOCAB */
+    int32_t *ids;               /* count ids, each below BPE_VOCAB, or of an added word */
     size_t count, cap;
 } BpeIds;
 
@@ -42,6 +42,11 @@ typedef struct {
  * ERR_MEMORY; ERR_FAIL when the built-in vocabulary is damaged. */
 int bpe_open(Tokenizer **t, Err *e);
 void bpe_close(Tokenizer *t);           /* NULL ok */
+
+/* From now on the word, where its ids stand in a text, is `count` ids from `first` on: a
+ * textual-inversion embedding, found by its ids as in A1111. Of words that begin alike the
+ * longest is found. ERR_USAGE for a word without ids. */
+int bpe_add(Tokenizer *t, const char *word, int32_t first, int count, Err *e);
 
 /* Appends the ids of text (len bytes, NULs allowed) to *out, without start and end tokens and
  * without a limit on their number. ERR_USAGE when len > BPE_MAX_TEXT, ERR_MEMORY; on error

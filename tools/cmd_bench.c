@@ -97,7 +97,7 @@ static int init_train(Bench *b, Err *e)
 {
     int h = b->o->height / 8, w = b->o->width / 8;
     size_t count = (size_t)h * (size_t)w * SD_LATENT;
-    LoraNew n = {RANK, 0, RANK, 0, 1, 1, 1};
+    LoraNew n = {.dim = RANK, .alpha = RANK, .unet = 1, .text = 1, .seed = 1};
     TRY(lora_new(&b->lora, &n, b->m.targets, b->m.target_count, e));
     ModelTraining t = {.lora = &b->lora, .lora_unet = 1, .lora_text = 1};
     model_train(&b->m, &t);
@@ -132,7 +132,7 @@ static int micro(void *ctx, uint32_t step, int index, float *loss, Err *e)
     Bench *b = ctx;
     int t = 500;
     (void)step, (void)index;
-    DenoiseBatch in = {b->latents, b->noise, &t, b->ids, NULL, NULL, NULL};
+    DenoiseBatch in = {b->latents, b->noise, &t, b->ids, NULL, NULL, NULL, 0};
     return denoise_run(&b->d, &in, 1, loss, NULL, e);
 }
 

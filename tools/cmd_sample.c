@@ -35,6 +35,9 @@ static const Option table[] = {
      "a prompt a line with kohya's --w --h --d --s --l --n --ss: out.png, out-1.png, ...", NULL},
     {"lora", 0, OPT_LIST, AT(lora), 0, 0, "FILE[:W[:TEW]]",
      "LoRA, weight (1), weight of the text encoder (W); repeatable", NULL},
+    {"embeddings", 0, OPT_LIST, AT(embeddings), 0, 0, "FILE...", "textual-inversion embeddings, used by file name in the prompt", NULL},
+    {"embedding_dir", 0, OPT_TEXT, AT(embedding_dir), 0, 0, "DIR",
+     "folder of embeddings (\"embeddings\" beside the model, A1111's)", "embeddings_dir"},
     {"lora_dir", 0, OPT_TEXT, AT(lora_dir), 0, 0, "DIR",
      "where <lora:name> is looked for (the model's folder, ../Lora, .)", "lora_model_dir"},
     {"from_png", 0, OPT_TEXT, AT(from_png), 0, 0, "FILE",
@@ -346,6 +349,7 @@ static int prepare(SampleRun *r, Err *e)
     c.poll = poll;
     c.ctx = r;
     TRY(bpe_open(&r->tok, e));
+    TRY(sample_embeddings(&r->m.embeddings, r->tok, &r->o, &r->m.ck->config, e));
     return fit(r, &c, e);
 }
 

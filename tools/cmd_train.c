@@ -24,10 +24,11 @@ static void summary(const TrainRun *r)
     fprintf(stderr, ", %" PRIu32 " uses per epoch, %zu sizes\n", ds->entry_count, ds->bucket_count);
     fprintf(stderr, "steps      %" PRIu32 " = %" PRIu32 " per epoch x %.4g epochs (batch %d, accumulation %d)\n", r->total,
             r->steps_per_epoch, (double)r->total / r->steps_per_epoch, o->batch, o->accumulation);
-    if (!o->full && !o->train_vae)
-        fprintf(stderr, "LoRA       rank %d, alpha %g, %zu modules%s\n", o->network_dim, o->network_alpha, r->lora.count,
+    if (o->ti) fprintf(stderr, "word       %s, %d vectors\n", o->token_string, o->num_vectors);
+    if (train_is_lora(o))
+        fprintf(stderr, "%-10s rank %d, alpha %g, %zu modules%s\n", train_network_name(&r->network), o->network_dim, o->network_alpha, r->lora.count,
                 o->conv_dim ? ", with convolutions" : "");
-    if (o->train_vae) fprintf(stderr, "rates      %g, %s, %s\n", o->lr, o->lr_scheduler, optimizer);
+    if (o->train_vae || o->ti) fprintf(stderr, "rates      %g, %s, %s\n", o->lr, o->lr_scheduler, optimizer);
     else if (r->find[GROUP_UNET] || r->find[GROUP_TEXT])
         fprintf(stderr, "rates      found by short runs before the first step, %s, %s\n", o->lr_scheduler, optimizer);
     else fprintf(stderr, "rates      U-Net %g, text encoder %g, %s, %s\n", o->unet_lr, o->text_lr, o->lr_scheduler, optimizer);

@@ -91,12 +91,12 @@ size_t memory_held(const Dev *d) { return dev_own_memory(d) ? 0 : memory_process
 
 size_t memory_held_later(const Dev *d, const Lora *lora)
 {
-    size_t now = memory_held(d), down = 0;
-    for (size_t i = 0; i < lora->count; i++) {         /* the up factors are pages of zeros */
-        const LoraModule *m = &lora->list[i];
-        down += (size_t)m->rank * (size_t)m->target->in * (size_t)m->target->k * (size_t)m->target->k * sizeof(float);
-    }
-    return now > down ? now - down : now;
+    size_t now = memory_held(d), later = 0;
+    LoraFactor f[LORA_FACTORS];
+    for (size_t i = 0; i < lora->count; i++)
+        for (int k = lora_factors(&lora->list[i], f) - 1; k >= 0; k--)
+            if (*f[k].values && **f[k].values != 0) later += lora_factor_count(&f[k]) * sizeof(float);
+    return now > later ? now - later : now;             /* factors of zeros are no pages yet */
 }
 
 void memory_graph(Memory *m, const Exec *x)

@@ -107,7 +107,7 @@ static int step(Run *r, int s, float *loss, Err *e)
 {
     size_t n = (size_t)r->n, k = n * (size_t)r->h * (size_t)r->w * SD_LATENT, i = (size_t)s;
     DenoiseBatch b = {r->latents + i * k, r->noise + i * k, r->t + i * n, r->ids + i * n * SD_POSITIONS,
-                      r->weight, r->mask, NULL};
+                      r->weight, r->mask, NULL, 0};
     return denoise_run(&r->d, &b, 1, loss, NULL, e);
 }
 

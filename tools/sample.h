@@ -2,6 +2,7 @@
  *
  *   cmd_sample.c     options, and the run from the first line to the last
  *   sample_loras.c   which LoRAs act: tags of the prompt, and --lora
+ *   sample_embeddings.c  textual inversion
  *   sample_info.c    `parameters` of pictures: written, and read for --from-png
  */
 #ifndef SDC_TOOLS_SAMPLE_H
@@ -14,8 +15,8 @@
 typedef struct {
     char *model, *prompt, *negative, *lora_dir, *sampler, *schedule, *rng, *prediction, *dtype,
         *device, *out, *grid, *from_png,
-        *prompt_file, *ram;
-    OptionList lora;
+        *prompt_file, *ram, *embedding_dir;
+    OptionList lora, embeddings;
     int width, height, steps, clip_skip, batch_count, pad_conds, threads, trace, dry_run;
     int64_t seed;
     double cfg_scale;
@@ -41,6 +42,10 @@ typedef struct {
  * not found. On failure *l is still to be freed. */
 int sample_loras(SampleLoras *l, const SampleOptions *o, int tags, Err *e);
 void sample_loras_free(SampleLoras *l);
+
+/* Reads the files of --embeddings, and those of --embedding_dir (default: A1111's folder)
+ * whose names stand in a prompt, and adds the names to tok. */
+int sample_embeddings(Embeddings *em, Tokenizer *tok, const SampleOptions *o, const SdConfig *c, Err *e);
 
 /* The settings of o->from_png for options that were not given; *t keeps the
  * text (infotext_free). ERR_INPUT when the picture has none; what cannot be

@@ -6,6 +6,8 @@
  *   train_kohya.c    command lines as kohya's
  *   train_rates.c    --learning_rate auto
  *   train_time.c     --time
+ *   train_network.c  --network_module and --network_args
+ *   train_ti.c       --ti
  *   train_open.c     the run before its first step
  *   train_run.c      its steps, and what is done after each
  *   cmd_train.c      the command
@@ -38,7 +40,7 @@ typedef struct {
         *lr_warmup, *loss_type, *huber_schedule, *sample_prompts, *sample_sampler, *sample_strengths, *time, *resume, *config_file,
         *init, *device, *caption_prefix, *caption_suffix, *keep_tokens_separator, *comment, *network_module,
         *network_args, *validation_dir, *save_model_as, *ram, *lr_decay, *mask_dir, *caption_separator,
-        *secondary_separator, *preset, *trigger, *class_prompt, *logging_dir, *log_prefix, *log_with, *meta_text[TRAIN_META];
+        *secondary_separator, *token_string, *init_word, *ti_weights, *preset, *trigger, *class_prompt, *logging_dir, *log_prefix, *log_with, *meta_text[TRAIN_META];
     OptionList optimizer_arg_list, network_arg_list, lr_arg_list, base_weights, base_multipliers, rest, sweep;
     int network_dim, conv_dim, full, train_vae, unet_only, text_only, batch, accumulation, epochs, steps,
         save_every_n_epochs, save_every_n_steps, save_last_n_epochs, sample_every_n_epochs,
@@ -50,16 +52,29 @@ typedef struct {
         noise_offset_random, multires_iterations, ip_noise_random, zero_terminal_snr, alpha_mask, masked_loss,
         enable_wildcard, token_warmup_min, validate_every_n_epochs, validate_every_n_steps,
         max_validation_steps, repeats, num_repeats, sweep_halving, save_n_epoch_ratio, save_last_n_steps, until_best,
-        num_class_images, use_ema, ema_update_after;
+        num_class_images, use_ema, ema_update_after, ti, num_vectors, object_template, style_template;
     int64_t seed, validation_seed;
     double network_alpha, conv_alpha, lr, unet_lr, text_lr, max_grad_norm, lr_power, min_snr_gamma, huber_c,
         noise_offset, caption_dropout_rate, tag_dropout_rate, prior_loss_weight, kl_weight,
         save_state_minutes, scale_weight_norms, lr_min_ratio, huber_scale, v_pred_like_loss,
-        adaptive_noise_scale, multires_discount, ip_noise_gamma, token_warmup_step, validation_split, ema_decay;
+        adaptive_noise_scale, multires_discount, ip_noise_gamma, token_warmup_step, validation_split, ema_decay, network_dropout;
 } TrainOptions;
 
 /* Defaults and the table. */
 int train_options_init(TrainOptions *o, Options *opt, Err *e);
+
+/* What --network_module and --network_args say. */
+enum { TRAIN_BLOCKS = 25 };        /* of kohya's, in a U-Net */
+typedef struct {
+    LoraAlgo algo;
+    int lycoris, attn_only;        /* lycoris.kohya: convolutions, too, unless attn_only */
+    int dora, wd_on_output, factor, decompose_both, full_matrix, rs_lora;
+    double dropout, rank_dropout, module_dropout;
+    int has_rates, has_dims, has_alphas, has_conv_dims, has_conv_alphas;
+    double rate[TRAIN_BLOCKS], dim[TRAIN_BLOCKS], alpha[TRAIN_BLOCKS], conv_dim[TRAIN_BLOCKS],
+        conv_alpha[TRAIN_BLOCKS], zero_threshold;
+    double plus, plus_unet, plus_text;      /* LoRA+'s ratios; 0: none */
+} TrainNetwork;
 
 /* A setting that the program chose. */
 typedef struct { const char *name; char *reason; } TrainChoice;
@@ -88,6 +103,7 @@ typedef struct {
     Model m;
     Dataset *ds, *val_ds;
     Tokenizer *tok;
+    TrainNetwork network;
     Lora lora;                     /* under training; initial values, later the trained ones */
     FinetuneConfig ft_config, val_config;
     Finetune ft, val;
@@ -142,6 +158,25 @@ void train_close_parts(TrainRun *r);
 /* Its parts that others use: the model, and --resolution. */
 int train_open_model(TrainRun *r, Err *e);
 int train_resolution(const TrainOptions *o, int *w, int *h, Err *e);
+
+/* Parses both, and sets conv_dim and the alphas that follow. */
+int train_network_parse(TrainNetwork *n, TrainOptions *o, Err *e);
+int train_network_new(TrainRun *r, Err *e);                    /* r->lora */
+void train_network_train(TrainRun *r, ModelTraining *t);
+/* The rates of all optimizer groups, lr (OPTIM_GROUPS), from those of GROUP_TEXT and
+ * GROUP_UNET; returns how many groups there are. */
+int train_network_rates(const TrainRun *r, double *lr);
+int train_block(const char *name);                             /* of a U-Net module, 0..24 */
+const char *train_network_name(const TrainNetwork *n);         /* "LoKr with DoRA" */
+char *train_network_args(const TrainOptions *o);               /* JSON; mem_free */
+
+/* --ti: its options; the captions that its templates make; the new word's vectors, before the
+ * first graph; the file. */
+int train_ti_check(const TrainOptions *o, Err *e);
+void train_ti_captions(const TrainOptions *o, FinetuneConfig *c);
+int train_ti_open(TrainRun *r, Err *e);
+int train_ti_save(const TrainRun *r, const char *path, FileDtype dtype, const LoraMeta *meta, size_t count, Err *e);
+static inline int train_is_lora(const TrainOptions *o) { return !o->full && !o->train_vae && !o->ti; }
 
 /* --num_class_images: whether there is none yet; how many are missing; makes these in a run
  * of which nothing is open, and leaves the model open. */

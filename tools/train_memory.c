@@ -32,7 +32,7 @@ static size_t optimizer_bytes(const TrainRun *r)
 static void account(TrainRun *r)
 {
     ParamBytes p = params_part(r->m.ps, NULL);
-    int lora = !r->o.full && !r->o.train_vae;
+    int lora = train_is_lora(&r->o) || r->o.ti;
     size_t process = memory_held_later(r->m.dev, &r->lora), there = params_held(r->m.ps);
     if (dev_own_memory(r->m.dev) || there > process) there = 0;      /* of a run before: in .weights, too */
     r->memory = (Memory){.weights = p.frozen - encoder_weights(r) + (lora ? 0 : p.trained),

@@ -38,20 +38,6 @@ int train_resolution(const TrainOptions *o, int *w, int *h, Err *e)
     return 0;
 }
 
-/* key=value of --network_args */
-static int network_args(TrainOptions *o, Err *e)
-{
-    for (size_t i = 0; i < o->network_arg_list.count; i++) {
-        const char *a = o->network_arg_list.item[i], *eq = strchr(a, '=');
-        char *end = NULL;
-        double v = eq ? strtod(eq + 1, &end) : 0;
-        if (eq && end != eq + 1 && !*end && !strncmp(a, "conv_dim=", 9) && v >= 0 && v <= 4096) o->conv_dim = (int)v;
-        else if (eq && end != eq + 1 && !*end && !strncmp(a, "conv_alpha=", 11) && v >= 0) o->conv_alpha = v;
-        else return err_set(e, ERR_USAGE, "option --network_args: \"%s\"; known are conv_dim=N and conv_alpha=X", a);
-    }
-    return 0;
-}
-
 /* key=value of --lr_scheduler_args: what else the functions of transformers and diffusers take. */
 static int lr_args(const TrainOptions *o, LrSched *s, Err *e)
 {
@@ -102,7 +88,7 @@ static int check_kohya(const TrainOptions *o, Err *e)
         return err_set(e, ERR_USAGE, "option --save_model_as: \"%s\" is not supported; safetensors is", o->save_model_as);
     if (strcmp(o->log_with, "tensorboard") && strcmp(o->log_with, "all"))
         return err_set(e, ERR_USAGE, "option --log_with: \"%s\" is not supported; tensorboard is", o->log_with);
-    if (o->scale_weight_norms > 0 && (o->full || o->train_vae))
+    if (o->scale_weight_norms > 0 && !train_is_lora(o))
         return err_set(e, ERR_USAGE, "option --scale_weight_norms: only for a LoRA");
     if (o->meta_text[6] && strncmp(o->meta_text[6], "data:", 5))
         return err_set(e, ERR_USAGE, "option --metadata_thumbnail: a data: URL is expected");
@@ -153,17 +139,12 @@ static int check_options(TrainRun *r, Err *e)
                        "exclude each other");
     if (!o->data_dir) return err_set(e, ERR_USAGE, "sdc train: --train_data_dir (-d) is missing");
     if (o->max_token_length % 75) return err_set(e, ERR_USAGE, "option --max_token_length: 75, 150 or 225 expected");
-    if (o->network_module && strcmp(o->network_module, "networks.lora"))
-        return err_set(e, ERR_USAGE, "option --network_module: \"%s\" is not supported; networks.lora is",
-                       o->network_module);
     if (o->min_timestep >= o->max_timestep)
         return err_set(e, ERR_USAGE, "option --min_timestep: must be below --max_timestep");
     TRY(check_kohya(o, e));
-    TRY(network_args(o, e));
-    TRY(join_args(o, e));
-    if (isnan(o->network_alpha)) o->network_alpha = o->network_dim / 2.0;
-    if (isnan(o->conv_alpha)) o->conv_alpha = o->conv_dim / 2.0;
-    return 0;
+    TRY(train_ti_check(o, e));
+    TRY(train_network_parse(&r->network, o, e));
+    return join_args(o, e);
 }
 
 /* Learning rates: what is not given follows from what is. */
@@ -171,9 +152,10 @@ static void choose_rates(TrainOptions *o, const OptimConfig *c)
 {
     int free_rate = optim_finds_rate(c);
     int common = !isnan(o->lr);
-    if (!common) o->lr = free_rate ? 1 : !isnan(o->unet_lr) ? o->unet_lr : o->full ? 2e-6 : o->train_vae ? 1e-3 : 1e-4;
+    if (!common) o->lr = free_rate ? 1 : !isnan(o->unet_lr) ? o->unet_lr : o->full ? 2e-6 : o->train_vae ? 1e-3 : o->ti ? 5e-4 : 1e-4;
     if (isnan(o->unet_lr)) o->unet_lr = o->lr;
     if (isnan(o->text_lr)) o->text_lr = common || free_rate ? o->lr : o->unet_lr / 2;
+    if (o->ti) o->text_lr = o->lr;
     if (o->unet_only) o->text_lr = 0;
     if (o->text_only) o->unet_lr = 0;
 }
@@ -228,6 +210,7 @@ static int open_shared(TrainRun *r, const ModelOptions *mo, Err *e)
         mem_free(key);
         r->m = s->m;
         s->m = (Model){0};
+        embeddings_close(&r->m.embeddings);
         return 0;
     }
     train_shared_free(s);
@@ -330,16 +313,15 @@ static int open_lora(TrainRun *r, Err *e)
     ModelTraining t = {.full_vae = o->train_vae};
     if (o->full) t = (ModelTraining){.full_unet = o->unet_lr != 0, .full_text = o->text_lr != 0,
                                     .half = o->full_bf16};
-    if (!o->full && !o->train_vae) {
-        LoraNew n = {o->network_dim, o->conv_dim, (float)o->network_alpha, (float)o->conv_alpha,
-                     o->unet_lr != 0, o->text_lr != 0, (uint64_t)o->seed};
+    t.tokens = o->ti;
+    if (train_is_lora(o)) {
         if (o->network_weights) TRY(lora_open(&r->lora, o->network_weights, r->m.targets, r->m.target_count, e));
-        else TRY(lora_new(&r->lora, &n, r->m.targets, r->m.target_count, e));
+        else TRY(train_network_new(r, e));
         if (!r->lora.count) return err_set(e, ERR_USAGE, "nothing to train: every learning rate is 0");
-        if (o->network_weights) o->network_dim = r->lora.list[0].rank, o->network_alpha = r->lora.list[0].alpha;
-        t.lora = &r->lora;
-        t.lora_unet = o->unet_lr != 0;
-        t.lora_text = o->text_lr != 0;
+        const LoraModule *first = &r->lora.list[0];
+        if (o->network_weights && (first->rank || first->rank2))
+            o->network_dim = first->rank ? first->rank : first->rank2, o->network_alpha = first->alpha;
+        train_network_train(r, &t);
     }
     model_train(&r->m, &t);
     return 0;
@@ -374,6 +356,8 @@ static int open_task(TrainRun *r, Err *e)
     TRY(denoise_find_loss(&fc->denoise.loss, o->loss_type, e));
     TRY(schedule_find_huber(&fc->denoise.huber, o->huber_schedule, e));
     TRY(bpe_open(&r->tok, e));
+    if (o->ti) TRY(train_ti_open(r, e));
+    train_ti_captions(o, fc);
     TRY(finetune_init(&r->ft, &r->m, r->ds, r->tok, fc, e));
     r->steps_per_epoch = (uint32_t)r->ft.steps;
     if (r->val_ds) {
@@ -457,10 +441,11 @@ static int open_trainer(TrainRun *r, const OptimConfig *oc, Err *e)
     r->total = o->epochs || !o->steps ? passes * r->steps_per_epoch : (uint32_t)o->steps;
     if (o->epochs && o->steps)
         fprintf(stderr, "note: --max_train_epochs overrides --max_train_steps, as in kohya\n");
-    double lr[GROUP_COUNT] = {[GROUP_TEXT] = o->text_lr, [GROUP_UNET] = o->unet_lr, [GROUP_VAE] = o->lr};
+    double lr[OPTIM_GROUPS] = {[GROUP_TEXT] = o->text_lr, [GROUP_UNET] = o->unet_lr, [GROUP_VAE] = o->lr};
     if (optim_finds_rate(oc))
         for (int i = 0; i < GROUP_COUNT; i++) lr[i] = o->unet_lr != 0 ? o->unet_lr : o->text_lr;
-    TrainConfig c = {.optim = *oc, .seed = (uint64_t)o->seed, .lr = lr, .groups = GROUP_COUNT, .max_grad_norm = o->max_grad_norm,
+    int groups = train_network_rates(r, lr);
+    TrainConfig c = {.optim = *oc, .seed = (uint64_t)o->seed, .lr = lr, .groups = groups, .max_grad_norm = o->max_grad_norm,
                      .loss_window = r->steps_per_epoch};
     TRY(choose_schedule(r, oc, &c.sched, e));
     if (o->use_ema) {
@@ -512,9 +497,10 @@ static int list_more_facts(TrainRun *r, Err *e)
         "min_timestep", "max_timestep", "flip_aug", "shuffle_caption", "keep_tokens", "keep_tokens_separator",
         "caption_separator", "secondary_separator", "enable_wildcard", "caption_dropout_rate",
         "caption_dropout_every_n_epochs", "caption_tag_dropout_rate", "token_warmup_min", "token_warmup_step",
-        "caption_prefix", "caption_suffix", "conv_dim", "conv_alpha", "v_parameterization", "max_token_length", "clip_skip", "base_weights",
-        "base_weights_multiplier", "validation_split", "validation_seed", "auto", "num_repeats",
-        "use_ema", "ema_decay", "ema_update_after_step"};
+        "caption_prefix", "caption_suffix", "conv_dim", "conv_alpha", "network_module", "network_args",
+        "network_dropout", "ti", "token_string", "init_word", "num_vectors_per_token", "weights", "use_object_template",
+        "use_style_template", "v_parameterization", "max_token_length", "clip_skip", "base_weights",
+        "base_weights_multiplier", "validation_split", "validation_seed", "auto", "num_repeats", "use_ema", "ema_decay", "ema_update_after_step"};
     for (size_t i = 0; i < sizeof names / sizeof *names; i++)
         TRY(fact(r, names[i], options_text(&r->opt, names[i]), e));
     return 0;
@@ -535,8 +521,8 @@ static int list_facts(TrainRun *r, Err *e)
     TRY(fact(r, "optimizer_type", mem_printf("%s", o->optimizer), e));
     TRY(fact(r, "lr_scheduler", mem_printf("%s", o->lr_scheduler), e));
     TRY(fact(r, "max_grad_norm", mem_printf("%.17g", o->max_grad_norm), e));
-    TRY(fact(r, "network_dim", mem_printf("%d", o->full || o->train_vae ? 0 : o->network_dim), e));
-    TRY(fact(r, "network_alpha", mem_printf("%.17g", o->full || o->train_vae ? 0 : o->network_alpha), e));
+    TRY(fact(r, "network_dim", mem_printf("%d", train_is_lora(o) ? o->network_dim : 0), e));
+    TRY(fact(r, "network_alpha", mem_printf("%.17g", train_is_lora(o) ? o->network_alpha : 0), e));
     TRY(fact(r, "mixed_precision", mem_printf("%s%s", model_dtype_name(r->m.dtype),
                                                  o->int8_base ? ", int8 base" : ""), e));
     TRY(fact(r, "scale_weight_norms", mem_printf("%.17g", o->scale_weight_norms), e));

@@ -43,11 +43,21 @@ static const Option table[] = {
     INT("conv_dim", conv_dim, 0, 4096, "rank of 3x3 convolutions (0: none)"),
     NUM("conv_alpha", conv_alpha, 0, 1e6, "their alpha (half their rank)"),
     TEXT("network_weights", network_weights, "FILE", "start from this LoRA"),
-    {"network_args", 0, OPT_LIST, AT(network_arg_list), 0, 0, "K=V", "conv_dim=N, conv_alpha=X", NULL},
+    {"network_args", 0, OPT_LIST, AT(network_arg_list), 0, 0, "K=V", "conv_dim=N, algo=loha, factor=N, dora_wd=True, rank_dropout=X, down_lr_weight=... and so on", NULL},
     {"base_weights", 0, OPT_LIST, AT(base_weights), 0, 0, "FILE...", "LoRAs merged into the model before training", NULL},
     {"base_weights_multiplier", 0, OPT_LIST, AT(base_multipliers), 0, 0, "X...", "their strengths (1)", NULL},
+    NUM("network_dropout", network_dropout, 0, 0.99, "part of the inner product that is left out in each step (off)"),
     NUM("scale_weight_norms", scale_weight_norms, 0, 1e6, "largest norm of a module's product, 1 is usual (off)"),
-    TEXT("network_module", network_module, "NAME", "networks.lora is the one there is"),
+    TEXT("network_module", network_module, "NAME", "networks.lora, networks.loha, networks.lokr, lycoris.kohya (networks.lora)"),
+
+    HEAD("Textual inversion"),
+    FLAG("ti", ti, "train vectors of a new word, the networks stay as they are"),
+    TEXT("token_string", token_string, "WORD", "the new word, as it stands in captions"),
+    TEXT("init_word", init_word, "TEXT", "words whose vectors it begins with (random)"),
+    INT("num_vectors_per_token", num_vectors, 1, 75, "vectors of the word (1)"),
+    TEXT("weights", ti_weights, "FILE", "start from this embedding"),
+    FLAG("use_object_template", object_template, "captions are \"a photo of a WORD\" and the like"),
+    FLAG("use_style_template", style_template, "captions are \"a painting in the style of WORD\" and the like"),
 
     HEAD("Length and rates"),
     INT("max_train_epochs", epochs, 1, 1e6, "passes over the pictures (10)"),
@@ -206,7 +216,7 @@ int train_options_init(TrainOptions *o, Options *opt, Err *e)
                         .kl_weight = 3e-4, .vae_crop = 64, .enable_bucket = 1, .sweep_halving = 1, .max_token_length = 75,
                         .seed = -1, .save_state_minutes = 10,
                         .validation_seed = -1, .huber_scale = 1, .multires_discount = 0.3, .token_warmup_min = 1,
-                        .lr_min_ratio = NAN, .ema_decay = 0.9999};
+                        .lr_min_ratio = NAN, .ema_decay = 0.9999, .num_vectors = 1};
     *opt = (Options){table, sizeof table / sizeof *table, o, "sdc train",
                      "train a LoRA (or, with --full, a model) on a folder of pictures", NULL, &o->rest};
     struct { char **field; const char *value; } texts[] = {

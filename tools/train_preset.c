@@ -370,7 +370,7 @@ int train_preset(TrainRun *r, Err *e)
     size_t epochs;
     if (!o->preset && !o->trigger) return 0;
     if (o->preset) TRY(find_kind(&p, o->preset, e));
-    if (o->full || o->train_vae)
+    if (!train_is_lora(o))
         return err_set(e, ERR_USAGE, "options --preset and --trigger: for a LoRA only");
     if (!o->model)
         return err_set(e, ERR_USAGE, "sdc train: --pretrained_model_name_or_path (-m) is missing");

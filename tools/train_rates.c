@@ -34,8 +34,10 @@ int train_rates_init(TrainRun *r, const OptimConfig *c, Err *e)
     TrainOptions *o = &r->o;
     int all = is_auto(o->lr), unet = is_auto(o->unet_lr), text = is_auto(o->text_lr);
     if (!all && !unet && !text) return 0;
-    if (o->full || o->train_vae)
-        return err_set(e, ERR_USAGE, "option --learning_rate auto: for a LoRA only");
+    if (!train_is_lora(o)) return err_set(e, ERR_USAGE, "option --learning_rate auto: for a LoRA only");
+    const TrainNetwork *n = &r->network;
+    if (n->has_rates || n->plus > 0 || n->plus_unet > 0 || n->plus_text > 0)
+        return err_set(e, ERR_USAGE, "option --learning_rate auto: not with rates of blocks or loraplus_lr_ratio");
     int adam = c->kind == OPTIM_ADAMW || c->kind == OPTIM_ADAMW8BIT;
     int lion = c->kind == OPTIM_LION || c->kind == OPTIM_LION8BIT;
     r->find_own = optim_finds_rate(c);

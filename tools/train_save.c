@@ -68,19 +68,29 @@ static const char *base_name(const char *path)
     return s ? s + 1 : path ? path : "";
 }
 
+static void put_modules(Meta *m, const TrainOptions *o)
+{
+    put(m, "ss_network_module", "%s", o->network_module ? o->network_module : "networks.lora");
+    put(m, "ss_network_dim", "%d", o->network_dim);
+    put(m, "ss_network_alpha", "%g", o->network_alpha);
+    char *args = o->network_arg_list.count ? train_network_args(o) : NULL;
+    if (args) put(m, "ss_network_args", "%s", args);
+    else if (o->conv_dim)
+        put(m, "ss_network_args", "{\"conv_dim\": \"%d\", \"conv_alpha\": \"%g\"}", o->conv_dim, o->conv_alpha);
+    mem_free(args);
+    put_optional(m, "ss_network_dropout", o->network_dropout, 0);
+}
+
 static void put_network(Meta *m, const TrainRun *r)
 {
     const TrainOptions *o = &r->o;
     const SdConfig *c = &r->m.ck->config;
-    put(m, "ss_network_module", "networks.lora");
-    put(m, "ss_network_dim", "%d", o->network_dim);
-    put(m, "ss_network_alpha", "%g", o->network_alpha);
-    if (o->conv_dim) put(m, "ss_network_args", "{\"conv_dim\": \"%d\", \"conv_alpha\": \"%g\"}", o->conv_dim, o->conv_alpha);
+    if (train_is_lora(o)) put_modules(m, o);
     put(m, "ss_v2", "%s", yes(c->openclip));
     put(m, "ss_base_model_version", "sd_v%d%s", c->openclip ? 2 : 1, o->v_pred ? "_v" : "");
     put(m, "modelspec.sai_model_spec", "1.0.1");
     put(m, "modelspec.architecture", "stable-diffusion-%s%s", !c->openclip ? "v1" : o->v_pred ? "v2-768-v" : "v2-512",
-        o->full ? "" : "/lora");
+        o->full ? "" : o->ti ? "/textual-inversion" : "/lora");
     put(m, "modelspec.implementation", "%s",
         o->full ? "https://github.com/Stability-AI/generative-models" : "diffusers");
     static const char *const about[TRAIN_META] = {
@@ -166,40 +176,37 @@ static void put_run(Meta *m, const TrainRun *r)
     put(m, "ss_sd_model_name", "%s", base_name(o->model));
 }
 
-static const Param *factor(const TrainRun *r, const LoraModule *m, int up)
+/* The parameter of a factor; NULL: of no layer of this run, it stays as it is. */
+static const Param *factor(const TrainRun *r, const LoraModule *m, const LoraFactor *f)
 {
     char name[KEY_MAX + 32];
-    snprintf(name, sizeof name, "%s.lora_%s.weight", m->target->path, up ? "up" : "down");
+    snprintf(name, sizeof name, "%s.%s", m->target->path, f->suffix);
     return params_find(r->m.ps, name);
 }
 
 void train_drop_lora(TrainRun *r)
 {
-    for (size_t i = 0; i < r->lora.count; i++) {
-        LoraModule *m = &r->lora.list[i];
-        float **values[2] = {&m->down, &m->up};
-        for (int up = 0; up < 2; up++) {
-            if (!factor(r, m, up)) continue;           /* no layer of this run: keep it as it is */
-            mem_free(*values[up]);
-            *values[up] = NULL;
+    LoraFactor f[LORA_FACTORS];
+    for (size_t i = 0; i < r->lora.count; i++)
+        for (int k = lora_factors(&r->lora.list[i], f) - 1; k >= 0; k--) {
+            if (!factor(r, &r->lora.list[i], &f[k])) continue;
+            mem_free(*f[k].values);
+            *f[k].values = NULL;
         }
-    }
 }
 
 /* The trained values back into the Lora. */
 static int read_lora(TrainRun *r, Err *e)
 {
-    for (size_t i = 0; i < r->lora.count; i++) {
-        LoraModule *m = &r->lora.list[i];
-        float **values[2] = {&m->down, &m->up};
-        for (int up = 0; up < 2; up++) {
-            const Param *p = factor(r, m, up);
+    LoraFactor f[LORA_FACTORS];
+    for (size_t i = 0; i < r->lora.count; i++)
+        for (int k = lora_factors(&r->lora.list[i], f) - 1; k >= 0; k--) {
+            const Param *p = factor(r, &r->lora.list[i], &f[k]);
             if (!p) continue;
-            if (!*values[up]) *values[up] = mem_alloc(p->count * sizeof(float));
-            if (!*values[up]) return err_nomem(e, p->count * sizeof(float), p->name);
-            TRY(params_read(r->m.ps, p, *values[up], e));
+            if (!*f[k].values) *f[k].values = mem_alloc(p->count * sizeof(float));
+            if (!*f[k].values) return err_nomem(e, p->count * sizeof(float), p->name);
+            TRY(params_read(r->m.ps, p, *f[k].values, e));
         }
-    }
     return 0;
 }
 
@@ -226,7 +233,8 @@ static int write_file(TrainRun *r, const char *path, const Meta *m, Err *e)
 {
     FileDtype dt = FD_F16;
     TRY(save_precision(&r->o, &dt, e));
-    if (!r->o.full && !r->o.train_vae) {
+    if (r->o.ti) return train_ti_save(r, path, dt, m->list, m->count, e);
+    if (train_is_lora(&r->o)) {
         int rc = read_lora(r, e);
         if (!rc) rc = lora_save(path, r->lora.list, r->lora.count, dt, m->list, m->count, e);
         train_drop_lora(r);

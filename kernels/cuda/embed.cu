@@ -31,40 +31,44 @@ static __device__ __forceinline__ float table_get(Dtype dt, const void *p, size_
 
 /* Block (i, r): channels of token r. */
 static __global__ void token_embed_kernel(TokenEmbed p, Elem *y, const int32_t *ids,
-                                          const void *table, const void *pos)
+                                          const void *table, const void *pos, const float *more)
 {
     size_t r = blockIdx.x;
     int c = (int)(blockIdx.y * blockDim.x + threadIdx.x);
     if (c >= p.c) return;
-    float v = table_get(p.wdt, table, (size_t)ids[r] * p.c + c);
+    int own = ids[r] - p.vocab;
+    float v = own < 0 ? table_get(p.wdt, table, (size_t)ids[r] * p.c + c) : more[(size_t)own * p.c + c];
     if (pos) v += table_get(p.wdt, pos, r % (size_t)p.t * p.c + c);
     y[r * p.c + c] = elem_put(v);
 }
 
 void OP(token_embed)(Dev *d, const TokenEmbed *p, void *y, const int32_t *ids, const void *table,
-                     const void *pos)
+                     const void *pos, const float *more)
 {
     dim3 grid(p->n * p->t, (p->c + EMBED_THREADS - 1) / EMBED_THREADS);
-    CUDA_LAUNCH(d, token_embed_kernel, grid, EMBED_THREADS, 0, *p, (Elem *)y, ids, table, pos);
+    CUDA_LAUNCH(d, token_embed_kernel, grid, EMBED_THREADS, 0, *p, (Elem *)y, ids, table, pos,
+                more);
 }
 
 /* The first token with an id adds up all that have it, in their order. */
-static __global__ void token_table_bwd(TokenEmbed p, float *dtable, const Elem *dy,
+static __global__ void token_table_bwd(TokenEmbed p, float *dtable, float *dmore, const Elem *dy,
                                        const int32_t *ids)
 {
     __shared__ int before;
     int r = (int)blockIdx.x, id = ids[r], all = p.n * p.t, found = 0;
+    float *row = id < p.vocab ? dtable : dmore;
+    if (row) row += (size_t)(id < p.vocab ? id : id - p.vocab) * p.c;
     int c = (int)(blockIdx.y * blockDim.x + threadIdx.x);
     if (!threadIdx.x) before = 0;
     __syncthreads();
     for (int i = (int)threadIdx.x; i < r; i += (int)blockDim.x) found |= ids[i] == id;
     if (found) atomicOr(&before, 1);
     __syncthreads();
-    if (before || c >= p.c) return;
-    float s = dtable[(size_t)id * p.c + c];
+    if (before || c >= p.c || !row) return;
+    float s = row[c];
     for (int i = r; i < all; i++)
         if (ids[i] == id) s += elem_get(dy[(size_t)i * p.c + c]);
-    dtable[(size_t)id * p.c + c] = s;
+    row[c] = s;
 }
 
 /* dpos: the same position of all texts. */
@@ -77,12 +81,13 @@ static __global__ void token_pos_bwd(TokenEmbed p, float *dpos, const Elem *dy)
     dpos[i] = s;
 }
 
-void OP(token_embed_bwd)(Dev *d, const TokenEmbed *p, float *dtable, float *dpos, const void *dy,
-                         const int32_t *ids)
+void OP(token_embed_bwd)(Dev *d, const TokenEmbed *p, float *dtable, float *dpos, float *dmore,
+                         const void *dy, const int32_t *ids)
 {
     dim3 grid(p->n * p->t, (p->c + EMBED_THREADS - 1) / EMBED_THREADS);
-    if (dtable)
-        CUDA_LAUNCH(d, token_table_bwd, grid, EMBED_THREADS, 0, *p, dtable, (const Elem *)dy, ids);
+    if (dtable || dmore)
+        CUDA_LAUNCH(d, token_table_bwd, grid, EMBED_THREADS, 0, *p, dtable, dmore, (const Elem *)dy,
+                    ids);
     if (dpos)
         CUDA_LAUNCH(d, token_pos_bwd, cuda_blocks((size_t)p->t * p->c, EMBED_THREADS),
                     EMBED_THREADS, 0, *p, dpos, (const Elem *)dy);

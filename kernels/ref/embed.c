@@ -20,37 +20,41 @@ REF_INLINE void time_embed_any(Dtype dt, const TimeEmbed *p, void *y, const floa
 }
 
 REF_INLINE void token_embed_any(Dtype dt, const TokenEmbed *p, void *y, const int32_t *ids,
-                                const void *table, const void *pos)
+                                const void *table, const void *pos, const float *more)
 {
     size_t c = (size_t)p->c;
     for (size_t r = 0; r < (size_t)p->n * p->t; r++) {
-        assert(ids[r] >= 0 && ids[r] < p->vocab);
-        size_t a = (size_t)ids[r] * c, b = r % (size_t)p->t * c;
-        for (size_t k = 0; k < c; k++)
-            ref_put(dt, y, r * c + k, ref_get(p->wdt, table, a + k) +
-                                      (pos ? ref_get(p->wdt, pos, b + k) : 0));
+        assert(ids[r] >= 0 && ids[r] < p->vocab + p->more);
+        size_t b = r % (size_t)p->t * c;
+        const float *own = ids[r] < p->vocab ? NULL : more + (size_t)(ids[r] - p->vocab) * c;
+        for (size_t k = 0; k < c; k++) {
+            double v = own ? (double)own[k] : ref_get(p->wdt, table, (size_t)ids[r] * c + k);
+            ref_put(dt, y, r * c + k, v + (pos ? ref_get(p->wdt, pos, b + k) : 0));
+        }
     }
 }
 
 REF_INLINE void token_embed_bwd_any(Dtype dt, const TokenEmbed *p, float *dtable, float *dpos,
-                                    const void *dy, const int32_t *ids)
+                                    float *dmore, const void *dy, const int32_t *ids)
 {
     size_t c = (size_t)p->c;
     for (size_t r = 0; r < (size_t)p->n * p->t; r++) {
-        assert(ids[r] >= 0 && ids[r] < p->vocab);
-        size_t a = (size_t)ids[r] * c, b = r % (size_t)p->t * c;
+        assert(ids[r] >= 0 && ids[r] < p->vocab + p->more);
+        int own = ids[r] >= p->vocab;
+        float *row = own ? dmore : dtable;
+        if (row) row += (size_t)(own ? ids[r] - p->vocab : ids[r]) * c;
         for (size_t k = 0; k < c; k++) {
             float g = (float)ref_get(dt, dy, r * c + k);
-            if (dtable) dtable[a + k] += g;
-            if (dpos) dpos[b + k] += g;
+            if (row) row[k] += g;
+            if (dpos) dpos[r % (size_t)p->t * c + k] += g;
         }
     }
 }
 
 REF(time_embed, (Dev *d, const TimeEmbed *p, void *y, const float *t), (DT, p, y, t))
 REF(token_embed, (Dev *d, const TokenEmbed *p, void *y, const int32_t *ids, const void *table,
-                  const void *pos),
-    (DT, p, y, ids, table, pos))
-REF(token_embed_bwd, (Dev *d, const TokenEmbed *p, float *dtable, float *dpos, const void *dy,
-                      const int32_t *ids),
-    (DT, p, dtable, dpos, dy, ids))
+                  const void *pos, const float *more),
+    (DT, p, y, ids, table, pos, more))
+REF(token_embed_bwd, (Dev *d, const TokenEmbed *p, float *dtable, float *dpos, float *dmore,
+                      const void *dy, const int32_t *ids),
+    (DT, p, dtable, dpos, dmore, dy, ids))
