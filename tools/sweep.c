@@ -99,6 +99,7 @@ static int train_round(Sweep *s, TrainRun *r, size_t i, int round, Err *e)
 {
     TRY(open_run(s, r, i, e));
     uint32_t goal = (uint32_t)(((uint64_t)r->total * quarters[round] + 3) / 4);
+    if (!s->until_best) r->watch.extra = goal;     /* --auto decides by what a single run measures */
     char *label = sweep_label(&s->axes, 0, s->axes.count, i);
     fprintf(stderr, "\nrun %zu of %zu  %s, to step %" PRIu32 " of %" PRIu32 "\n", i + 1, s->axes.runs, label ? label : "",
             train_watch_next(r, goal), r->total);

@@ -83,6 +83,7 @@ typedef struct { const char *name; char *reason; } TrainChoice;
 typedef struct {
     uint32_t interval;             /* steps between two measurements */
     int times;                     /* timesteps of each picture */
+    uint32_t extra;                /* a step after which it is measured, too; 0: none */
     FinetuneBands training;        /* training loss since the last one */
     char why[300];                 /* --auto: why the run has stopped; "": it has not */
 } TrainWatch;

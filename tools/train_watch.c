@@ -60,7 +60,7 @@ static int due(const TrainRun *r, uint32_t done)
 {
     const TrainOptions *o = &r->o;
     uint32_t epoch = r->steps_per_epoch, interval = r->watch.interval, extra = (uint32_t)o->validate_every_n_steps;
-    if (done == r->total || (extra && done % extra == 0)) return 1;
+    if (done == r->total || (done && done == r->watch.extra) || (extra && done % extra == 0)) return 1;
     if (o->validate_every_n_epochs || extra || interval >= epoch) return done % interval == 0;
     return done % epoch % interval == 0;
 }
