@@ -176,14 +176,11 @@ asan ubsan sanitize:            ## the tests under sanitizers (sanitize: both)
 
 # Every op and gradient on the emulated GPU, with two orders of threads; the goldens and
 # the pocket model once, some with either order. One core each: make -j2 emu.
-# EMU_KIND=sanitize: the same with sanitizers, and one or more goldens of every kind.
+# EMU_KIND=sanitize: every op and gradient with sanitizers, and what EMU_MORE_1, _2 name.
 EMU_KIND   ?= 1
 EMU_END    := $(if $(filter sanitize,$(EMU_KIND)),-sanitize)
 EMU_OPS    ?= emu_ kernels_ small_shapes gemm conv gradients_ optim_ dev_
-ifeq ($(EMU_KIND),sanitize)
-EMU_MORE_1 ?= golden/clip golden/unet golden/vae golden/grad/lora
-EMU_MORE_2 ?= golden/train/adamw golden/sampler/lcm
-else
+ifneq ($(EMU_KIND),sanitize)
 EMU_MORE_1 ?= golden -golden/sampler
 EMU_MORE_2 ?= golden/sampler gpu_
 endif
