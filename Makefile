@@ -38,18 +38,24 @@ EMOJI_SRC := $(wildcard models/pocket/*.c)
 FUZZ     := $(patsubst tests/fuzz/%.c,%,$(wildcard tests/fuzz/fuzz_*.c))
 LIB_OBJ  := $(LIB_SRC:%.c=$(B)/%.o)
 
-# kernels/x86 is compiled twice, once for each vector width; kernels/ops.c picks at run time.
-# What both widths share is compiled once: kernels/gemm_plan.c, kernels/i8_plan.c.
+# kernels/x86 is compiled for each vector width, and the ops of bf16 once more with
+# products of bf16; kernels/ops.c picks at run time. What these share is compiled once:
+# kernels/gemm_plan.c, kernels/i8_plan.c.
 ifeq ($(filter x86_64 amd64,$(ARCH)),)
 LIB_OBJ := $(filter-out $(B)/kernels/gemm_plan.o $(B)/kernels/i8_plan.o,$(LIB_OBJ))
 else
 X86_SRC := $(wildcard kernels/x86/*.c)
-LIB_OBJ += $(X86_SRC:%.c=$(B)/%.avx2.o) $(X86_SRC:%.c=$(B)/%.avx512.o)
+X86_BF16 := $(filter-out kernels/x86/optim%,$(X86_SRC))
+LIB_OBJ += $(X86_SRC:%.c=$(B)/%.avx2.o) $(X86_SRC:%.c=$(B)/%.avx512.o) \
+           $(X86_BF16:%.c=$(B)/%.avx512bf16.o)
 CPPFLAGS += -DSDC_X86
 endif
 AVX2   := -DSDC_AVX2 -mavx2 -mfma -mf16c
 AVX512 := -DSDC_AVX512 -mavx2 -mfma -mf16c -mavx512f -mavx512bw -mavx512dq -mavx512vl \
-          -mavx512bf16 -mavx512vnni -mprefer-vector-width=512
+          -mprefer-vector-width=512
+BF16   := $(AVX512) -DSDC_BF16 -mavx512bf16 -mavx512vnni
+# Products of bytes are for machines that have them: DEV_VNNI.
+$(B)/kernels/x86/i8_micro.avx512.o: AVX512 += -mavx512vnni
 
 # kernels/cuda: files with OP(...) are compiled once for each dtype. With nvcc, or for the
 # host against tests/emu/include and with the runtime in tests/emu.
@@ -139,6 +145,10 @@ $(B)/%.avx512.o: %.c
 	@mkdir -p $(@D)
 	@echo "  CC $<"
 	$Q$(CC) $(CPPFLAGS) $(ALLFLAGS) $(AVX512) -MMD -MP -c -o $@ $<
+$(B)/%.avx512bf16.o: %.c
+	@mkdir -p $(@D)
+	@echo "  CC $<"
+	$Q$(CC) $(CPPFLAGS) $(ALLFLAGS) $(BF16) -MMD -MP -c -o $@ $<
 $(CUB)%.cu.o: %.cu
 	@mkdir -p $(@D)
 	@echo "  CU $<"

@@ -9,31 +9,37 @@
 #include <cpuid.h>
 #endif
 
-#include "kernels/dev.h"
+#include "kernels/impl.h"
 
 typedef struct {
     Dev dev;            /* first: a Dev * is a CpuDev * */
     char name[48];
 } CpuDev;
 
-/* DEV_AVX512 stands for all that kernels/x86 is compiled with for it, bf16 and
- * VNNI products included: Zen 4 and newer, Sapphire Rapids and newer. */
+#ifdef SDC_X86
+/* AVX-512 and what it comes with. */
+static unsigned find_avx512(void)
+{
+    unsigned a, b, c, e, isa = DEV_AVX512;
+    if (!__builtin_cpu_supports("avx512f") || !__builtin_cpu_supports("avx512bw") ||
+        !__builtin_cpu_supports("avx512dq") || !__builtin_cpu_supports("avx512vl"))
+        return 0;
+    if (!__builtin_cpu_supports("avx512vnni")) return isa;
+    isa |= DEV_VNNI;
+    if (__get_cpuid_count(7, 1, &a, &b, &c, &e) && a >> 5 & 1) isa |= DEV_BF16;
+    return isa;
+}
+#endif
+
 static unsigned find_isa(void)
 {
     unsigned isa = DEV_REF;
 #ifdef SDC_X86
     __builtin_cpu_init();
-    int f16c = 0, bf16 = 0;
     unsigned a, b, c, e;
-    if (__get_cpuid(1, &a, &b, &c, &e)) f16c = (c >> 29 & 1) != 0;
-    if (__get_cpuid_count(7, 1, &a, &b, &c, &e)) bf16 = (a >> 5 & 1) != 0;
-    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && f16c) {
-        isa |= DEV_AVX2;
-        if (bf16 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-            __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
-            __builtin_cpu_supports("avx512vnni"))
-            isa |= DEV_AVX512;
-    }
+    int f16c = __get_cpuid(1, &a, &b, &c, &e) && c >> 29 & 1;
+    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && f16c)
+        isa |= DEV_AVX2 | find_avx512();
 #endif
     return isa;
 }
@@ -123,16 +129,23 @@ static int count_cores(void)
 /* The mask that "cpu:NAME" asks for, 0 when there is no such name. */
 static unsigned isa_of_name(const char *name)
 {
-    if (!strcmp(name, "cpu") || !strcmp(name, "cpu:avx512")) return ~0u;
+    if (!strcmp(name, "cpu") || !strcmp(name, "cpu:avx512bf16")) return ~0u;
+    if (!strcmp(name, "cpu:avx512")) return ~(unsigned)DEV_BF16;
     if (!strcmp(name, "cpu:avx2")) return DEV_REF | DEV_AVX2;
     return strcmp(name, "cpu:ref") ? 0 : DEV_REF;
+}
+
+static const char *isa_name(unsigned isa)
+{
+    if (isa & DEV_AVX512) return isa & DEV_BF16 ? "avx512bf16" : "avx512";
+    return isa & DEV_AVX2 ? "avx2" : "plain C";
 }
 
 int dev_cpu_threads(int threads) { return threads > 0 ? threads : count_cores(); }
 
 static void cpu_close(Dev *d) { free(d); }
 static const char *cpu_name(const Dev *d) { return ((const CpuDev *)d)->name; }
-static int cpu_fast_bf16(const Dev *d) { return (d->isa & DEV_AVX512) != 0; }
+static int cpu_fast_bf16(const Dev *d) { return (d->isa & DEV_BF16) != 0; }
 
 static const char *cpu_failure(const Dev *d)
 {
@@ -239,8 +252,7 @@ int dev_cpu_open(Dev **d, const char *name, int threads, unsigned isa_mask)
     c->dev.threads = dev_cpu_threads(threads);
     c->dev.isa = (find_isa() & isa_mask) | DEV_REF;
     snprintf(c->name, sizeof c->name, "cpu (%s, %d thread%s)",
-             c->dev.isa & DEV_AVX512 ? "avx512" : c->dev.isa & DEV_AVX2 ? "avx2" : "plain C",
-             c->dev.threads, c->dev.threads == 1 ? "" : "s");
+             isa_name(c->dev.isa), c->dev.threads, c->dev.threads == 1 ? "" : "s");
     *d = &c->dev;
     return DEV_OK;
 }

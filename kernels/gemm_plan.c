@@ -92,11 +92,11 @@ ConvClass conv_class(const Conv2d *p, int py, int px)
 
 static size_t need(size_t least, GemmShape s, int threads)
 {
-    for (int wide = 0; wide < 2; wide++) {
+    for (int i = 0; i < 2 + s.pair; i++) {      /* AVX2, AVX-512, the same with pairs */
         GemmPlan g;
         GemmShape t = s;
-        if (!wide) t.pair = 0;
-        gemm_plan(&g, &t, threads, wide);
+        t.pair = i == 2;
+        gemm_plan(&g, &t, threads, i > 0);
         size_t bytes = g.bytes * (size_t)g.threads;
         if (bytes > least) least = bytes;
     }
@@ -132,9 +132,10 @@ size_t conv2d_scratch_x86(const Dev *d, const Conv2d *p, Dtype dt)
         GemmShape s = {p->n * c.rows * c.cols, p->cin, c.kh * c.kw * p->cout, pair, 0, 1};
         if (s.m && s.k) b = need(b, s, d->threads);
     }
-    for (int i = 0; i < 4; i++) {                   /* forward and dx, both widths */
+    static const int isa[] = {DEV_AVX2, DEV_AVX512, DEV_BF16};
+    for (int i = 0; i < 6; i++) {                   /* forward and dx */
         WinoPlan g;
-        wino_plan(&g, p, i & 1, dt, d->threads, i >> 1);
+        wino_plan(&g, p, i & 1, dt, d->threads, isa[i / 2]);
         size_t bytes = wino_bytes(&g, d->threads);
         if (bytes > b) b = bytes;
     }

@@ -2,7 +2,7 @@
 #include "kernels/impl.h"
 
 enum { ISA_ref = DEV_REF, ISA_avx2 = DEV_AVX2, ISA_avx512 = DEV_AVX512,
-       ISA_cuda = DEV_CUDA };
+       ISA_avx512bf16 = DEV_BF16, ISA_cuda = DEV_CUDA };
 enum { DT_f32 = DT_F32, DT_bf16 = DT_BF16, DT_f16 = DT_F16 };
 
 static size_t linear_scratch_ref(const Dev *d, const Linear *p, Dtype dt)
@@ -44,11 +44,11 @@ void ops_init(Ops *ops, const Dev *d)
         .attention_scratch = attention_scratch_ref,
         .int8 = !(d->isa & DEV_CUDA),
     };
-    for (unsigned isa = DEV_REF; isa <= DEV_CUDA; isa <<= 1)
+    for (unsigned isa = DEV_REF; isa <= DEV_BF16; isa <<= 1)
         if (d->isa & isa) fill(ops, isa);
     optim_ops_init(&ops->optim, d);
 #ifdef SDC_X86
-    if (d->isa & (DEV_AVX2 | DEV_AVX512)) {
+    if (d->isa & (DEV_AVX2 | DEV_AVX512 | DEV_BF16)) {
         ops->linear_scratch = linear_scratch_x86;
         ops->conv2d_scratch = conv2d_scratch_x86;
         ops->attention_scratch = attention_scratch_x86;

@@ -1,6 +1,8 @@
 /* wino_plan.c - see wino_plan.h. */
 #include "kernels/wino_plan.h"
 
+#include "kernels/impl.h"
+
 /* Input channels of a block, and about the bytes of a transformed batch of them, which
  * every panel reads from the cache that the threads share. */
 enum { KC = 128, V_CAP = 4096 << 10, LINE = 16, LEAST_CHANNELS = 32 };
@@ -19,15 +21,15 @@ WinoShape wino_shape(const Conv2d *p, int dx)
 }
 
 /* Cycles of one thread, with constants as measured. */
-static double direct_cost(const WinoShape *s, int n, Dtype dt, int wide)
+static double direct_cost(const WinoShape *s, int n, Dtype dt, int isa)
 {
-    double lanes = wide ? dt == DT_BF16 ? 32 : 16 : 8;
+    double lanes = isa == DEV_AVX2 ? 8 : isa == DEV_BF16 && dt == DT_BF16 ? 32 : 16;
     return (double)n * s->ho * s->wo * 9 * s->c * s->cout / (2 * lanes * 0.92);
 }
 
-static double wino_cost(const WinoPlan *g, const WinoShape *s, int n, int wide)
+static double wino_cost(const WinoPlan *g, const WinoShape *s, int n, int isa)
 {
-    double lanes = wide ? 16 : 8, pairs = (double)s->c * round_up(s->cout, g->nr);
+    double lanes = isa == DEV_AVX2 ? 8 : 16, pairs = (double)s->c * round_up(s->cout, g->nr);
     int tiles = n * g->ty * g->tx, batch = V_CAP / (g->points * 4 * (s->c < KC ? s->c : KC));
     double product = wino_rows(tiles, g->mr) * pairs / (2 * lanes * 0.85);
     double weights = ceil_div(tiles, batch) * pairs * 4.5 / lanes;
@@ -36,10 +38,10 @@ static double wino_cost(const WinoPlan *g, const WinoShape *s, int n, int wide)
 
 /* How many times as fast as the direct product. For one picture and two, whatever
  * n is: a picture must come out the same alone and among others. */
-static double gain(const WinoPlan *g, const WinoShape *s, Dtype dt, int wide)
+static double gain(const WinoPlan *g, const WinoShape *s, Dtype dt, int isa)
 {
-    return (direct_cost(s, 1, dt, wide) + direct_cost(s, 2, dt, wide)) /
-           (wino_cost(g, s, 1, wide) + wino_cost(g, s, 2, wide));
+    return (direct_cost(s, 1, dt, isa) + direct_cost(s, 2, dt, isa)) /
+           (wino_cost(g, s, 1, isa) + wino_cost(g, s, 2, isa));
 }
 
 static void cut(WinoPlan *g, const WinoShape *s, int threads)
@@ -56,8 +58,9 @@ static void cut(WinoPlan *g, const WinoShape *s, int threads)
     g->sums = g->nk > 1 ? g->panels : threads;
 }
 
-void wino_plan(WinoPlan *g, const Conv2d *p, int dx, Dtype dt, int threads, int wide)
+void wino_plan(WinoPlan *g, const Conv2d *p, int dx, Dtype dt, int threads, int isa)
 {
+    int wide = isa != DEV_AVX2;
     Conv2d all = conv2d_whole(p);
     WinoShape s = wino_shape(p, dx), whole = wino_shape(&all, dx);
     WinoPlan best = {0};
@@ -68,7 +71,7 @@ void wino_plan(WinoPlan *g, const Conv2d *p, int dx, Dtype dt, int threads, int 
         if (m > 4 && dt == DT_F32) break;           /* they would lose a digit */
         *g = (WinoPlan){.m = m, .points = (m + 2) * (m + 2), .mr = wide ? 12 : 6,
                         .nr = wide ? 32 : 16, .ty = ceil_div(whole.ho, m), .tx = ceil_div(s.wo, m)};
-        double times = gain(g, &whole, dt, wide);
+        double times = gain(g, &whole, dt, isa);
         if (times > most) best = *g, most = times;
     }
     *g = best;

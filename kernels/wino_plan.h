@@ -43,8 +43,8 @@ static inline int wino_rows(int tiles, int mr)
     return rows < 2 * third ? 2 * third : rows;
 }
 
-/* wide: AVX-512, otherwise AVX2. dt: T. */
-void wino_plan(WinoPlan *g, const Conv2d *p, int dx, Dtype dt, int threads, int wide);
+/* isa: DEV_AVX2, DEV_AVX512 or DEV_BF16. dt: T. */
+void wino_plan(WinoPlan *g, const Conv2d *p, int dx, Dtype dt, int threads, int isa);
 /* Scratch. */
 size_t wino_bytes(const WinoPlan *g, int threads);
 

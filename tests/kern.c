@@ -10,7 +10,8 @@
 #include "kernels/half.h"
 #include "kernels/impl.h"
 
-enum { ISA_ref = DEV_REF, ISA_avx2 = DEV_AVX2, ISA_avx512 = DEV_AVX512, ISA_cuda = DEV_CUDA };
+enum { ISA_ref = DEV_REF, ISA_avx2 = DEV_AVX2, ISA_avx512 = DEV_AVX512, ISA_avx512bf16 = DEV_BF16,
+       ISA_cuda = DEV_CUDA };
 enum { DT_f32 = DT_F32, DT_bf16 = DT_BF16, DT_f16 = DT_F16 };
 
 static const KernImpl impls[] = {
@@ -163,7 +164,8 @@ static KernDev open_gpu(int threads)
 
 KernDev kern_open_for(const KernImpl *im, int threads)
 {
-    return im->isa == DEV_CUDA ? open_gpu(threads) : kern_open(threads, im->isa | DEV_REF);
+    unsigned isa = im->isa | DEV_REF | (threads % 2 ? DEV_VNNI : 0);
+    return im->isa == DEV_CUDA ? open_gpu(threads) : kern_open(threads, isa);
 }
 
 KernDev kern_open_tested(int threads)

@@ -69,8 +69,8 @@ KernDev kern_open(int threads, unsigned isa);
 /* The device that a version under test runs on: that of kern_open, or a GPU
  * (which stays open to the end of the program). threads: on a GPU, with an odd
  * number blocks end with the last byte, so that an emulator or a sanitizer sees
- * every step past it, with an even one guard bytes follow; runs must give the
- * same bits anyway. */
+ * every step past it, with an even one guard bytes follow; on a processor, an odd
+ * one has products of bytes. Runs must give the same bits anyway. */
 KernDev kern_open_for(const KernImpl *im, int threads);
 KernDev kern_open_tested(int threads);             /* kern_device() */
 int kern_ws(KernDev *k, size_t bytes);

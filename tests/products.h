@@ -145,7 +145,7 @@ static inline int takes_weights(const KernImpl *impl, Dtype wdt)
 static inline int rounds_weights(const KernImpl *impl, Dtype wdt)
 {
     if (!strcmp(impl->impl, "cuda")) return impl->dt != DT_F32 && wdt != impl->dt;
-    return !strcmp(impl->impl, "avx512") && impl->dt == DT_BF16 && wdt != DT_BF16;
+    return !strcmp(impl->impl, "avx512bf16") && impl->dt == DT_BF16 && wdt != DT_BF16;
 }
 
 #endif

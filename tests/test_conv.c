@@ -107,8 +107,8 @@ static int tile_for(const Conv2d *p, int cin, const KernImpl *impl, int which)
     WinoPlan plan = {0};
     Conv2d q = *p;
     q.cin = cin;
-    if (cin && which < 2 && impl->isa & (DEV_AVX2 | DEV_AVX512))
-        wino_plan(&plan, &q, which, impl->dt, 1, impl->isa == DEV_AVX512);
+    if (cin && which < 2 && impl->isa & (DEV_AVX2 | DEV_AVX512 | DEV_BF16))
+        wino_plan(&plan, &q, which, impl->dt, 1, (int)impl->isa);
     return plan.m;
 }
 
@@ -117,7 +117,7 @@ static int tile_of(const Conv2d *p, const KernImpl *impl, int which)
 {
     if (p->wdt != DT_I8) return tile_for(p, p->cin, impl, which);
     if (which != 1) return 0;
-    Dtype wdt = impl->isa == DEV_AVX512 && impl->dt == DT_BF16 ? DT_BF16 : DT_F32;
+    Dtype wdt = impl->isa == DEV_BF16 && impl->dt == DT_BF16 ? DT_BF16 : DT_F32;
     int cols = i8_columns(1, p->cout, p->ks * p->ks, p->cin, impl->dt, wdt).cols;
     int a = tile_for(p, cols, impl, 1), b = tile_for(p, p->cin % cols, impl, 1);
     return a > b ? a : b;
@@ -252,7 +252,7 @@ TEST(conv_winograd)
     for (size_t i = 0; i < CASES; i++) {
         const KernImpl *k = NULL;
         while ((k = kern_next("conv2d", k, kd.d)) != NULL)
-            if (k->isa & (DEV_AVX2 | DEV_AVX512) && k->dt == cases[i].t) {
+            if (k->isa & (DEV_AVX2 | DEV_AVX512 | DEV_BF16) && k->dt == cases[i].t) {
                 int tile = tile_of(&cases[i].c.p, k, 0);
                 CHECK(tile > 0);
                 seen |= 1 << tile;

@@ -550,8 +550,8 @@ TEST(dither_rounds_to_a_neighbour_and_keeps_the_mean)
     CHECK(y[7] == 0x7f80 && y[8] == 0xff80 && (y[9] & 0x7fff) > 0x7f80 && y[10] == 0 && y[11] == 0xbfc0);
     dev_close(d);
     /* the same bits in every version, and in pieces */
-    static const char *const device[] = {"cpu:avx2", "cpu:avx512"};
-    for (int k = 0; k < 2; k++) {
+    static const char *const device[] = {"cpu:avx2", "cpu:avx512", "cpu:avx512bf16"};
+    for (int k = 0; k < 3; k++) {
         CHECK_INT(dev_open(&d, device[k], 2, ~0u), 0);
         ops_init(&ops, d);
         ops.optim.dither(d, &h, 1000, z, x);

@@ -176,10 +176,10 @@ VEC void forward(Dtype dt, Dev *d, const Attention *p, void *o, float *lse, cons
                  const void *k, const void *v)
 {
     assert(!p->causal || p->tq == p->tk);
-    AttnPlan plan = attn_plan(p, dt, VW, d->threads);
+    AttnPlan plan = attn_plan(p, dt, THIS_ISA, d->threads);
     assert(d->ws_bytes >= plan.total * 4);
     float *kw = d->ws, *vw = kw + plan.shared[0], *areas = vw + plan.shared[1];
-    int pair = attn_pair(dt, p, VW), n = p->n, h = p->heads;
+    int pair = attn_pair(dt, p, THIS_ISA), n = p->n, h = p->heads;
     Forward f = {.p = p, .q = q, .o = o, .lse = lse, .pair = pair, .block = key_block(p->tk),
                  .group = attn_group(p, 2)};
     int span = f.group * LANES, tasks = (p->tq + span - 1) / span;
@@ -207,6 +207,4 @@ VEC void forward(Dtype dt, Dev *d, const Attention *p, void *o, float *lse, cons
     {                                                                                    \
         forward(dt, d, p, o, lse, q, k, v);                                              \
     }
-ATTENTION(f32, DT_F32)
-ATTENTION(bf16, DT_BF16)
-ATTENTION(f16, DT_F16)
+VEC_DTYPES(ATTENTION)

@@ -7,7 +7,7 @@
  * broadcast. So no head size wastes lanes, the softmax has no sums across lanes
  * in the forward, and the streamed side is read where it lies.
  *
- * Everything below counts in words of 4 bytes: f32, or (`pair`, AVX-512 only)
+ * Everything below counts in words of 4 bytes: f32, or (`pair`, DEV_BF16 only)
  * two bf16 that are neighbours along the summed axis, for vdpbf16ps. bf16 and
  * f16 without pairs are widened into scratch first.
  */
@@ -52,7 +52,7 @@ void ISA(attn_pairs)(Dev *d, float *dst, const void *src, int n, int t, int h, i
 /* Two rows as one of pairs; b's lanes are the upper halves. */
 VEC vf attn_pair_rows(vf a, vf b)
 {
-#ifdef SDC_AVX512
+#ifdef SDC_BF16
     __m512i h = (__m512i)_mm512_cvtne2ps_pbh(b, a);
     const __m512i order = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9,
                                            24, 8, 23, 7, 22, 6, 21, 5, 20, 4, 19, 3, 18, 2, 17, 1,
@@ -105,10 +105,13 @@ typedef struct { size_t shared[4], area, total; } AttnPlan;
 /* Rounded up to a cache line. */
 VEC size_t attn_round(size_t floats) { return (floats + 15) & ~(size_t)15; }
 
-VEC int attn_pair(Dtype dt, const Attention *p, int vw)
+VEC int attn_pair(Dtype dt, const Attention *p, int isa)
 {
-    return vw == 16 && dt == DT_BF16 && p->d % 2 == 0;
+    return isa == DEV_BF16 && dt == DT_BF16 && p->d % 2 == 0;
 }
+
+/* VW of that version. */
+VEC int attn_lanes(int isa) { return isa == DEV_AVX2 ? 8 : 16; }
 
 VEC size_t attn_packed_size(const Attention *p, int t, int pair)
 {
@@ -126,9 +129,9 @@ VEC int attn_group(const Attention *p, int arrays)
 /* Forward: shared K (widened), V (widened or paired); per thread Q^T and O^T
  * (D,LANES) for each query block, scores (BLOCK,LANES), rows of Q or O
  * (LANES,D+16). */
-VEC AttnPlan attn_plan(const Attention *p, Dtype dt, int vw, int threads)
+VEC AttnPlan attn_plan(const Attention *p, Dtype dt, int isa, int threads)
 {
-    int pair = attn_pair(dt, p, vw);
+    int pair = attn_pair(dt, p, isa), vw = attn_lanes(isa);
     size_t lanes = (size_t)VECS * vw, d = (size_t)p->d;
     AttnPlan a = {0};
     if (dt != DT_F32) a.shared[1] = attn_packed_size(p, p->tk, pair);
@@ -156,9 +159,9 @@ VEC int attn_splits(const Attention *p, int vw)
  * each split, rows padded to whole vectors); per thread and key block K^T, V^T,
  * dK^T, dV^T (D,LANES) and rows of K (LANES,Dp); per thread scores and their
  * gradients (STREAM,LANES) and, with pairs, those two as bf16 in 1.5 of that. */
-VEC AttnPlan attn_bwd_plan(const Attention *p, Dtype dt, int vw, int threads)
+VEC AttnPlan attn_bwd_plan(const Attention *p, Dtype dt, int isa, int threads)
 {
-    int pair = attn_pair(dt, p, vw);
+    int pair = attn_pair(dt, p, isa), vw = attn_lanes(isa);
     size_t lanes = (size_t)VECS * vw, d = (size_t)p->d;
     size_t dp = attn_padded(p, vw);
     size_t heads = (size_t)p->n * p->heads;

@@ -14,7 +14,7 @@ VEC float word(const char *a, size_t i)
 /* acc + a b, where a is one word for all lanes. */
 VEC vf multiply(int pair, float a, vf b, vf acc)
 {
-#ifdef SDC_AVX512
+#ifdef SDC_BF16
     if (pair) return _mm512_dpbf16_ps(acc, (__m512bh)vec_set(a), (__m512bh)b);
 #endif
     (void)pair;
@@ -60,13 +60,13 @@ typedef void tile_fn(float *c, const char *a, const float *b, const Product *p);
 #define NOTHING
 #define COMMA ,
 EACH(TILES, 0, NOTHING)
-#ifdef SDC_AVX512
+#ifdef SDC_BF16
 EACH(TILES, 1, NOTHING)
 #endif
 
 static tile_fn *const tiles[][ROWS][VECS] = {
     {EACH(NAMES, 0, COMMA)},
-#ifdef SDC_AVX512
+#ifdef SDC_BF16
     {EACH(NAMES, 1, COMMA)},
 #endif
 };
@@ -153,9 +153,10 @@ static size_t most(size_t a, size_t b) { return a > b ? a : b; }
 size_t attention_scratch_x86(const Dev *d, const Attention *p, Dtype dt)
 {
     size_t m = 0;
-    for (int vw = 8; vw <= 16; vw += 8) {
-        m = most(m, attn_plan(p, dt, vw, d->threads).total);
-        m = most(m, attn_bwd_plan(p, dt, vw, d->threads).total);
+    static const int isa[] = {DEV_AVX2, DEV_AVX512, DEV_BF16};
+    for (int i = 0; i < 3; i++) {
+        m = most(m, attn_plan(p, dt, isa[i], d->threads).total);
+        m = most(m, attn_bwd_plan(p, dt, isa[i], d->threads).total);
     }
     return m * 4;
 }

@@ -254,12 +254,12 @@ VEC void backward(Dtype dt, Dev *d, const Attention *p, void *dq, void *dk, void
                   const float *lse)
 {
     assert((!p->causal || p->tq == p->tk) && !dk == !dv);
-    AttnPlan plan = attn_bwd_plan(p, dt, VW, d->threads);
+    AttnPlan plan = attn_bwd_plan(p, dt, THIS_ISA, d->threads);
     assert(d->ws_bytes >= plan.total * 4);
     float *qw = d->ws, *ow = qw + plan.shared[0], *delta = ow + plan.shared[1];
     float *part = delta + plan.shared[2], *areas = part + plan.shared[3];
     Backward f = {.p = p, .k = k, .v = v, .lse = lse, .delta = delta, .part = dq ? part : NULL,
-                  .dk = dk, .dv = dv, .pair = attn_pair(dt, p, VW), .splits = attn_splits(p, VW),
+                  .dk = dk, .dv = dv, .pair = attn_pair(dt, p, THIS_ISA), .splits = attn_splits(p, VW),
                   .group = attn_group(p, 4), .dp = attn_padded(p, VW)};
     deltas(dt, d, p, delta, dout, o);
     stream(dt, d, &f, qw, ow, q, dout);
@@ -280,6 +280,4 @@ VEC void backward(Dtype dt, Dev *d, const Attention *p, void *dq, void *dk, void
     {                                                                                    \
         backward(dt, d, p, dq, dk, dv, dout, q, k, v, o, lse);                           \
     }
-ATTENTION_BWD(f32, DT_F32)
-ATTENTION_BWD(bf16, DT_BF16)
-ATTENTION_BWD(f16, DT_F16)
+VEC_DTYPES(ATTENTION_BWD)

@@ -3,7 +3,7 @@
 #include "kernels/x86/i8.h"
 #include "kernels/x86/wino.h"
 
-static int pairs(Dtype dt) { return WIDE && dt == DT_BF16; }
+static int pairs(Dtype dt) { return PAIRS && dt == DT_BF16; }
 
 /* x as a matrix of output pixels by taps and input channels. */
 static View view_input(const Conv2d *p, const void *x, Dtype dt)
@@ -22,7 +22,7 @@ static int winograd(Dev *d, const Conv2d *p, int dx, Dtype dt, const void *x, co
                     const Out *out)
 {
     WinoPlan plan;
-    wino_plan(&plan, p, dx, dt, d->threads, WIDE);
+    wino_plan(&plan, p, dx, dt, d->threads, THIS_ISA);
     if (!plan.m) return 0;
     ptrdiff_t row = 9 * (ptrdiff_t)p->cin;
     Wino c = {.s = wino_shape(p, dx), .x = x, .w = w, .dt = dt, .wdt = p->wdt, .st = p->cin,
@@ -122,6 +122,4 @@ static void backward_w(Dev *d, const Conv2d *p, Dtype dt, float *dw, float *db, 
     void ISA(conv2d_dw_##dt)(Dev *d, const Conv2d *p, float *dw, float *db,                \
                              const void *dy, const void *x)                                \
     { backward_w(d, p, DT, dw, db, dy, x); }
-CONV(f32, DT_F32)
-CONV(bf16, DT_BF16)
-CONV(f16, DT_F16)
+VEC_DTYPES(CONV)

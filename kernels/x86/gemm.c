@@ -1,7 +1,7 @@
 /* gemm.c - linear, linear_dx, linear_dw by the product of gemm.h, or of i8.h. */
 #include "kernels/x86/i8.h"
 
-static int pairs(Dtype dt) { return WIDE && dt == DT_BF16; }
+static int pairs(Dtype dt) { return PAIRS && dt == DT_BF16; }
 
 static void forward(Dev *d, const Linear *p, Dtype dt, void *y, const void *x, const void *w,
                     const float *b, const void *res)
@@ -52,6 +52,4 @@ static void backward_w(Dev *d, const Linear *p, Dtype dt, float *dw, float *db, 
     void ISA(linear_dw_##dt)(Dev *d, const Linear *p, float *dw, float *db,                \
                              const void *dy, const void *x)                                \
     { backward_w(d, p, DT, dw, db, dy, x); }
-LINEAR(f32, DT_F32)
-LINEAR(bf16, DT_BF16)
-LINEAR(f16, DT_F16)
+VEC_DTYPES(LINEAR)

@@ -11,7 +11,7 @@
 
 VEC vf multiply(int pair, vf a, vf b, vf c)
 {
-#ifdef SDC_AVX512
+#ifdef SDC_BF16
     if (pair) return _mm512_dpbf16_ps(c, (__m512bh)a, (__m512bh)b);
 #endif
     (void)pair;
@@ -66,7 +66,7 @@ MICRO(f32_full, 0, MR, 2)
 MICRO(f32_narrow, 0, MR, 1)
 MICRO(f32_few, 0, MR_FEW, 2)
 micro_fn *const ISA(gemm_micro_few) = f32_few;
-#ifdef SDC_AVX512
+#ifdef SDC_BF16
 MICRO(pair_full, 1, MR, 2)
 MICRO(pair_narrow, 1, MR, 1)
 micro_fn *const ISA(gemm_micro)[2][2] = {{f32_full, f32_narrow}, {pair_full, pair_narrow}};

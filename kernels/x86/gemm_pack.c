@@ -7,7 +7,7 @@
 
 /* Runs `call`, which uses PAIR and DT as constants, for this pair and dtype. */
 #define CASE(p, d, call) { enum { PAIR = p }; const Dtype DT = d; call; break; }
-#ifdef SDC_AVX512
+#ifdef SDC_BF16
 #define PAIR_CASES(call)                                                                  \
     case 3: CASE(1, DT_F32, call) case 4: CASE(1, DT_BF16, call) case 5: CASE(1, DT_F16, call)
 #else
@@ -29,7 +29,7 @@ static const char *at(const View *v, ptrdiff_t i)
 VEC vf get_words(int pair, Dtype dt, const void *p, size_t i, size_t n)
 {
     if (!pair) return gemm_get(dt, p, i, n < VW ? n : VW);
-#ifdef SDC_AVX512
+#ifdef SDC_BF16
     if (dt == DT_BF16) {
         const uint16_t *h = (const uint16_t *)p + i;
         return (vf)(n >= 32 ? _mm512_loadu_si512(h)
@@ -50,7 +50,7 @@ VEC vf get_across(int pair, Dtype dt, const void *a, const void *b, size_t i, si
     vf lo = a ? gemm_get(dt, a, i, n) : vec_zero();
     if (!pair) return lo;
     vf hi = b ? gemm_get(dt, b, i, n) : vec_zero();
-#ifdef SDC_AVX512
+#ifdef SDC_BF16
     if (dt != DT_BF16) {
         lo = (vf)_mm512_slli_epi32(_mm512_cvtepu16_epi32(vec_narrow(lo)), 16);
         hi = (vf)_mm512_slli_epi32(_mm512_cvtepu16_epi32(vec_narrow(hi)), 16);

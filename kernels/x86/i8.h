@@ -36,10 +36,14 @@ enum { I8_WIDE = NR / I8_ROWS };
 void ISA(i8_tile)(const I8Tap *tap, int taps, int c, int rows, const char *const w[I8_WIDE],
                   float *acc);
 
-void ISA(i8_linear)(Dev *d, const Linear *p, Dtype dt, void *y, const void *x, const void *w,
-                    const float *b, const void *res);
-void ISA(i8_conv2d)(Dev *d, const Conv2d *p, Dtype dt, void *y, const void *x, const void *w,
-                    const float *b, const void *rowbias, const void *res);
+/* Forward. AVX-512 without VNNI has no fast products of bytes: there, AVX2's are used. */
+typedef void i8_linear_fn(Dev *d, const Linear *p, Dtype dt, void *y, const void *x,
+                          const void *w, const float *b, const void *res);
+typedef void i8_conv2d_fn(Dev *d, const Conv2d *p, Dtype dt, void *y, const void *x,
+                          const void *w, const float *b, const void *rowbias, const void *res);
+extern i8_linear_fn ISA(i8_linear), i8_linear_avx2;
+extern i8_conv2d_fn ISA(i8_conv2d), i8_conv2d_avx2;
+
 void ISA(i8_linear_dx)(Dev *d, const Linear *p, Dtype dt, void *dx, const void *dy, const void *w,
                        int acc);
 void ISA(i8_conv2d_dx)(Dev *d, const Conv2d *p, Dtype dt, void *dx, const void *dy, const void *w,

@@ -78,21 +78,21 @@ static void run_part(Dev *d, const Back *g, int cols, Dtype wdt, void *dx, const
     if (g->linear) {
         Linear p = *g->linear;
         p.k = cols, p.wdt = wdt;
-        if (g->dt == DT_F32) ISA(linear_dx_f32)(d, &p, dx, dy, w, g->acc);
-        else if (g->dt == DT_BF16) ISA(linear_dx_bf16)(d, &p, dx, dy, w, g->acc);
-        else ISA(linear_dx_f16)(d, &p, dx, dy, w, g->acc);
+#define RUN(dtype, DT) if (g->dt == DT) ISA(linear_dx_##dtype)(d, &p, dx, dy, w, g->acc);
+        VEC_DTYPES(RUN)
+#undef RUN
         return;
     }
     Conv2d p = *g->conv;
     p.cin = cols, p.wdt = wdt;
-    if (g->dt == DT_F32) ISA(conv2d_dx_f32)(d, &p, dx, dy, w, g->acc);
-    else if (g->dt == DT_BF16) ISA(conv2d_dx_bf16)(d, &p, dx, dy, w, g->acc);
-    else ISA(conv2d_dx_f16)(d, &p, dx, dy, w, g->acc);
+#define RUN(dtype, DT) if (g->dt == DT) ISA(conv2d_dx_##dtype)(d, &p, dx, dy, w, g->acc);
+    VEC_DTYPES(RUN)
+#undef RUN
 }
 
 static void run(Dev *d, const Back *g, void *dx, const void *dy, const void *w)
 {
-    Dtype wdt = WIDE && g->dt == DT_BF16 ? DT_BF16 : DT_F32;
+    Dtype wdt = PAIRS ? DT_BF16 : DT_F32;
     I8Columns plan = i8_columns(g->rows, g->n, g->taps, g->c, g->dt, wdt);
     char *ws = d->ws, *part = ws + plan.w_bytes;
     size_t size = dtype_bytes(g->dt), c = (size_t)g->c;

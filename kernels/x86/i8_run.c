@@ -70,6 +70,12 @@ static void run(Dev *d, Job *g, Dtype dt, const void *x)
 void ISA(i8_linear)(Dev *d, const Linear *p, Dtype dt, void *y, const void *x, const void *w,
                     const float *b, const void *res)
 {
+#if defined SDC_AVX512 && !defined SDC_BF16
+    if (!(d->isa & DEV_VNNI)) {
+        i8_linear_avx2(d, p, dt, y, x, w, b, res);
+        return;
+    }
+#endif
     Job g = {.p = {1, 1, p->m, p->k, p->n, 1, 1, 0, 0, p->alpha, DT_I8}, .w = w,
              .out = {.y = y, .dt = dt, .alpha = p->alpha, .b = b, .res = res, .sx = p->n}};
     run(d, &g, dt, x);
@@ -78,6 +84,12 @@ void ISA(i8_linear)(Dev *d, const Linear *p, Dtype dt, void *y, const void *x, c
 void ISA(i8_conv2d)(Dev *d, const Conv2d *p, Dtype dt, void *y, const void *x, const void *w,
                     const float *b, const void *rowbias, const void *res)
 {
+#if defined SDC_AVX512 && !defined SDC_BF16
+    if (!(d->isa & DEV_VNNI)) {
+        i8_conv2d_avx2(d, p, dt, y, x, w, b, rowbias, res);
+        return;
+    }
+#endif
     Job g = {.p = *p, .w = w,
              .out = {.y = y, .dt = dt, .alpha = p->alpha, .b = b, .rowbias = rowbias, .res = res,
                      .hw = conv2d_out(p, p->h) * conv2d_out(p, p->w), .cols = p->cout,

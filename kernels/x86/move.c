@@ -141,6 +141,8 @@ VEC_OP(rowsum, (Dev *d, const Rowsum *p, void *y, const void *x, int acc), (DT, 
     }
 #define CASTS(src, src_dt) CAST(f32, DT_F32, src, src_dt)                                \
     CAST(bf16, DT_BF16, src, src_dt) CAST(f16, DT_F16, src, src_dt)
+#ifndef SDC_BF16
 CASTS(f32, DT_F32)
 CASTS(bf16, DT_BF16)
 CASTS(f16, DT_F16)
+#endif

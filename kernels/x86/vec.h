@@ -1,8 +1,10 @@
-/* vec.h - vectors of VW floats, for code that is compiled once for AVX2
- * (VW 8) and once for AVX-512 (VW 16).
+/* vec.h - vectors of VW floats, for code that is compiled for AVX2 (VW 8), for
+ * AVX-512 (VW 16) and once more for AVX-512 with products of bf16.
  *
  * A file in kernels/x86/ is written once against these names and compiled with
- * -DSDC_AVX2 and with -DSDC_AVX512; ISA(f) gives f the suffix of impl.def.
+ * -DSDC_AVX2, with -DSDC_AVX512, and with -DSDC_AVX512 -DSDC_BF16, where it gives
+ * the ops of bf16 only; ISA(f) gives f the suffix of impl.def, THIS_ISA is its bit,
+ * PAIRS is 1 where there are products of bf16.
  * Buffers are addressed by element: vec_get(dt, p, i) reads VW elements of
  * dtype dt (a constant) from element i and widens them to f32,
  * vec_put rounds to nearest even and writes. The _n forms touch only the first
@@ -24,8 +26,14 @@
 
 #ifdef SDC_AVX512
 
+#ifdef SDC_BF16
+#define ISA(name) VEC_JOIN(name, _avx512bf16)
+enum { VW = 16, THIS_ISA = DEV_BF16, PAIRS = 1 };
+#define VEC_DTYPES(X) X(bf16, DT_BF16)
+#else
 #define ISA(name) VEC_JOIN(name, _avx512)
-enum { VW = 16 };
+enum { VW = 16, THIS_ISA = DEV_AVX512, PAIRS = 0 };
+#endif
 typedef __m512 vf;
 typedef __m512i vi;
 
@@ -56,7 +64,18 @@ VEC vf vec_pick(vf x, vf a, vf b)
 }
 
 VEC vf vec_widen(__m256i h) { return (vf)_mm512_slli_epi32(_mm512_cvtepu16_epi32(h), 16); }
+#ifdef SDC_BF16
 VEC __m256i vec_narrow(vf a) { return (__m256i)_mm512_cvtneps_pbh(a); }
+#else
+VEC __m256i vec_narrow(vf a)
+{
+    vi u = (vi)a, odd = _mm512_and_si512(_mm512_srli_epi32(u, 16), _mm512_set1_epi32(1));
+    vi r = _mm512_add_epi32(u, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff)));
+    __mmask16 nan = _mm512_cmp_ps_mask(a, a, _CMP_UNORD_Q);
+    r = _mm512_mask_or_epi32(r, nan, u, _mm512_set1_epi32(0x400000));
+    return _mm512_cvtepi32_epi16(_mm512_srli_epi32(r, 16));
+}
+#endif
 VEC vf vec_load_bf16(const uint16_t *p)
 {
     return vec_widen(_mm256_loadu_si256((const __m256i *)(const void *)p));
@@ -124,7 +143,7 @@ VEC vf vec_round(vf a) { return _mm512_roundscale_ps(a, 0); }
 #else
 
 #define ISA(name) VEC_JOIN(name, _avx2)
-enum { VW = 8 };
+enum { VW = 8, THIS_ISA = DEV_AVX2, PAIRS = 0 };
 typedef __m256 vf;
 typedef __m256i vi;
 
@@ -354,10 +373,19 @@ VEC vf vec_normal(vf x, vf *pdf)
         else { const Dtype DT = DT_F16; call; }                                          \
     } while (0)
 
-/* Defines <op>_f32, _bf16 and _f16 of this vector width, which call <op>_any
- * with the given arguments, where DT is the dtype. */
+/* X(name, dtype) for each dtype whose ops are compiled here. */
+#ifndef VEC_DTYPES
+#define VEC_DTYPES(X) X(f32, DT_F32) X(bf16, DT_BF16) X(f16, DT_F16)
+#endif
+
+/* Defines <op>_f32, _bf16 and _f16 of this version, which call <op>_any with the
+ * given arguments, where DT is the dtype. */
+#ifdef SDC_BF16
+#define VEC_OP(op, params, args) VEC_OP1(op, bf16, DT_BF16, params, args)
+#else
 #define VEC_OP(op, params, args) VEC_OP1(op, f32, DT_F32, params, args)                   \
     VEC_OP1(op, bf16, DT_BF16, params, args) VEC_OP1(op, f16, DT_F16, params, args)
+#endif
 #define VEC_OP1(op, name, dtype, params, args)                                           \
     void ISA(op##_##name) params { const Dtype DT = dtype; op##_any args; }
 
