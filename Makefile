@@ -33,7 +33,7 @@ Q := $(if $(V),,@)
 
 LIB_SRC  := $(wildcard kernels/*.c kernels/ref/*.c engine/*.c models/*.c tokenizer/*.c)
 TOOL_SRC := $(wildcard tools/*.c)
-TEST_SRC := $(filter-out tests/bench_%.c,$(wildcard tests/*.c))
+TEST_SRC := $(wildcard tests/*.c)
 EMOJI_SRC := $(wildcard models/pocket/*.c)
 FUZZ     := $(patsubst tests/fuzz/%.c,%,$(wildcard tests/fuzz/fuzz_*.c))
 LIB_OBJ  := $(LIB_SRC:%.c=$(B)/%.o)
@@ -120,10 +120,6 @@ WRAP := mem_alloc mem_calloc mem_realloc io_write_all io_sync
 $(B)/test$(BIN): $(TEST_OBJ) $(LIB_OBJ)
 	@echo "  LD $@"
 	$Q$(CC) $(ALLFLAGS) $(LDFLAGS) $(WRAP:%=-Wl,--wrap=%) -o $@ $^ $(LDLIBS)
-
-$(B)/bench_ops: $(B)/tests/bench_ops.o $(LIB_OBJ)
-	@echo "  LD $@"
-	$Q$(CC) $(ALLFLAGS) $(LDFLAGS) -o $@ $^ $(LDLIBS)
 
 $(B)/emoji: $(EMOJI_OBJ) $(LIB_OBJ)
 	@echo "  LD $@"
@@ -242,8 +238,8 @@ browser: sdc $(B)/tags_page      ## the page of `sdc tags DIR serve` in a real b
 mutants:                        ## break the sources one line at a time; the tests must notice
 	sh tests/mutants.sh
 
-bench: $(B)/bench_ops           ## speed of the products on the layers of SD 1.5
-	$(B)/bench_ops
+bench: sdc                      ## speed of each op on the layers of SD 1.5
+	./sdc bench ops --dtype f32
 
 emoji: $(B)/emoji               ## the program that draws the pocket model's data set
 
@@ -266,4 +262,4 @@ help:                           ## this list
         emoji install clean help
 .SECONDARY:
 -include $(LIB_OBJ:.o=.d) $(TOOL_OBJ:.o=.d) $(TEST_OBJ:.o=.d) $(EMOJI_OBJ:.o=.d)
--include $(B)/tests/bench_ops.d $(FUZZ:%=$(B)/tests/fuzz/%.d)
+-include $(FUZZ:%=$(B)/tests/fuzz/%.d)

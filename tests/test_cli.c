@@ -90,7 +90,9 @@ static const struct {
     {"merge --lora tests/golden/lora/a.safetensors:heavy --out build/x", 3, "a.safetensors:heavy"},
     {"tokenize", 2, "either --file FILE or --parse PROMPT is expected"},
     {"tokenize --file none.txt", 3, "none.txt: cannot open"},
-    {"bench everything", 2, "\"everything\" is not sample, vae or train"},
+    {"bench everything", 2, "\"everything\" is not sample, vae, train or ops"},
+    {"bench ops linear conv", 2, "one of sample, vae, train, ops is expected"},
+    {"bench ops --dtype f64", 2, "\"f64\" is not f32, bf16, f16 or int8"},
     {"doctor --device toaster", 2, "--device: no device \"toaster\" here"},
     {"doctor --device cuda:x", 2, "--device: no device \"cuda:x\" here; expected auto, cpu"},
     {"probe", 2, "one network name is expected"},
@@ -125,6 +127,18 @@ TEST(cli_a_full_disk_behind_stdout_is_an_error)
     int same = !strcmp(err, "sdc: cannot write to standard output\n");
     mem_free(err);
     CHECK(same);
+}
+
+TEST(cli_bench_of_ops)
+{
+    static char out[CAP], err[CAP];
+    CHECK_INT(test_sdc("bench ops \"16 n 768\" --dtype f32 --threads 1", out, err, CAP), 0);
+    CHECK_STR(err, "");
+    CHECK_INT(lines(out), 4);                    /* the machine; forward, backward to x and w */
+    CHECK(strstr(out, "peaks ") && strstr(out, "\nlinear_dw      m 16 n 768 k 192"));
+    CHECK_INT(test_sdc("bench ops causal --dtype bf16 --threads 1 --json", out, err, CAP), 0);
+    CHECK_INT(lines(out), 2);
+    CHECK(!strncmp(out, "{\"op\":\"attention\",", 20) && strstr(out, "\"op\":\"attention_bwd\""));
 }
 
 /* ---- option files ------------------------------------------------------------- */

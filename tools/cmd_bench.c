@@ -1,4 +1,5 @@
-/* cmd_bench.c - `sdc bench sample|vae|train`: seconds of one step, and peak memory.
+/* cmd_bench.c - `sdc bench sample|vae|train`: seconds of one step, and peak memory;
+ * `sdc bench ops`: of each op (bench_ops.h).
  *
  *   sample  one sampler step with guidance: the U-Net on a batch of 2, 77 tokens
  *   vae     decoding one latent
@@ -16,6 +17,7 @@
 #include "models/denoise.h"
 #include "models/unet.h"
 #include "models/vae.h"
+#include "tools/bench_ops.h"
 #include "tools/cmd.h"
 #include "tools/machine.h"
 #include "tools/options.h"
@@ -37,7 +39,7 @@ static const Option bench_options[] = {
     {"repeat", 0, OPT_INT, AT(repeat), 1, REPEAT_MAX, "N", "counted runs (3)", NULL},
     {"device", 0, OPT_TEXT, AT(device), 0, 0, "NAME", "where to run: " DEV_NAMES, NULL},
     {"threads", 't', OPT_INT, AT(threads), 0, 1024, "N", "0: all cores", NULL},
-    {"json", 0, OPT_FLAG, AT(json), 0, 0, NULL, "one JSON object on stdout", NULL},
+    {"json", 0, OPT_FLAG, AT(json), 0, 0, NULL, "one JSON object on stdout (ops: one a line)", NULL},
 };
 
 /* What is timed. */
@@ -190,7 +192,7 @@ static int bench(Bench *b, const char *name, Err *e)
     char device[64];
     size_t k = 0;
     while (k < BENCHES && strcmp(benches[k].name, name)) k++;
-    if (k == BENCHES) return err_set(e, ERR_USAGE, "sdc bench: \"%s\" is not sample, vae or train", name);
+    if (k == BENCHES) return err_set(e, ERR_USAGE, "sdc bench: \"%s\" is not sample, vae, train or ops", name);
     if (!o->model) return err_set(e, ERR_USAGE, "option --model is missing");
     if (o->width % 64 || o->height % 64)
         return err_set(e, ERR_USAGE, "options --width and --height: multiples of 64 expected");
@@ -207,6 +209,17 @@ static int bench(Bench *b, const char *name, Err *e)
     }
     report(b, name);
     return 0;
+}
+
+/* name: part of an op's name or shape, or NULL. */
+static int run_ops(const BenchOptions *o, const char *name, Err *e)
+{
+    char device[64];
+    ModelOptions mo = {0};
+    TRY(model_dtype(&mo, o->dtype ? o->dtype : "bf16", e));
+    BenchOps ops = {.device = machine_device(device, sizeof device, o->device), .threads = o->threads,
+                    .dtype = mo.dtype, .int8 = mo.int8, .only = name, .json = o->json};
+    return bench_ops(&ops, e);
 }
 
 static void close_bench(Bench *b)
@@ -226,12 +239,15 @@ int cmd_bench(int argc, char **argv, Err *e)
     BenchOptions o = {.width = 512, .height = 512, .repeat = 3};
     OptionList rest = {0};
     Options opt = {bench_options, sizeof bench_options / sizeof *bench_options, &o, "sdc bench",
-                   "time one step: sdc bench sample|vae|train --model FILE", NULL, &rest};
+                   "time one step: sdc bench sample|vae|train --model FILE; or each op: sdc bench ops [NAME]", NULL, &rest};
     Bench *b = mem_calloc(1, sizeof *b);
     int help = 0, rc = b ? options_parse(&opt, argc, argv, &help, e) : err_nomem(e, sizeof *b, "the run");
     if (b) b->o = &o;
     if (!rc && help) options_help(&opt, stdout);
-    else if (!rc && rest.count != 1) rc = err_set(e, ERR_USAGE, "sdc bench: one of sample, vae, train is expected");
+    else if (!rc && rest.count && !strcmp(rest.item[0], "ops") && rest.count <= 2)
+        rc = run_ops(&o, rest.count > 1 ? rest.item[1] : NULL, e);
+    else if (!rc && rest.count != 1)
+        rc = err_set(e, ERR_USAGE, "sdc bench: one of sample, vae, train, ops is expected");
     else if (!rc) rc = bench(b, rest.item[0], e);
     if (b) close_bench(b);
     options_free(&opt);
