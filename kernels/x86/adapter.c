@@ -9,6 +9,13 @@
 
 enum { CHUNK = 1 << 14, BLOCK = 256 };
 
+/* An op of f32 alone: nobody calls that of the version for bf16. */
+#ifdef SDC_BF16
+#define F32_OP static __attribute__((unused)) void
+#else
+#define F32_OP void
+#endif
+
 /* n <= BLOCK values of the base from element i on. */
 static void load_base(Dtype wdt, float *to, const void *base, size_t i, size_t n)
 {
@@ -55,7 +62,7 @@ static void compose_any(Dtype dt, Dev *d, const Compose *p, void *w, const void 
         compose_block(dt, p, w, base, a, b, i, count - i < BLOCK ? count - i : BLOCK);
 }
 
-void ISA(compose_bwd_f32)(Dev *d, const Compose *p, float *da, float *db, const float *g, const float *a,
+F32_OP ISA(compose_bwd_f32)(Dev *d, const Compose *p, float *da, float *db, const float *g, const float *a,
                           const float *b)
 {
     size_t count = p->count;
@@ -128,7 +135,7 @@ static void axpy(float *to, float x, const float *from, size_t n)
     }
 }
 
-void ISA(kron_bwd_f32)(Dev *d, const Kron *p, float *dw1, float *dw2, const float *g, const float *w1,
+F32_OP ISA(kron_bwd_f32)(Dev *d, const Kron *p, float *dw1, float *dw2, const float *g, const float *w1,
                        const float *w2)
 {
     size_t m1 = (size_t)p->m1, m2 = (size_t)p->m2, inner = (size_t)p->l2 * (size_t)p->s;
@@ -247,7 +254,7 @@ static void dora_bwd_row(const Dora *p, float *dv, float *dm, const float *g, co
         scale_block(DT_F32, dv, g, v, &scale, &pull, 0, r * n + i, n - i < BLOCK ? n - i : BLOCK);
 }
 
-void ISA(dora_bwd_f32)(Dev *d, const Dora *p, float *dv, float *dm, const float *g, const float *v,
+F32_OP ISA(dora_bwd_f32)(Dev *d, const Dora *p, float *dv, float *dm, const float *g, const float *v,
                        const float *norm, const float *m)
 {
     size_t n = (size_t)p->n, k = (size_t)p->k;
