@@ -182,6 +182,12 @@ TEST(dev_gpu_keeps_the_first_failure)
     dev_close(d);
 }
 
+/* Gradients of what adapters compose: their factors are f32. */
+static int f32_only(const char *op)
+{
+    return !strcmp(op, "compose_bwd") || !strcmp(op, "kron_bwd") || !strcmp(op, "dora_bwd");
+}
+
 /* Every slot of every table is filled, and the masks are obeyed. */
 TEST(ops_table_is_full)
 {
@@ -195,7 +201,7 @@ TEST(ops_table_is_full)
         ops_init(&o, d);
         dev_close(d);
         for (int dt = 0; dt < DT_N; dt++) {
-#define X(op) CHECK(o.op[dt]);
+#define X(op) CHECK(o.op[dt] || (dt != DT_F32 && f32_only(#op)));
             OPS_LIST(X)
 #undef X
             for (int src = 0; src < DT_N; src++) CHECK(o.cast[dt][src]);
