@@ -6,7 +6,7 @@
 #include <string.h>
 #include <utf8proc.h>
 
-#include "engine/data.h"
+#include "engine/data_impl.h"
 #include "engine/io.h"
 #include "engine/mem.h"
 #include "engine/rng.h"
@@ -40,10 +40,10 @@ static int parse_folder(const char *name, const char **words)
     return n;
 }
 
-static int add_folder(Dataset *ds, const char *path, const char *name, const char *words,
-                      int repeats, int is_reg, Err *e)
+/* of: with what comes from the configuration; the strings of the folder are copied. */
+static int add_folder(Dataset *ds, const char *path, const char *name, const DataSubset *of, Err *e)
 {
-    if (ds->cfg.repeats && !is_reg) repeats = ds->cfg.repeats;
+    const char *words = of->class_tokens;
     for (size_t at = 0, n = strlen(name); at < n;) {       /* it may become a caption */
         utf8proc_int32_t cp;
         utf8proc_ssize_t k = utf8proc_iterate((const utf8proc_uint8_t *)name + at,
@@ -55,11 +55,23 @@ static int add_folder(Dataset *ds, const char *path, const char *name, const cha
     if (!list) return err_nomem(e, sizeof *list, "the list of folders");
     ds->folders = list;
     DataFolder *f = &list[ds->folder_count++];
+    int repeats = ds->cfg.repeats && !of->is_reg ? ds->cfg.repeats : of->repeats;
     *f = (DataFolder){.path = mem_strdup(path), .name = mem_strdup(name), .repeats = repeats,
-                      .class_tokens = words ? mem_strdup(words) : NULL, .is_reg = is_reg};
+                      .class_tokens = words ? mem_strdup(words) : NULL, .is_reg = of->is_reg,
+                      .of = *of};
     if (!f->path || !f->name || (words && !f->class_tokens))
         return err_nomem(e, strlen(path), "the list of folders");
     return 0;
+}
+
+/* A folder N_words: its settings are those of the configuration. */
+static DataSubset plain_subset(const Dataset *ds, const char *words, int repeats, int is_reg)
+{
+    const DataConfig *c = &ds->cfg;
+    return (DataSubset){.class_tokens = words, .caption_extension = c->caption_extension,
+                        .mask_dir = c->mask_dir, .repeats = repeats, .is_reg = is_reg,
+                        .wildcards = c->wildcards, .alpha_mask = c->alpha_mask,
+                        .flip_aug = c->flip_aug, .caption = c->caption};
 }
 
 /* The last part of a path, without slashes behind it. */
@@ -83,7 +95,8 @@ static int add_flat(Dataset *ds, const char *dir, int is_reg, Err *e)
     int repeats = n ? n : ds->cfg.flat_repeats > 0 ? ds->cfg.flat_repeats : 1;
     notice(ds, "%s has no folders like 10_name: its pictures are used %d time%s each", dir,
            repeats, repeats > 1 ? "s" : "");
-    int rc = add_folder(ds, dir, name, n ? words : NULL, repeats, is_reg, e);
+    DataSubset of = plain_subset(ds, n ? words : NULL, repeats, is_reg);
+    int rc = add_folder(ds, dir, name, &of, e);
     mem_free(name);
     return rc;
 }
@@ -97,7 +110,8 @@ static int scan_names(Dataset *ds, const char *dir, char **names, size_t count, 
         if (!path) return err_nomem(e, strlen(dir), "the list of folders");
         int kind = io_exists(path), n = parse_folder(names[i], &words), rc = 0;
         pictures += kind == 1 && image_has_extension(names[i]);
-        if (kind == 2 && n) rc = add_folder(ds, path, names[i], words, n, is_reg, e);
+        DataSubset of = plain_subset(ds, words, n, is_reg);
+        if (kind == 2 && n) rc = add_folder(ds, path, names[i], &of, e);
         else if (kind == 2 && names[i][0] != '.')
             notice(ds, "folder %s is ignored: its name does not begin with a number of repeats, "
                    "as 10_name", path);
@@ -124,22 +138,54 @@ static int scan_dir(Dataset *ds, const char *dir, int is_reg, Err *e)
     return rc;
 }
 
+/* The folders of a dataset_config. */
+static int add_subsets(Dataset *ds, Err *e)
+{
+    for (size_t i = 0; i < ds->cfg.subset_count; i++) {
+        const DataSubset *of = &ds->cfg.subsets[i];
+        const char *path = of->dir ? of->dir : of->metadata;
+        char *name = base_name(path);
+        if (!name) return err_nomem(e, strlen(path), "the list of folders");
+        int rc = io_exists(path) ? add_folder(ds, path, name, of, e)
+                                 : err_set(e, ERR_INPUT, "%s: %s is not there", ds->cfg.train_dir, path);
+        mem_free(name);
+        TRY(rc);
+    }
+    return 0;
+}
+
 /* ---- items --------------------------------------------------------------- */
 
 /* The caption file of a picture: *text NULL when there is none. */
-static int find_caption(char **text, const Dataset *ds, const char *path, Err *e)
+static int find_caption(char **text, const DataSubset *of, const char *path, Err *e)
 {
-    const char *given = ds->cfg.caption_extension, *dot = strrchr(path, '.');
+    const char *given = of->caption_extension, *dot = strrchr(path, '.');
     const char *ext[2] = {given && *given ? given : ".txt", given && *given ? NULL : ".caption"};
     *text = NULL;
     for (int i = 0; i < 2 && ext[i] && !*text; i++) {
         char *name = mem_printf("%.*s%s%s", (int)(dot - path), path, *ext[i] == '.' ? "" : ".",
                                 ext[i]);
         if (!name) return err_nomem(e, strlen(path), "the list of pictures");
-        int rc = io_exists(name) == 1 ? (ds->cfg.wildcards ? caption_read_lines : caption_read)(text, name, e) : 0;
+        int rc = io_exists(name) == 1 ? (of->wildcards ? caption_read_lines : caption_read)(text, name, e) : 0;
         mem_free(name);
         TRY(rc);
     }
+    return 0;
+}
+
+int dataset_add_item(Dataset *ds, size_t folder, char *path, char *caption, Err *e)
+{
+    const DataFolder *f = &ds->folders[folder];
+    DataItem *list = path ? mem_grow(ds->items, ds->item_count, &ds->item_cap, sizeof *list) : NULL;
+    if (!list) {
+        mem_free(path);
+        mem_free(caption);
+        return err_nomem(e, sizeof *list, "the list of pictures");
+    }
+    ds->items = list;
+    list[ds->item_count++] = (DataItem){.path = path, .caption = caption, .folder = (int)folder,
+                                        .is_reg = f->is_reg, .repeats = f->repeats,
+                                        .weight = f->is_reg ? ds->cfg.prior_loss_weight : 1};
     return 0;
 }
 
@@ -147,17 +193,11 @@ static int find_caption(char **text, const Dataset *ds, const char *path, Err *e
 static int add_item(Dataset *ds, size_t folder, const char *name, size_t *missing, Err *e)
 {
     const DataFolder *f = &ds->folders[folder];
-    DataItem *list = mem_grow(ds->items, ds->item_count, &ds->item_cap, sizeof *list);
-    if (!list) return err_nomem(e, sizeof *list, "the list of pictures");
-    ds->items = list;
-    DataItem *it = &list[ds->item_count++];
-    *it = (DataItem){.path = mem_printf("%s/%s", f->path, name), .folder = (int)folder,
-                     .is_reg = f->is_reg, .repeats = f->repeats,
-                     .weight = f->is_reg ? ds->cfg.prior_loss_weight : 1};
-    if (!it->path) return err_nomem(e, strlen(name), "the list of pictures");
-    TRY(find_caption(&it->caption, ds, it->path, e));
+    TRY(dataset_add_item(ds, folder, mem_printf("%s/%s", f->path, name), NULL, e));
+    DataItem *it = &ds->items[ds->item_count - 1];
+    TRY(find_caption(&it->caption, &f->of, it->path, e));
     if (it->caption) return 0;
-    if (!(*missing)++ && !(ds->cfg.caption.prefix && !f->class_tokens))
+    if (!(*missing)++ && !(f->of.caption.prefix && !f->class_tokens))
         notice(ds, f->class_tokens ? "%s has no caption file: \"%s\" from its folder is used"
                                    : "%s has no caption file: it is trained without words%s",
                it->path, f->class_tokens ? f->class_tokens : "");
@@ -172,6 +212,11 @@ static int scan_pictures(Dataset *ds, size_t folder, Err *e)
     const DataFolder *f = &ds->folders[folder];
     int rc = 0;
     ds->folders[folder].first = ds->item_count;
+    if (f->of.metadata) {
+        TRY(dataset_read_metadata(ds, folder, e));
+        ds->folders[folder].count = ds->item_count - f->first;
+        return 0;
+    }
     TRY(io_list(&names, &count, f->path, e));
     for (size_t i = 0; i < count && !rc; i++)
         if (image_has_extension(names[i])) rc = add_item(ds, folder, names[i], &missing, e);
@@ -228,7 +273,7 @@ static int probe(Dataset *ds, DataItem *it, Err *e)
     TRY(io_map(&map, it->path, e));
     int rc = image_size(&it->w, &it->h, map.data, map.size, e);
     io_unmap(&map);
-    if (!rc) rc = bucket_fit(&ds->sizes, it->w, it->h, &it->fit, e);
+    if (!rc) rc = bucket_fit(&ds->sizes[ds->folders[it->folder].of.set], it->w, it->h, &it->fit, e);
     if (rc) err_prefix(e, "%s", it->path);
     return rc;
 }
@@ -291,7 +336,15 @@ static void balance(Dataset *ds)
 static int by_bucket(const void *a, const void *b)
 {
     const DataBucket *p = a, *q = b;
+    if (p->set != q->set) return p->set - q->set;
     return p->w != q->w ? p->w - q->w : p->h - q->h;
+}
+
+static DataBucket bucket_of(const Dataset *ds, const DataItem *it)
+{
+    int set = ds->folders[it->folder].of.set;
+    int batch = ds->cfg.subset_count ? ds->cfg.sets[set].batch_size : ds->cfg.batch_size;
+    return (DataBucket){.set = set, .w = it->fit.bucket.w, .h = it->fit.bucket.h, .batch = batch};
 }
 
 /* The distinct sizes of used items, sorted, and each item's index among them. */
@@ -302,14 +355,14 @@ static int assign_buckets(Dataset *ds, Err *e)
     if (!b) return err_nomem(e, ds->item_count * sizeof *b, "the buckets");
     for (size_t i = 0; i < ds->item_count; i++)
         if (ds->items[i].repeats)
-            b[n++] = (DataBucket){.w = ds->items[i].fit.bucket.w, .h = ds->items[i].fit.bucket.h};
+            b[n++] = bucket_of(ds, &ds->items[i]);
     qsort(b, n, sizeof *b, by_bucket);
     for (size_t i = 0; i < n; i++)
         if (!unique || by_bucket(&b[i], &b[unique - 1])) b[unique++] = b[i];
     ds->bucket_count = unique;
     for (size_t i = 0; i < ds->item_count; i++) {
         DataItem *it = &ds->items[i];
-        DataBucket want = {.w = it->fit.bucket.w, .h = it->fit.bucket.h};
+        DataBucket want = bucket_of(ds, it);
         if (!it->repeats) continue;
         DataBucket *at = bsearch(&want, b, unique, sizeof *b, by_bucket);
         it->bucket = (int)(at - b);
@@ -340,15 +393,35 @@ static int make_entries(Dataset *ds, Err *e)
     return 0;
 }
 
+/* The sizes of each set, and what the sets have in common. */
+static int open_sets(Dataset *ds, Err *e)
+{
+    DataConfig *c = &ds->cfg;
+    const DataSet one = {c->bucket, c->batch_size}, *sets = c->subset_count ? c->sets : &one;
+    size_t n = c->subset_count ? c->set_count : 1;
+    ds->sizes = mem_calloc(n, sizeof *ds->sizes);
+    if (!ds->sizes) return err_nomem(e, n * sizeof *ds->sizes, "the buckets");
+    c->batch_size = 0;
+    for (size_t i = 0; i < n; i++, ds->set_count++) {
+        if (sets[i].batch_size < 1 || sets[i].batch_size > 65536)
+            return err_set(e, ERR_USAGE, "--train_batch_size %d: must be at least 1", sets[i].batch_size);
+        if (sets[i].batch_size > c->batch_size) c->batch_size = sets[i].batch_size;
+        TRY(bucket_open(&ds->sizes[i], &sets[i].bucket, e));
+    }
+    c->bucket = sets[0].bucket;
+    for (size_t i = 0; i < c->subset_count; i++) {
+        TRY(caption_check(&c->subsets[i].caption, e));
+        c->flip_aug |= c->subsets[i].flip_aug;
+    }
+    return caption_check(&c->caption, e);
+}
+
 static int fill(Dataset *ds, Err *e)
 {
     const DataConfig *c = &ds->cfg;
-    if (c->batch_size < 1 || c->batch_size > 65536)
-        return err_set(e, ERR_USAGE, "--train_batch_size %d: must be at least 1", c->batch_size);
-    TRY(caption_check(&c->caption, e));
-    TRY(bucket_open(&ds->sizes, &c->bucket, e));
-    TRY(scan_dir(ds, c->train_dir, 0, e));
-    if (c->reg_dir && *c->reg_dir) TRY(scan_dir(ds, c->reg_dir, 1, e));
+    TRY(open_sets(ds, e));
+    TRY(c->subset_count ? add_subsets(ds, e) : scan_dir(ds, c->train_dir, 0, e));
+    if (!c->subset_count && c->reg_dir && *c->reg_dir) TRY(scan_dir(ds, c->reg_dir, 1, e));
     for (size_t i = 0; i < ds->folder_count; i++) TRY(scan_pictures(ds, i, e));
     if (c->split > 0 || c->split_some) TRY(split(ds, e));
     TRY(probe_all(ds, e));
@@ -386,16 +459,29 @@ void dataset_close(Dataset *ds)
     mem_free(ds->items);
     mem_free(ds->buckets);
     mem_free(ds->entries);
-    bucket_close(&ds->sizes);
+    for (size_t i = 0; i < ds->set_count; i++) bucket_close(&ds->sizes[i]);
+    mem_free(ds->sizes);
     mem_free(ds);
 }
 
 /* ---- epochs -------------------------------------------------------------- */
 
+static uint32_t bucket_batches(const DataBucket *b)
+{
+    return (b->count + (uint32_t)b->batch - 1) / (uint32_t)b->batch;
+}
+
+void dataset_set_steps(Dataset *ds, long max_train_steps)
+{
+    ds->cfg.caption.max_train_steps = max_train_steps;
+    for (size_t i = 0; i < ds->folder_count; i++)
+        ds->folders[i].of.caption.max_train_steps = max_train_steps;
+}
+
 size_t dataset_batches(const Dataset *ds)
 {
-    size_t n = 0, size = (size_t)ds->cfg.batch_size;
-    for (size_t b = 0; b < ds->bucket_count; b++) n += (ds->buckets[b].count + size - 1) / size;
+    size_t n = 0;
+    for (size_t b = 0; b < ds->bucket_count; b++) n += bucket_batches(&ds->buckets[b]);
     return n;
 }
 
@@ -421,17 +507,17 @@ static void order_samples(DataSample *out, const Dataset *ds, uint32_t epoch, ui
             DataSample *s = &out[k->first + i];
             *s = (DataSample){.item = ds->entries[index[i]], .entry = index[i]};
             key.sample = s->entry;
-            if (ds->cfg.flip_aug) s->flip = (int)(rng_u32(key, 0) & 1);
+            const DataFolder *f = &ds->folders[ds->items[s->item].folder];
+            if (f->of.flip_aug) s->flip = (int)(rng_u32(key, 0) & 1);
         }
     }
 }
 
 static DataBatch cut_batch(const DataEpoch *ep, const Dataset *ds, uint32_t k)
 {
-    uint32_t size = (uint32_t)ds->cfg.batch_size;
     const DataBucket *b = ds->buckets;
-    for (; k >= (b->count + size - 1) / size; b++) k -= (b->count + size - 1) / size;
-    uint32_t left = b->count - k * size;
+    for (; k >= bucket_batches(b); b++) k -= bucket_batches(b);
+    uint32_t size = (uint32_t)b->batch, left = b->count - k * size;
     return (DataBatch){.w = b->w, .h = b->h, .count = (int)(left < size ? left : size),
                        .samples = ep->samples + b->first + k * size};
 }
@@ -467,5 +553,6 @@ int dataset_caption(char **text, const Dataset *ds, const DataSample *s, uint32_
                     uint32_t step, Err *e)
 {
     RngKey key = {.seed = ds->cfg.seed, .sample = s->entry};
-    return caption_process(text, &ds->cfg.caption, ds->items[s->item].caption, key, epoch, step, e);
+    const DataItem *it = &ds->items[s->item];
+    return caption_process(text, &ds->folders[it->folder].of.caption, it->caption, key, epoch, step, e);
 }

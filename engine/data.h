@@ -21,8 +21,35 @@
 #include "engine/hash.h"
 #include "engine/image.h"
 
+/* One folder, or the pictures of one metadata file, and what is done to them: a subset of
+ * kohya's dataset_config. */
+typedef struct {
+    const char *dir;                 /* NULL: the paths in metadata are absolute */
+    const char *metadata;            /* .json or .jsonl: {"picture": {"caption":, "tags":}}; NULL: */
+                                     /* all pictures of dir, with their caption files */
+    const char *class_tokens;        /* caption of pictures that have none; NULL: "" */
+    const char *caption_extension;   /* NULL: .txt, then .caption */
+    const char *mask_dir;            /* masks: folder of pictures named as these; NULL: none */
+    int repeats, is_reg;
+    int set;                         /* index in DataConfig.sets */
+    int wildcards;                   /* captions keep all their lines (CaptionConfig.wildcards) */
+    int alpha_mask;                  /* masks are the pictures' opacity */
+    int flip_aug;                    /* mirror every second use, at random */
+    CaptionConfig caption;
+} DataSubset;
+
+/* What goes into one batch: a dataset of kohya's dataset_config. */
+typedef struct {
+    BucketConfig bucket;
+    int batch_size;
+} DataSet;
+
 /* Strings are borrowed and must outlive the Dataset. */
 typedef struct {
+    const DataSubset *subsets;       /* these instead of train_dir and reg_dir; what they and */
+    size_t subset_count;             /* the sets hold is not read from below; train_dir is only */
+    const DataSet *sets;             /* what messages name */
+    size_t set_count;
     const char *train_dir;           /* folders N_words: each picture N times an epoch; or */
                                      /* pictures themselves (with a notice) */
     const char *reg_dir;             /* regularisation pictures, same layout; NULL: none */
@@ -52,6 +79,7 @@ typedef struct {
     char *class_tokens;              /* caption of pictures that have none */
     int repeats, is_reg;
     size_t first, count;             /* its items */
+    DataSubset of;                   /* its settings */
 } DataFolder;
 
 typedef struct {
@@ -64,17 +92,19 @@ typedef struct {
 } DataItem;
 
 typedef struct {
-    int w, h;
+    int set, w, h;
+    int batch;                       /* how many are cut off at a time */
     uint32_t first, count;           /* its entries */
 } DataBucket;
 
 /* An entry is one use of an item per epoch: items by bucket, repeats times. */
 typedef struct Dataset {
     DataConfig cfg;
-    Buckets sizes;
+    Buckets *sizes;                  /* of each set */
+    size_t set_count;
     DataFolder *folders;
     DataItem *items;
-    DataBucket *buckets;             /* those in use, by w, then h */
+    DataBucket *buckets;             /* those in use, by set, w, then h */
     uint32_t *entries;               /* item of each entry */
     size_t folder_count, folder_cap, item_count, item_cap, bucket_count;
     uint32_t entry_count;
@@ -85,6 +115,10 @@ typedef struct Dataset {
  * are repeated or left out until there are as many as training pictures. */
 int dataset_open(Dataset **ds, const DataConfig *c, Err *e);
 void dataset_close(Dataset *ds);                         /* NULL ok */
+/* How long the training is, for captions that grow (token_warmup_step). */
+void dataset_set_steps(Dataset *ds, long max_train_steps);
+/* 1 when dataset_mask is more than ones. */
+int dataset_has_masks(const Dataset *ds);
 
 typedef struct {
     uint32_t item, entry;

@@ -47,12 +47,14 @@ int dataset_image(Image *im, const DataItem *item, int flip, Err *e)
 static int load_mask(Image *im, const Dataset *ds, const DataItem *item, Err *e)
 {
     *im = (Image){0};
-    if (!ds->cfg.mask_dir) return load_image(im, item, e);
+    const DataSubset *of = &ds->folders[item->folder].of;
+    if (!of->mask_dir && !of->alpha_mask) return 0;
+    if (!of->mask_dir) return load_image(im, item, e);
     const char *name = strrchr(item->path, '/'), *dot = strrchr(item->path, '.');
     static const char *const ext[] = {"png", "jpg", "jpeg", "webp", "bmp"};
     int rc = 0, found = 0;
     for (size_t i = 0; !rc && !found && i < sizeof ext / sizeof *ext; i++) {
-        char *path = mem_printf("%s%.*s.%s", ds->cfg.mask_dir, (int)(dot - name), name, ext[i]);
+        char *path = mem_printf("%s%.*s.%s", of->mask_dir, (int)(dot - name), name, ext[i]);
         if (!path) return err_nomem(e, 64, "a file name");
         found = io_exists(path) == 1;
         if (found) rc = image_load(im, path, e);
@@ -66,12 +68,20 @@ static int load_mask(Image *im, const Dataset *ds, const DataItem *item, Err *e)
     return rc;
 }
 
+int dataset_has_masks(const Dataset *ds)
+{
+    int any = 0;
+    for (size_t i = 0; i < ds->folder_count; i++)
+        any |= ds->folders[i].of.alpha_mask || ds->folders[i].of.mask_dir;
+    return any;
+}
+
 int dataset_mask(float **mask, const Dataset *ds, const DataItem *item, int flip, Err *e)
 {
     Image im;
     int w = item->fit.bucket.w / 8, h = item->fit.bucket.h / 8;
     TRY(load_mask(&im, ds, item, e));
-    int channel = ds->cfg.mask_dir ? 0 : 3, any = im.px && im.c > channel;
+    int channel = ds->folders[item->folder].of.mask_dir ? 0 : 3, any = im.px && im.c > channel;
     if (any) TRY(fit_image(&im, item, flip, e));
     *mask = mem_alloc((size_t)w * (size_t)h * sizeof **mask);
     for (int i = 0; *mask && i < w * h; i++) {

@@ -75,10 +75,9 @@ static int add_batch(Finetune *f, int count, int h, int w, Err *e)
 /* Each bucket is cut into full batches and perhaps a short one. */
 static int plan_graphs(Finetune *f, Err *e)
 {
-    int batch = f->ds->cfg.batch_size;
     for (size_t i = 0; i < f->ds->bucket_count; i++) {
         const DataBucket *b = &f->ds->buckets[i];
-        int h = b->h / 8, w = b->w / 8, rest = (int)(b->count % (uint32_t)batch);
+        int h = b->h / 8, w = b->w / 8, batch = b->batch, rest = (int)(b->count % (uint32_t)batch);
         TRY(add_encoder(f, b->h, b->w, e));
         if (b->count >= (uint32_t)batch) TRY(add_batch(f, batch, h, w, e));
         TRY(add_batch(f, rest, h, w, e));

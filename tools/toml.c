@@ -11,6 +11,7 @@ typedef struct {
     int line;
     char *buf;             /* the current value, unescaped; as long as the text */
     toml_value_fn *fn;
+    toml_table_fn *table;  /* NULL: tables are skipped */
     void *ctx;
     Err *e;
 } Toml;
@@ -153,14 +154,41 @@ static int key_value(Toml *t)
     return *t->s && *t->s != '\n' ? fail(t, "something follows the value") : 0;
 }
 
+/* [name] or [[name]] */
+static int table_name(Toml *t)
+{
+    char name[KEY_MAX_LEN];
+    size_t n = 0;
+    int array = t->s[1] == '[';
+    t->s += 1 + array;
+    for (; *t->s && !strchr("]\n#", *t->s); t->s++) {
+        if (strchr(" \t\r", *t->s)) continue;
+        if (n + 1 >= sizeof name) return fail(t, "a section's name is too long");
+        name[n++] = *t->s;
+    }
+    name[n] = 0;
+    if (t->s[0] != ']' || (array && t->s[1] != ']')) return fail(t, "a section's name does not end with ]");
+    t->s += 1 + array;
+    skip_blanks(t);
+    if (*t->s == '#') t->s += strcspn(t->s, "\n");
+    return *t->s && *t->s != '\n' ? fail(t, "something follows the section's name") : t->table(t->ctx, name, array, t->e);
+}
+
 int toml_read(const char *text, const char *path, toml_value_fn *fn, void *ctx, Err *e)
 {
-    Toml t = {text, path, 1, mem_alloc(strlen(text) + 1), fn, ctx, e};
+    return toml_read_tables(text, path, fn, NULL, ctx, e);
+}
+
+int toml_read_tables(const char *text, const char *path, toml_value_fn *fn, toml_table_fn *table, void *ctx, Err *e)
+{
+    Toml t = {text, path, 1, mem_alloc(strlen(text) + 1), fn, table, ctx, e};
     if (!t.buf) return err_nomem(e, strlen(text), path);
     int rc = 0;
     skip_lines(&t);
     while (!rc && *t.s) {
-        if (*t.s == '[') {
+        if (*t.s == '[' && table) {
+            rc = table_name(&t);
+        } else if (*t.s == '[') {
             t.s += strcspn(t.s, "]\n");
             while (*t.s == ']') t.s++;
         } else {

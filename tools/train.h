@@ -40,7 +40,8 @@ typedef struct {
         *lr_warmup, *loss_type, *huber_schedule, *sample_prompts, *sample_sampler, *sample_strengths, *time, *resume, *config_file,
         *init, *device, *caption_prefix, *caption_suffix, *keep_tokens_separator, *comment, *network_module,
         *network_args, *validation_dir, *save_model_as, *ram, *lr_decay, *mask_dir, *caption_separator,
-        *secondary_separator, *token_string, *init_word, *ti_weights, *preset, *trigger, *class_prompt, *logging_dir, *log_prefix, *log_with, *meta_text[TRAIN_META];
+        *secondary_separator, *dataset_config, *in_json, *token_string, *init_word, *ti_weights, *preset,
+        *trigger, *class_prompt, *logging_dir, *log_prefix, *log_with, *meta_text[TRAIN_META];
     OptionList optimizer_arg_list, network_arg_list, lr_arg_list, base_weights, base_multipliers, rest, sweep;
     int network_dim, conv_dim, full, train_vae, unet_only, text_only, batch, accumulation, epochs, steps,
         save_every_n_epochs, save_every_n_steps, save_last_n_epochs, sample_every_n_epochs,
@@ -103,6 +104,7 @@ typedef struct {
     TrainShared *shared;           /* NULL: nothing is shared */
     Model m;
     Dataset *ds, *val_ds;
+    struct DatasetFile *ds_file, *val_file;     /* of --dataset_config and --in_json */
     Tokenizer *tok;
     TrainNetwork network;
     Lora lora;                     /* under training; initial values, later the trained ones */

@@ -10,6 +10,7 @@
 
 #include "engine/io.h"
 #include "engine/mem.h"
+#include "tools/dataset_config.h"
 #include "tools/machine.h"
 #include "tools/train.h"
 #include "tools/train_samples.h"
@@ -137,7 +138,12 @@ static int check_options(TrainRun *r, Err *e)
     if (o->unet_only && o->text_only)
         return err_set(e, ERR_USAGE, "options --network_train_unet_only and --network_train_text_encoder_only "
                        "exclude each other");
-    if (!o->data_dir) return err_set(e, ERR_USAGE, "sdc train: --train_data_dir (-d) is missing");
+    if (o->dataset_config && (o->data_dir || o->reg_data_dir || o->in_json))
+        return err_set(e, ERR_USAGE, "option --dataset_config: excludes --train_data_dir, --reg_data_dir and --in_json");
+    if (!o->data_dir && !o->dataset_config && !o->in_json)
+        return err_set(e, ERR_USAGE, "sdc train: --train_data_dir (-d) is missing");
+    if (o->in_json && o->reg_data_dir)
+        return err_set(e, ERR_USAGE, "option --in_json: excludes --reg_data_dir");
     if (o->max_token_length % 75) return err_set(e, ERR_USAGE, "option --max_token_length: 75, 150 or 225 expected");
     if (o->min_timestep >= o->max_timestep)
         return err_set(e, ERR_USAGE, "option --min_timestep: must be below --max_timestep");
@@ -289,10 +295,24 @@ int train_dataset(Dataset **ds, const TrainOptions *o, int quiet, Err *e)
     return dataset_open(ds, &c, e);
 }
 
+/* --dataset_config, --in_json or folders. plain: for measuring; NULL: for training. */
+static int open_pictures(TrainRun *r, Dataset **ds, DatasetFile **file, const DataConfig *plain, Err *e)
+{
+    const TrainOptions *o = &r->o;
+    int flags = (plain ? DATASET_PLAIN : 0) | (o->masked_loss ? DATASET_MASKS : 0);
+    if (!o->dataset_config && !o->in_json) return plain ? dataset_open(ds, plain, e) : train_dataset(ds, o, 0, e);
+    DataConfig c = plain ? *plain : data_config(o, o->data_dir, NULL);
+    if (!plain) TRY(train_resolution(o, &c.bucket.w, &c.bucket.h, e));
+    if (o->dataset_config) TRY(dataset_file_open(file, &c, o->dataset_config, flags, e));
+    else TRY(dataset_json_open(file, &c, o->data_dir, o->in_json, o->repeats > 0 ? o->repeats : 1, flags, e));
+    return dataset_open(ds, &c, e);
+}
+
 static int open_data(TrainRun *r, Err *e)
 {
     TrainOptions *o = &r->o;
-    TRY(train_dataset(&r->ds, o, 0, e));
+    TRY(open_pictures(r, &r->ds, &r->ds_file, NULL, e));
+    o->batch = r->ds->cfg.batch_size;
     if (!o->validation_dir && !(o->validation_split > 0) && !o->until_best) return 0;
     /* measured as they are: no variation, one picture at a time */
     DataConfig v = data_config(o, o->validation_dir ? o->validation_dir : o->data_dir, NULL);
@@ -304,7 +324,8 @@ static int open_data(TrainRun *r, Err *e)
     v.caption = (CaptionConfig){.prefix = o->caption_prefix, .suffix = o->caption_suffix,
                                 .separator = o->caption_separator, .secondary = o->secondary_separator,
                                 .wildcards = o->enable_wildcard};
-    return dataset_open(&r->val_ds, &v, e);
+    if (o->validation_dir) return dataset_open(&r->val_ds, &v, e);
+    return open_pictures(r, &r->val_ds, &r->val_file, &v, e);
 }
 
 static int open_lora(TrainRun *r, Err *e)
@@ -341,7 +362,7 @@ static int open_task(TrainRun *r, Err *e)
     if (!o->micro || o->micro > o->batch) o->micro = o->batch;
     FinetuneConfig *fc = &r->ft_config, *vc = &r->val_config;
     *fc = (FinetuneConfig){.accumulation = o->accumulation, .micro = o->micro, .chunks = o->max_token_length / 75,
-                        .masked = o->alpha_mask || (o->masked_loss && o->mask_dir),
+                        .masked = dataset_has_masks(r->ds),
                         .zero_terminal = o->zero_terminal_snr, .min_timestep = o->min_timestep,
                         .max_timestep = o->max_timestep, .seed = (uint64_t)o->seed, .backward = 1, .cache_dir = r->cache_dir,
                         .pool = r->shared ? &r->shared->latents : NULL};
@@ -396,7 +417,7 @@ static int follow_total(TrainRun *r, LrSched *s, Err *e)
         int epochs = (int)((r->total + r->steps_per_epoch - 1) / r->steps_per_epoch) / o->save_n_epoch_ratio;
         o->save_every_n_epochs = epochs > 1 ? epochs : 1;
     }
-    r->ds->cfg.caption.max_train_steps = (long)r->total;
+    dataset_set_steps(r->ds, (long)r->total);
     return 0;
 }
 
@@ -500,7 +521,8 @@ static int list_more_facts(TrainRun *r, Err *e)
         "caption_prefix", "caption_suffix", "conv_dim", "conv_alpha", "network_module", "network_args",
         "network_dropout", "ti", "token_string", "init_word", "num_vectors_per_token", "weights", "use_object_template",
         "use_style_template", "v_parameterization", "max_token_length", "clip_skip", "base_weights",
-        "base_weights_multiplier", "validation_split", "validation_seed", "auto", "num_repeats", "use_ema", "ema_decay", "ema_update_after_step"};
+        "base_weights_multiplier", "validation_split", "validation_seed", "auto", "num_repeats", "use_ema",
+        "ema_decay", "ema_update_after_step", "dataset_config", "in_json"};
     for (size_t i = 0; i < sizeof names / sizeof *names; i++)
         TRY(fact(r, names[i], options_text(&r->opt, names[i]), e));
     return 0;
@@ -544,7 +566,7 @@ static int open_run(TrainRun *r, Err *e)
     TRY(train_record_check(r, e));
     choose_rates(&r->o, &oc);
     if (r->o.seed < 0) r->o.seed = machine_random_seed();
-    if (r->o.cache_latents_to_disk && !(r->cache_dir = mem_printf("%s/.sdc-latents", r->o.data_dir)))
+    if (r->o.cache_latents_to_disk && !(r->cache_dir = mem_printf("%s/.sdc-latents", r->o.data_dir ? r->o.data_dir : r->o.output_dir)))
         return err_nomem(e, 64, "a file name");
     r->state_path = mem_printf("%s/%s-state.safetensors", r->o.output_dir, r->o.output_name);
     if (!r->state_path) return err_nomem(e, 64, "a file name");

@@ -24,6 +24,8 @@ static const Option table[] = {
     {"train_data_dir", 'd', OPT_TEXT, AT(data_dir), 0, 0, "DIR", "folders N_words of pictures with .txt captions, or pictures; also without the name", "data"},
     TEXT("preset", preset, "NAME", "character, style or object: chooses what is not given, and says why"),
     TEXT("trigger", trigger, "WORDS", "the words that call it: put before captions that are without them"),
+    TEXT("dataset_config", dataset_config, "FILE", "or: folders with settings of their own, a TOML file as kohya's"),
+    TEXT("in_json", in_json, "FILE", "or: captions and tags of pictures of train_data_dir, a .json file as kohya's"),
     {"reg_data_dir", 0, OPT_TEXT, AT(reg_data_dir), 0, 0, "DIR", "regularisation pictures, same layout", "class_data_dir"},
     INT("num_class_images", num_class_images, 1, 1e6, "so many there should be: the model makes those that are missing"),
     TEXT("class_prompt", class_prompt, "TEXT", "what they show"),

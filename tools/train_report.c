@@ -307,7 +307,7 @@ static int gather(Report *p, Parts *parts, const TrainRun *r, Err *e)
     p->thumb_count = list_thumbs(r, parts->thumbs);
     p->data = own(o, mem_printf("%zu pictures from %s, %" PRIu32 " uses an epoch, %zu different "
                                 "tags%s. As they are cut for training; the caption shows under "
-                                "the pointer.", r->ds->item_count, r->o.data_dir,
+                                "the pointer.", r->ds->item_count, r->ds->cfg.train_dir,
                                 r->ds->entry_count, tags,
                                 p->thumb_count < r->ds->item_count ? "; a selection" : ""));
     figures(p, r, parts->figures, o);

@@ -10,6 +10,7 @@
 #include "tools/machine.h"
 #include "tools/progress.h"
 #include "tools/stop.h"
+#include "tools/dataset_config.h"
 #include "tools/train.h"
 #include "tools/train_samples.h"
 
@@ -274,6 +275,8 @@ void train_close_parts(TrainRun *r)
     if (r->ae.m) autoencode_free(&r->ae);
     lora_close(&r->lora);
     dataset_close(r->ds);
+    dataset_file_close(r->ds_file);
+    dataset_file_close(r->val_file);
     dataset_close(r->val_ds);
     bpe_close(r->tok);
     if (r->shared && r->shared->key && r->m.ps) r->shared->m = r->m;     /* for the next run */

@@ -120,8 +120,8 @@ static void put_data(Meta *m, const TrainRun *r)
     put(m, "ss_resolution", "(%d, %d)", ds->cfg.bucket.w, ds->cfg.bucket.h);
     put(m, "ss_enable_bucket", "%s", yes(o->enable_bucket));
     put(m, "ss_bucket_no_upscale", "%s", yes(o->bucket_no_upscale));
-    put(m, "ss_min_bucket_reso", "%d", ds->sizes.cfg.min_reso);
-    put(m, "ss_max_bucket_reso", "%d", ds->sizes.cfg.max_reso);
+    put(m, "ss_min_bucket_reso", "%d", ds->sizes[0].cfg.min_reso);
+    put(m, "ss_max_bucket_reso", "%d", ds->sizes[0].cfg.max_reso);
     put(m, "ss_flip_aug", "%s", yes(o->flip_aug));
     put(m, "ss_color_aug", "False");
     put(m, "ss_random_crop", "False");
