@@ -215,6 +215,7 @@ static int open_shared(TrainRun *r, const ModelOptions *mo, Err *e)
     if (s->key && s->m.ps && !strcmp(s->key, key)) {
         mem_free(key);
         r->m = s->m;
+        if (r->m.ps) r->m.ps->ops = &r->m.ops;       /* not those of the run before, which is gone */
         s->m = (Model){0};
         embeddings_close(&r->m.embeddings);
         return 0;
