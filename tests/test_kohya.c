@@ -40,7 +40,7 @@ TEST(kohya_options_are_all_known)
 TEST(kohya_options_that_are_not_here_say_why)
 {
     static const char *const refused[][2] = {
-        {"--network_dropout 0.1", "--network_dropout: not supported"}, {"--full_fp16", "use --full_bf16"},
+        {"--color_aug", "latents are cached"}, {"--full_fp16", "use --full_bf16"},
         {"--lr_scheduler_type CosineAnnealingLR", "a Python class"}, {"--log_with wandb -m m -d d", "tensorboard is"},
         {"--save_model_as ckpt -m m -d d", "safetensors is"}, {"--adaptive_noise_scale 1 -m m -d d", "needs --noise_offset"},
         {"-m m -d d --validate_every_n_steps 3", "need --validation_split"},
@@ -53,7 +53,7 @@ TEST(kohya_options_that_are_not_here_say_why)
         if (!strstr(err, refused[i][1])) test_fail(__FILE__, __LINE__, "%s: %s", args, err);
     }
     /* switched off is as good as not given; what has no effect is a note */
-    CHECK_INT(test_sdc("train --full_fp16=false --network_dropout 0 --base_weights a b --base_weights_multiplier 1 -0.5 "
+    CHECK_INT(test_sdc("train --full_fp16=false --color_aug=false --base_weights a b --base_weights_multiplier 1 -0.5 "
                        "--help", out, err, sizeof out), 0);
     CHECK_STR(err, "");
     CHECK_INT(test_sdc("train --xformers --help", out, err, sizeof out), 0);
