@@ -106,8 +106,8 @@ static int train_round(Sweep *s, TrainRun *r, size_t i, int round, Err *e)
     mem_free(label);
     TRY(train_start(r, e));
     TRY(train_steps(r, train_watch_next(r, goal), e));
-    if (r->samples) TRY(train_samples_make(r, "sweep", e));
     int ended = r->t.step == r->total || *r->watch.why;
+    if (ended && r->samples) TRY(train_samples_make(r, "sweep", e));
     TRY(ended ? train_finish(r, e) : train_pause(r, e));
     return keep_result(s, r, i, round, e);
 }
@@ -291,6 +291,36 @@ static int list_pictures(Sweep *s, Err *e)
     return rc;
 }
 
+static int is_drawn(const Sweep *s, size_t i)
+{
+    for (size_t k = 0; k < s->prompt_count; k++) {
+        const char *path = s->pictures[i * s->prompt_count + k];
+        if (path && io_exists(path) != 1) return 0;
+    }
+    return 1;
+}
+
+static int draw_one(Sweep *s, size_t i, Err *e)
+{
+    TrainRun *r = mem_calloc(1, sizeof *r);
+    if (!r) return err_nomem(e, sizeof *r, "the run");
+    fprintf(stderr, "\nrun %zu of %zu  pictures\n", i + 1, s->axes.runs);
+    int rc = open_run(s, r, i, e);
+    if (!rc) rc = train_start(r, e);
+    if (!rc) rc = train_samples_make(r, "sweep", e);
+    train_close(r);
+    mem_free(r);
+    return rc;
+}
+
+/* Pictures of runs that were stopped early, once each, from their states. */
+static int draw_stopped(Sweep *s, Err *e)
+{
+    for (size_t i = 0; i < s->axes.runs; i++)
+        if (!s->run[i].done && !is_drawn(s, i)) TRY(draw_one(s, i, e));
+    return 0;
+}
+
 static int run_all(Sweep *s, const TrainRun *r, Err *e)
 {
     TRY(sweep_axes(&s->axes, &r->o.sweep, &r->opt, e));
@@ -313,6 +343,7 @@ static int run_all(Sweep *s, const TrainRun *r, Err *e)
     TRY(choose_prompts(s, r, e));
     TRY(all_rounds(s, e));
     TRY(list_pictures(s, e));
+    TRY(draw_stopped(s, e));
     return sweep_result(s, e);
 }
 

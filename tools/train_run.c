@@ -117,11 +117,11 @@ static int resume(TrainRun *r, Err *e)
     if (!r->o.resume) return 0;
     const char *path = *r->o.resume ? r->o.resume : r->state_path;
     if (!*r->o.resume && !io_exists(path)) {
-        fprintf(stderr, "note: no state %s yet: starting from the beginning\n", path);
+        if (!r->shared) fprintf(stderr, "note: no state %s yet: starting from the beginning\n", path);
         return 0;
     }
     TRY(train_load(&r->t, path, r->facts, r->fact_count, e));
-    fprintf(stderr, "resumed    %s at step %" PRIu32 "\n", path, r->t.step);
+    if (!r->shared) fprintf(stderr, "resumed    %s at step %" PRIu32 "\n", path, r->t.step);
     return 0;
 }
 
