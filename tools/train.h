@@ -206,7 +206,8 @@ int train_time_seconds(double *seconds, const char *text, Err *e);
 int train_time(TrainRun *r, Err *e);
 /* Everything that follows from the number of steps. */
 int train_set_total(TrainRun *r, uint32_t total, Err *e);
-/* A setting that a resumed run must share has another value now. */
+/* What a run that resumes this one must share; a setting of it has another value now. */
+int train_facts(TrainRun *r, Err *e);
 int train_fact_set(TrainRun *r, const char *key, double value, Err *e);
 
 /* A batch of a step; how many batches that has (TrainTask). */
@@ -228,6 +229,8 @@ void train_print_defaults(const TrainRun *r);
 
 /* The pictures under training as the options say; quiet: without notices. */
 int train_dataset(Dataset **ds, const TrainOptions *o, int quiet, Err *e);
+/* r->ds, and r->val_ds where pictures are held out. */
+int train_open_data(TrainRun *r, Err *e);
 
 /* After everything is planned: makes the run fit into --ram (or what is free) by smaller
  * pieces of a batch and by recomputing; ERR_MEMORY with what would fit. */

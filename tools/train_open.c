@@ -1,6 +1,6 @@
 /* train_open.c - from the options of `sdc train` to a run that is planned: rates and
- * settings that follow from others, the model, the pictures, the graphs, the trainer,
- * and what a resumed run must have in common with it.
+ * settings that follow from others, the model, the graphs, the trainer. Its pictures are
+ * in train_data.c, what a resumed run must have in common with it in train_facts.c.
  */
 #include <inttypes.h>
 #include <math.h>
@@ -10,7 +10,6 @@
 
 #include "engine/io.h"
 #include "engine/mem.h"
-#include "tools/dataset_config.h"
 #include "tools/machine.h"
 #include "tools/train.h"
 #include "tools/train_samples.h"
@@ -258,77 +257,6 @@ int train_open_model(TrainRun *r, Err *e)
     return rc;
 }
 
-static void notice(void *ctx, const char *line)
-{
-    (void)ctx;
-    fprintf(stderr, "note: %s\n", line);
-}
-
-static DataConfig data_config(const TrainOptions *o, const char *dir, const char *reg)
-{
-    DataConfig c = {.train_dir = dir, .reg_dir = reg, .caption_extension = o->caption_extension,
-                    .batch_size = o->batch, .flip_aug = o->flip_aug, .prior_loss_weight = o->prior_loss_weight,
-                    .seed = (uint64_t)o->seed, .skip_bad_images = o->skip_bad_images, .notice = notice,
-                    .wildcards = o->enable_wildcard, .alpha_mask = o->alpha_mask, .mask_dir = o->mask_dir,
-                    .split = o->validation_split, .flat_repeats = o->repeats, .repeats = o->num_repeats,
-                    .split_some = o->until_best && !o->validation_dir && !(o->validation_split > 0),
-                    .split_seed = (uint64_t)(o->validation_seed >= 0 ? o->validation_seed : o->seed)};
-    c.bucket = (BucketConfig){.enable = o->enable_bucket, .no_upscale = o->bucket_no_upscale,
-                              .min_reso = o->min_bucket_reso, .max_reso = o->max_bucket_reso,
-                              .steps = o->bucket_reso_steps};
-    c.caption = (CaptionConfig){.prefix = o->caption_prefix, .suffix = o->caption_suffix,
-                                .separator = o->caption_separator, .secondary = o->secondary_separator,
-                                .wildcards = o->enable_wildcard, .token_warmup_min = o->token_warmup_min,
-                                .token_warmup_step = o->token_warmup_step, .max_train_steps = o->steps,
-                                .shuffle = o->shuffle_caption, .keep_tokens = o->keep_tokens,
-                                .keep_tokens_separator = o->keep_tokens_separator,
-                                .dropout_rate = o->caption_dropout_rate,
-                                .dropout_every_n_epochs = o->dropout_every_n_epochs,
-                                .tag_dropout_rate = o->tag_dropout_rate};
-    return c;
-}
-
-int train_dataset(Dataset **ds, const TrainOptions *o, int quiet, Err *e)
-{
-    DataConfig c = data_config(o, o->data_dir, train_class_none(o) ? NULL : o->reg_data_dir);
-    if (quiet) c.notice = NULL;
-    TRY(train_resolution(o, &c.bucket.w, &c.bucket.h, e));
-    return dataset_open(ds, &c, e);
-}
-
-/* --dataset_config, --in_json or folders. plain: for measuring; NULL: for training. */
-static int open_pictures(TrainRun *r, Dataset **ds, DatasetFile **file, const DataConfig *plain, Err *e)
-{
-    const TrainOptions *o = &r->o;
-    int flags = (plain ? DATASET_PLAIN : 0) | (o->masked_loss ? DATASET_MASKS : 0);
-    if (!o->dataset_config && !o->in_json) return plain ? dataset_open(ds, plain, e) : train_dataset(ds, o, 0, e);
-    DataConfig c = plain ? *plain : data_config(o, o->data_dir, NULL);
-    if (!plain) TRY(train_resolution(o, &c.bucket.w, &c.bucket.h, e));
-    if (o->dataset_config) TRY(dataset_file_open(file, &c, o->dataset_config, flags, e));
-    else TRY(dataset_json_open(file, &c, o->data_dir, o->in_json, o->repeats > 0 ? o->repeats : 1, flags, e));
-    return dataset_open(ds, &c, e);
-}
-
-static int open_data(TrainRun *r, Err *e)
-{
-    TrainOptions *o = &r->o;
-    TRY(open_pictures(r, &r->ds, &r->ds_file, NULL, e));
-    o->batch = r->ds->cfg.batch_size;
-    if (!o->validation_dir && !(o->validation_split > 0) && !o->until_best) return 0;
-    /* measured as they are: no variation, one picture at a time */
-    DataConfig v = data_config(o, o->validation_dir ? o->validation_dir : o->data_dir, NULL);
-    v.held_out = 1;
-    if (!o->validation_dir) v.notice = NULL;       /* said already */
-    v.bucket = r->ds->cfg.bucket;
-    v.batch_size = 1;
-    v.flip_aug = 0;
-    v.caption = (CaptionConfig){.prefix = o->caption_prefix, .suffix = o->caption_suffix,
-                                .separator = o->caption_separator, .secondary = o->secondary_separator,
-                                .wildcards = o->enable_wildcard};
-    if (o->validation_dir) return dataset_open(&r->val_ds, &v, e);
-    return open_pictures(r, &r->val_ds, &r->val_file, &v, e);
-}
-
 static int open_lora(TrainRun *r, Err *e)
 {
     TrainOptions *o = &r->o;
@@ -478,82 +406,7 @@ static int open_trainer(TrainRun *r, const OptimConfig *oc, Err *e)
     return train_init(&r->t, r->m.ps, &c, e);
 }
 
-/* ---- facts of the state -------------------------------------------------- */
-
-static int fact(TrainRun *r, const char *key, char *value, Err *e)
-{
-    size_t cap = r->fact_count;               /* few: one by one */
-    TrainFact *a = mem_grow(r->facts, r->fact_count, &cap, sizeof *a);
-    if (a) r->facts = a;
-    if (!a || !value) {
-        mem_free(value);
-        return err_nomem(e, 64, "the list of settings");
-    }
-    r->facts[r->fact_count++] = (TrainFact){key, value};
-    return 0;
-}
-
-int train_fact_set(TrainRun *r, const char *key, double value, Err *e)
-{
-    for (size_t i = 0; i < r->fact_count; i++) {
-        if (strcmp(r->facts[i].key, key)) continue;
-        char *text = mem_printf("%.17g", value);
-        if (!text) return err_nomem(e, 32, "the list of settings");
-        mem_free((void *)(uintptr_t)r->facts[i].value);
-        r->facts[i].value = text;
-        return 0;
-    }
-    return 0;
-}
-
-/* Options whose value as text is a fact. */
-static int list_more_facts(TrainRun *r, Err *e)
-{
-    static const char *const names[] = {
-        "optimizer_args", "lr_warmup_steps", "lr_decay_steps", "lr_scheduler_num_cycles", "lr_scheduler_power",
-        "lr_scheduler_min_lr_ratio", "lr_scheduler_timescale", "lr_scheduler_args", "loss_type", "huber_c",
-        "huber_schedule", "huber_scale", "min_snr_gamma", "debiased_estimation_loss",
-        "scale_v_pred_loss_like_noise_pred", "v_pred_like_loss", "noise_offset", "noise_offset_random_strength",
-        "adaptive_noise_scale", "multires_noise_iterations", "multires_noise_discount", "ip_noise_gamma",
-        "ip_noise_gamma_random_strength", "zero_terminal_snr", "alpha_mask", "masked_loss", "prior_loss_weight",
-        "min_timestep", "max_timestep", "flip_aug", "shuffle_caption", "keep_tokens", "keep_tokens_separator",
-        "caption_separator", "secondary_separator", "enable_wildcard", "caption_dropout_rate",
-        "caption_dropout_every_n_epochs", "caption_tag_dropout_rate", "token_warmup_min", "token_warmup_step",
-        "caption_prefix", "caption_suffix", "conv_dim", "conv_alpha", "network_module", "network_args",
-        "network_dropout", "ti", "token_string", "init_word", "num_vectors_per_token", "weights", "use_object_template",
-        "use_style_template", "v_parameterization", "max_token_length", "clip_skip", "base_weights",
-        "base_weights_multiplier", "validation_split", "validation_seed", "auto", "num_repeats", "use_ema",
-        "ema_decay", "ema_update_after_step", "dataset_config", "in_json"};
-    for (size_t i = 0; i < sizeof names / sizeof *names; i++)
-        TRY(fact(r, names[i], options_text(&r->opt, names[i]), e));
-    return 0;
-}
-
-/* Everything that changes the bytes of the result. */
-static int list_facts(TrainRun *r, Err *e)
-{
-    const TrainOptions *o = &r->o;
-    TRY(fact(r, "seed", mem_printf("%lld", (long long)o->seed), e));
-    TRY(fact(r, "max_train_steps", mem_printf("%" PRIu32, r->total), e));
-    TRY(fact(r, "train_batch_size", mem_printf("%d", o->batch), e));
-    TRY(fact(r, "micro_batch_size", mem_printf("%d", o->micro), e));
-    TRY(fact(r, "gradient_accumulation_steps", mem_printf("%d", o->accumulation), e));
-    TRY(fact(r, "resolution", mem_printf("%s", o->resolution), e));
-    TRY(fact(r, "unet_lr", mem_printf("%.17g", o->unet_lr), e));
-    TRY(fact(r, "text_encoder_lr", mem_printf("%.17g", o->text_lr), e));
-    TRY(fact(r, "optimizer_type", mem_printf("%s", o->optimizer), e));
-    TRY(fact(r, "lr_scheduler", mem_printf("%s", o->lr_scheduler), e));
-    TRY(fact(r, "max_grad_norm", mem_printf("%.17g", o->max_grad_norm), e));
-    TRY(fact(r, "network_dim", mem_printf("%d", train_is_lora(o) ? o->network_dim : 0), e));
-    TRY(fact(r, "network_alpha", mem_printf("%.17g", train_is_lora(o) ? o->network_alpha : 0), e));
-    TRY(fact(r, "mixed_precision", mem_printf("%s%s", model_dtype_name(r->m.dtype),
-                                                 o->int8_base ? ", int8 base" : ""), e));
-    TRY(fact(r, "scale_weight_norms", mem_printf("%.17g", o->scale_weight_norms), e));
-    TRY(list_more_facts(r, e));
-    TRY(fact(r, "full_bf16", mem_printf("%d", o->full_bf16), e));
-    TRY(fact(r, "train_data_dir", mem_printf("%zu pictures, %" PRIu32 " uses", r->ds->item_count, r->ds->entry_count), e));
-    return 0;
-}
+/* ---- the whole ------------------------------------------------------------- */
 
 static int open_run(TrainRun *r, Err *e)
 {
@@ -573,14 +426,14 @@ static int open_run(TrainRun *r, Err *e)
     if (!r->state_path) return err_nomem(e, 64, "a file name");
     TRY(train_class_missing(r, e));
     TRY(train_open_model(r, e));
-    TRY(open_data(r, e));
+    TRY(train_open_data(r, e));
     TRY(open_lora(r, e));
     TRY(open_task(r, e));
     TRY(train_strengths_init(r, e));
     TRY(train_samples_init(r, e));
     TRY(open_trainer(r, &oc, e));
     TRY(train_fit(r, e));
-    return list_facts(r, e);
+    return train_facts(r, e);
 }
 
 /* Class pictures are made when the training itself is known to fit; then they belong to it. */
