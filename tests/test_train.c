@@ -277,10 +277,15 @@ TEST(train_within_a_budget_gives_the_same_file)
     double total = bytes_of("total"), activations = bytes_of("activations");
     CHECK(total > activations && activations > 100000);
     CHECK(!strstr(strstr(out, "total"), "latents"));
-    /* two thirds of the activations, in whole bytes */
-    snprintf(more, sizeof more, "--resolution 64 --train_batch_size 16 --micro_batch_size 16 --max_train_steps 2 --save_precision float --no_metadata --ram %.6fM",
-             (total - activations / 3) / (1 << 20));
-    TRAIN_OK(in_dir("b"), more);
+    /* What the program itself takes varies from run to run under sanitizers, by as much as
+     * recomputing saves: the first budget that is enough and is less than all. */
+    int rc = 5;
+    for (int part = 3; part <= 24 && (rc == 5 || (rc == 0 && !strstr(err, "recompute"))); part += part < 6 ? 1 : 6) {
+        snprintf(more, sizeof more, "--resolution 64 --train_batch_size 16 --micro_batch_size 16 --max_train_steps 2 --save_precision float --no_metadata --ram %.6fM",
+                 (total - activations / part) / (1 << 20));
+        rc = train(in_dir("b"), more);
+    }
+    CHECK_INT(rc, 0);
     CHECK(strstr(err, "recompute"));
     CHECK(fixture_same_file(in_dir("a/x.safetensors"), in_dir("b/x.safetensors")));
     CHECK_INT(train(in_dir("c"), "--ram 1M"), 5);
