@@ -133,7 +133,7 @@ TEST(train_blocks_are_kohyas)
 /* Parses --network_args as a list. */
 static int parse(TrainNetwork *n, TrainOptions *o, char **args, size_t count, Err *e)
 {
-    *o = (TrainOptions){.network_dim = 4, .network_alpha = NAN, .conv_alpha = NAN, .network_arg_list = {args, count}};
+    *o = (TrainOptions){.network_dim = 4, .network_alpha = NAN, .conv_alpha = NAN, .network_arg_list = {args, count, count}};
     return train_network_parse(n, o, e);
 }
 

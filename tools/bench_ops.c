@@ -253,7 +253,7 @@ static int norm(Run *r, Case *c, size_t count, int channels, size_t stats, const
 static int groupnorm(Run *r, int n, int hw, int channels, Err *e)
 {
     static const Way way[2] = {{"groupnorm", call_group}, {"groupnorm_bwd", call_group_bwd}};
-    Case c = {.p.group = {n, hw * hw, channels, GROUPS, 1, 1e-5f}};
+    Case c = {.p.group = {n, hw * hw, channels, GROUPS, 1, 1e-5f, 0}};
     snprintf(c.shape, sizeof c.shape, "%d x %dx%d %d, silu", n, hw, hw, channels);
     return norm(r, &c, (size_t)n * (size_t)(hw * hw) * (size_t)channels, channels,
                 (size_t)n * GROUPS, way, e);

@@ -76,7 +76,7 @@ void ISA(i8_linear)(Dev *d, const Linear *p, Dtype dt, void *y, const void *x, c
         return;
     }
 #endif
-    Job g = {.p = {1, 1, p->m, p->k, p->n, 1, 1, 0, 0, p->alpha, DT_I8}, .w = w,
+    Job g = {.p = {1, 1, p->m, p->k, p->n, 1, 1, 0, 0, p->alpha, DT_I8, 0, 0}, .w = w,
              .out = {.y = y, .dt = dt, .alpha = p->alpha, .b = b, .res = res, .sx = p->n}};
     run(d, &g, dt, x);
 }
