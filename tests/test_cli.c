@@ -5,6 +5,7 @@
 #include "engine/error.h"
 #include "engine/io.h"
 #include "engine/mem.h"
+#include "tests/fixture.h"
 #include "tests/test.h"
 
 static const char *const commands[] = {"sample", "train", "merge", "inspect", "demo",
@@ -139,6 +140,20 @@ TEST(cli_bench_of_ops)
     CHECK_INT(test_sdc("bench ops causal --dtype bf16 --threads 1 --json", out, err, CAP), 0);
     CHECK_INT(lines(out), 2);
     CHECK(!strncmp(out, "{\"op\":\"attention\",", 18) && strstr(out, "\"op\":\"attention_bwd\""));
+}
+
+TEST(cli_bench_of_steps)
+{
+    static const char *const what[] = {"sample", "vae", "train"};
+    static char out[CAP], err[CAP];
+    for (size_t i = 0; i < sizeof what / sizeof *what; i++) {
+        char args[400];
+        snprintf(args, sizeof args, "bench %s -m %s --width 64 --height 64 --repeat 2 --threads 1 --json",
+                 what[i], fixture_model());
+        CHECK_INT(test_sdc(args, out, err, CAP), 0);
+        CHECK_INT(lines(out), 1);
+        CHECK(strstr(out, "\"seconds\":[") && strstr(out, "\"peak_bytes\":"));
+    }
 }
 
 /* ---- option files ------------------------------------------------------------- */

@@ -141,7 +141,7 @@ static int micro(void *ctx, uint32_t step, int index, float *loss, Err *e)
 static int run_train(Bench *b, Err *e)
 {
     TrainTask task = {.run = micro, .ctx = b};
-    b->t.c.sched.total = (int)b->t.step + 1;
+    b->t.end = b->t.step + 1;
     int rc = train_run(&b->t, &task, e);
     dev_sync(b->m.dev);
     return rc;
