@@ -109,15 +109,13 @@ static int lookup(const Exec *x, const char *name, size_t count, Tensor **t, Err
     return 0;
 }
 
-int exec_set(Exec *x, const char *name, const void *host, size_t count, Err *e)
+static void upload(Exec *x, const Tensor *t, size_t first, const void *host, size_t count)
 {
-    Tensor *t;
-    TRY(lookup(x, name, count, &t, e));
     Dev *d = x->slab->dev;
-    char *dst = exec_address(x, t);
+    char *dst = (char *)exec_address(x, t) + first * (t->is_int ? 4 : dtype_bytes(t->dt));
     if (t->is_int || t->dt == DT_F32) {
         dev_upload(d, dst, host, count * 4);
-        return 0;
+        return;
     }
     uint16_t part[PART];
     for (size_t i = 0; i < count; i += PART) {
@@ -125,6 +123,22 @@ int exec_set(Exec *x, const char *name, const void *host, size_t count, Err *e)
         half_from_f32(t->dt, part, (const float *)host + i, n);
         dev_upload(d, dst + 2 * i, part, 2 * n);
     }
+}
+
+int exec_set(Exec *x, const char *name, const void *host, size_t count, Err *e)
+{
+    Tensor *t;
+    TRY(lookup(x, name, count, &t, e));
+    upload(x, t, 0, host, count);
+    return 0;
+}
+
+int exec_set_part(Exec *x, const char *name, size_t first, const void *host, size_t count, Err *e)
+{
+    const Tensor *t = graph_find(x->g, name);
+    if (!t || first + count > tensor_count(t))
+        return err_set(e, ERR_FAIL, "the graph has no tensor %s of %zu values", name, first + count);
+    upload(x, t, first, host, count);
     return 0;
 }
 

@@ -62,6 +62,8 @@ int exec_run(Exec *x, Err *e);
 /* Copies to an input and from an output, by name, with the tensor's own dtype
  * on the device and f32 (or int32 for ids) on the host. count is checked. */
 int exec_set(Exec *x, const char *name, const void *host, size_t count, Err *e);
+/* Only values [first, first+count) of an input. */
+int exec_set_part(Exec *x, const char *name, size_t first, const void *host, size_t count, Err *e);
 int exec_get(Exec *x, const char *name, float *host, size_t count, Err *e);
 
 void *exec_address(const Exec *x, const Tensor *t);

@@ -106,6 +106,11 @@ void params_set_trainable(Params *ps, params_group_fn *group, void *ctx)
     ps->group_ctx = ctx;
 }
 
+int params_trains(const Params *ps, const char *name)
+{
+    return ps->group && ps->group(ps->group_ctx, name) >= 0;
+}
+
 void params_set_int8(Params *ps, params_int8_fn *which) { ps->int8 = which; }
 
 void params_stream(Params *ps, Dtype dt)

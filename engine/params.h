@@ -69,6 +69,8 @@ void params_free(Params *ps);                                /* NULL ok */
  * hold them. Nothing is streamed until params_stream says so again. */
 typedef int params_group_fn(void *ctx, const char *name);
 void params_set_trainable(Params *ps, params_group_fn *group, void *ctx);
+/* Would a parameter of this name be trainable? */
+int params_trains(const Params *ps, const char *name);
 /* Frozen matrices for which the callback says 1 are stored in 8 bits. Before the first
  * declaration. */
 typedef int params_int8_fn(const char *name);

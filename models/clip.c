@@ -24,14 +24,21 @@ static Tensor *layer(Build *b, const SdConfig *c, int i, Tensor *x)
     return block_linear(b, P("%s.mlp.fc2", at.s), f, w, 1, x);
 }
 
+static Tensor *token_table(Build *b, const SdConfig *c, const Tensor *ids)
+{
+    int dim[2] = {c->vocab, c->text_width};
+    if (params_trains(b->ps, CLIP_TABLE)) return block_param(b, P(CLIP_TABLE), 2, dim);
+    dim[0] = (int)tensor_count(ids);
+    return graph_input(b->g, CLIP_ROWS, b->ps->wdt, 2, dim);
+}
+
 Tensor *clip_build(Build *b, const SdConfig *c, Tensor *ids, int clip_skip)
 {
     int run = c->text_layers - (clip_skip > 1 ? clip_skip - 1 : 0);
     if (run < 1)
         err_set(&b->g->err, ERR_USAGE, "option --clip-skip %d: the text encoder has %d layers", clip_skip,
                 c->text_layers);
-    Tensor *table = block_param(b, P(TEXT ".embeddings.token_embedding.weight"), 2,
-                                (int[]){c->vocab, c->text_width});
+    Tensor *table = token_table(b, c, ids);
     Tensor *pos = block_param(b, P(TEXT ".embeddings.position_embedding.weight"), 2,
                               (int[]){SD_POSITIONS, c->text_width});
     Tensor *more = NULL;

@@ -65,16 +65,6 @@ void denoise_free(Denoise *d)
     *d = (Denoise){0};
 }
 
-static int check_ids(const Denoise *d, const int32_t *ids, size_t count, Err *e)
-{
-    int tokens = d->m->ck->config.vocab + d->m->embeddings.rows;
-    for (size_t i = 0; i < count; i++)
-        if (ids[i] < 0 || ids[i] >= tokens)
-            return err_set(e, ERR_INPUT, "tensor input_ids: token id %d is outside the vocabulary of %d",
-                           (int)ids[i], tokens);
-    return 0;
-}
-
 /* The noisy input and the target of sample i, k values each. */
 static void mix(const Denoise *d, int i, size_t k, const DenoiseBatch *b, float *x, float *target)
 {
@@ -115,11 +105,10 @@ static int set_inputs(Denoise *d, const DenoiseBatch *b, float grad_scale, Err *
         huber[i] = schedule_huber_c(d->schedule, d->c.huber, d->c.huber_c, scale, step);
     }
     size_t tokens = n * (size_t)d->chunks * SD_POSITIONS;
-    TRY(check_ids(d, b->ids, tokens, e));
     TRY(exec_set(&d->exec, "latents", x, n * k, e));
     TRY(exec_set(&d->exec, "target", target, n * k, e));
     TRY(exec_set(&d->exec, "timesteps", t, n, e));
-    TRY(exec_set(&d->exec, "input_ids", b->ids, tokens, e));
+    TRY(model_set_ids(d->m, &d->exec, "input_ids", b->ids, tokens, e));
     TRY(exec_set(&d->exec, "weight", weight, n, e));
     TRY(exec_set(&d->exec, "huber_c", huber, n, e));
     if (graph_find(d->exec.g, "dropout_seed")) TRY(exec_set(&d->exec, "dropout_seed", &b->dropout_seed, 1, e));

@@ -207,28 +207,28 @@ static int starts_at_zero(const Layer *l, int bias)
  * sqrt(3) times that, which keeps the variance: what is left then is a chain of
  * convolutions that lets all colours through. With a chain that shrinks them
  * one axis of colour is learnt after the other, and the last one too late. */
-static void random_values(const Model *m, const CheckpointEntry *en, float *dst)
+static void random_values(const Model *m, const CheckpointEntry *en, size_t first, size_t count, float *dst)
 {
-    size_t n = (size_t)en->count;
     const Layer *l = en->layer;
     int bias = strstr(en->name, ".bias") != NULL, zero = starts_at_zero(l, bias);
     uint32_t h = 2166136261u;                   /* each tensor has a stream of its own */
     for (const char *s = en->name; *s; s++) h = (h ^ (unsigned char)*s) * 16777619u;
     RngKey key = {m->seed, 0, h, RNG_PURPOSE_INIT};
     if (l->kind == LAYER_EMBEDDING) {
-        rng_normal(key, 0, dst, n);
-        for (size_t i = 0; i < n; i++) dst[i] *= 0.02f;
+        rng_normal(key, first, dst, count);
+        for (size_t i = 0; i < count; i++) dst[i] *= 0.02f;
         return;
     }
     float gain = strncmp(l->path, "vae.", 4) ? 1 : sqrtf(3);
     float bound = gain / sqrtf((float)l->in * (float)l->k * (float)l->k);
-    for (size_t i = 0; i < n; i++) {
+    for (size_t i = 0; i < count; i++) {
         if (l->kind == LAYER_NORM) dst[i] = !bias;
-        else dst[i] = zero ? 0 : (2 * rng_uniform(key, (uint32_t)i) - 1) * bound;
+        else dst[i] = zero ? 0 : (2 * rng_uniform(key, (uint32_t)(first + i)) - 1) * bound;
     }
     /* posterior variances start small, so that pictures are learnt before the prior */
     if (bias && !strcmp(l->path, "vae.quant_conv"))
-        for (size_t i = n / 2; i < n; i++) dst[i] = -6;
+        for (size_t i = 0; i < count; i++)
+            if (first + i >= (size_t)en->count / 2) dst[i] = -6;
 }
 
 /* The target of a weight that merged LoRAs change, or NULL. */
@@ -243,7 +243,7 @@ static const LoraTarget *changed_by_lora(const Model *m, const CheckpointEntry *
 int model_initial(const Model *m, const CheckpointEntry *en, float *dst, Err *e)
 {
     if (m->ck->path) return checkpoint_read_f32(en, dst, e);
-    random_values(m, en, dst);
+    random_values(m, en, 0, (size_t)en->count, dst);
     return 0;
 }
 
@@ -281,18 +281,18 @@ static int lora_values(const Model *m, const Param *p, const char *suffix, float
     return err_set(e, ERR_FAIL, "tensor %s is not in the LoRA", p->name);
 }
 
-/* ParamSource.whole: a delta or a random tensor is made in one piece */
+/* ParamSource.whole: a delta is made in one piece */
 static int made_whole(void *ctx, const Param *p)
 {
     const Model *m = ctx;
-    return !m->ck->path || lora_factor_in(p->name) || !strcmp(p->name, CLIP_ADDED) || changed_by_lora(m, checkpoint_find(m->ck, p->name));
+    return lora_factor_in(p->name) || !strcmp(p->name, CLIP_ADDED) || changed_by_lora(m, checkpoint_find(m->ck, p->name));
 }
 
 /* Values of a tensor with what merged LoRAs change; those are read whole. */
 static int read_weight(const Model *m, const CheckpointEntry *en, size_t first, size_t count, float *dst,
                        Err *e)
 {
-    if (!m->ck->path) return random_values(m, en, dst), 0;
+    if (!m->ck->path) return random_values(m, en, first, count, dst), 0;
     TRY(tensorfile_read_f32(en->file, en->tensor, en->first + (int64_t)first, (int64_t)count, dst, e));
     tensorfile_drop(en->file, en->tensor, en->first + (int64_t)first, (int64_t)count);
     const LoraTarget *t = changed_by_lora(m, en);
@@ -330,3 +330,43 @@ int model_load(Model *m, Err *e)
 }
 
 void model_release(Model *m, const char *prefix) { params_release(m->ps, prefix); }
+
+/* ---- token ids ----------------------------------------------------------- */
+
+/* Row i of CLIP_ROWS becomes that of ids[i], unless it is the token before once more, as
+ * padding is; place[i] is where ids[i] finds its row. */
+static int set_rows(const Model *m, Exec *x, const int32_t *ids, size_t count, float *row, int32_t *place, Err *e)
+{
+    const CheckpointEntry *en = checkpoint_find(m->ck, CLIP_TABLE);
+    size_t width = (size_t)m->ck->config.text_width;
+    int vocab = m->ck->config.vocab;
+    if (!en) return err_set(e, ERR_INPUT, "tensor %s: the model has none", CLIP_TABLE);
+    for (size_t i = 0; i < count; i++) {
+        place[i] = i && ids[i] == ids[i - 1] ? place[i - 1] : (int32_t)i;
+        if (ids[i] >= vocab) place[i] = (int32_t)count + ids[i] - vocab;
+        if (place[i] != (int32_t)i) continue;
+        TRY(read_weight(m, en, (size_t)ids[i] * width, width, row, e));
+        TRY(exec_set_part(x, CLIP_ROWS, i * width, row, width, e));
+    }
+    /* reading one page maps its neighbours */
+    if (en->file) tensorfile_drop(en->file, en->tensor, en->first, en->count);
+    return 0;
+}
+
+int model_set_ids(const Model *m, Exec *x, const char *name, const int32_t *ids, size_t count, Err *e)
+{
+    int tokens = m->ck->config.vocab + m->embeddings.rows;
+    for (size_t i = 0; i < count; i++)
+        if (ids[i] < 0 || ids[i] >= tokens)
+            return err_set(e, ERR_INPUT, "tensor %s: token id %d is outside the vocabulary of %d", name, (int)ids[i],
+                           tokens);
+    if (!graph_find(x->g, CLIP_ROWS)) return exec_set(x, name, ids, count, e);
+    size_t row = (size_t)m->ck->config.text_width * sizeof(float);
+    char *memory = mem_alloc(row + count * sizeof *ids);
+    if (!memory) return err_nomem(e, row, "a row of the table of tokens");
+    int32_t *place = (int32_t *)(void *)(memory + row);
+    int rc = set_rows(m, x, ids, count, (float *)(void *)memory, place, e);
+    if (!rc) rc = exec_set(x, name, place, count, e);
+    mem_free(memory);
+    return rc;
+}

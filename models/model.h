@@ -91,6 +91,10 @@ int model_load(Model *m, Err *e);
 int model_load_part(Model *m, const char *prefix, Err *e);
 void model_release(Model *m, const char *prefix);
 
+/* Sets the input of token ids that a text encoder was built on, and with it the rows of the
+ * table that these name. ERR_INPUT for an id that is not in the vocabulary. */
+int model_set_ids(const Model *m, Exec *x, const char *name, const int32_t *ids, size_t count, Err *e);
+
 /* The values that en has before training: from the checkpoint, or the random
  * ones of a model without a source. en->count f32 in PyTorch's layout. */
 int model_initial(const Model *m, const CheckpointEntry *en, float *dst, Err *e);

@@ -264,7 +264,7 @@ int pipeline_encode(Pipeline *p, Err *e)
         memcpy(ids + i * CHUNK_IDS, c->ids, sizeof c->ids);
     }
     p->done = 0;
-    int rc = exec_set(&p->text, "ids", ids, n * CHUNK_IDS, e);
+    int rc = model_set_ids(p->m, &p->text, "ids", ids, n * CHUNK_IDS, e);
     mem_free(ids);
     if (!rc) rc = exec_run(&p->text, e);
     if (!rc) rc = exec_get(&p->text, "context", p->context, n * CHUNK_IDS * width, e);

@@ -8,6 +8,7 @@
 #include "models/clip.h"
 #include "models/model.h"
 #include "models/unet.h"
+#include "tests/kern.h"
 #include "tests/test.h"
 
 static const SdConfig micro = {
@@ -97,7 +98,7 @@ static float *step_run(Step *s, int paint, size_t *count, Err *e)
     if (!rc) rc = exec_set(&s->x, "t", &t, 1, e);
     if (!rc) rc = exec_set(&s->x, "weight", &one, 1, e);
     if (!rc) rc = exec_set(&s->x, "scale", &one, 1, e);
-    if (!rc) rc = exec_set(&s->x, "ids", ids, SD_POSITIONS, e);
+    if (!rc) rc = model_set_ids(&s->m, &s->x, "ids", ids, SD_POSITIONS, e);
     params_zero_grad(s->m.ps);
     *count = 1;
     for (size_t i = 0; i < s->m.ps->count; i++)
@@ -215,5 +216,56 @@ TEST(what_is_planned_is_used_to_the_byte)
         size_t used = end[0] > end[1] ? end[0] : end[1], planned = s.x.plan.slab_bytes;
         step_free(&s);
         CHECK(used <= planned && planned - used < 64);
+    }
+}
+
+/* ---- the table of tokens ---------------------------------------------------------- */
+
+/* What the text encoder makes of ids: with the whole table, as when it is trained, or with
+ * the rows of it that are asked for. */
+static int encode_ids(const ModelOptions *o, int whole, const int32_t *ids, float *y, size_t *weights, Err *e)
+{
+    Model m;
+    Exec x;
+    TRY(model_open(&m, o, e));
+    ModelTraining t = {.full_text = whole, .half = whole && o->dtype == DT_BF16};
+    model_train(&m, &t);
+    const SdConfig *c = &m.ck->config;
+    Build b = model_graph(&m);
+    Tensor *in = graph_input_ids(b.g, "ids", 1, SD_POSITIONS);
+    graph_output(b.g, clip_build(&b, c, in, 0), "y");
+    int rc = model_plan(&m, &x, &b, e);
+    ParamBytes p = params_part(m.ps, NULL);
+    *weights = p.frozen + p.trained;
+    if (!rc) rc = model_load(&m, e);
+    if (!rc) rc = model_set_ids(&m, &x, "ids", ids, SD_POSITIONS, e);
+    if (!rc) rc = exec_run(&x, e);
+    if (!rc) rc = exec_get(&x, "y", y, SD_POSITIONS * (size_t)c->text_width, e);
+    if (!rc && whole == (graph_find(x.g, CLIP_ROWS) != NULL)) rc = err_set(e, ERR_FAIL, "not what was asked for");
+    exec_free(&x);
+    model_close(&m);
+    return rc;
+}
+
+TEST(rows_of_the_table_of_tokens_are_as_good_as_all)
+{
+    static float all[SD_POSITIONS * 128], rows[SD_POSITIONS * 128];
+    static const Dtype types[] = {DT_F32, DT_BF16};
+    for (int i = 0; i < 4; i++) {                      /* from a file; random */
+        Err e = {0};
+        size_t with, without;
+        ModelOptions o = {.path = i < 2 ? "models/pocket/pocket.safetensors" : NULL, .config = &micro,
+                          .device = kern_device(), .threads = 2, .dtype = types[i % 2], .seed = 3};
+        int last = i < 2 ? 49407 : micro.vocab - 1, width = i < 2 ? 128 : micro.text_width;
+        int32_t ids[SD_POSITIONS] = {last - 1, 7, 0, 7, 1, last};
+        for (int k = 6; k < SD_POSITIONS; k++) ids[k] = last;
+        memset(rows, 0xFF, sizeof rows);
+        CHECK_OK(encode_ids(&o, 1, ids, all, &with, &e), &e);
+        CHECK_OK(encode_ids(&o, 0, ids, rows, &without, &e), &e);
+        CHECK(!memcmp(all, rows, SD_POSITIONS * (size_t)width * sizeof(float)) && all[0] != 0);
+        CHECK(with - without >= (size_t)last * (size_t)width * dtype_bytes(o.dtype));
+        ids[3] = last + 1;
+        CHECK_INT(encode_ids(&o, 0, ids, rows, &without, &e), ERR_INPUT);
+        CHECK(strstr(e.msg, "token id"));
     }
 }

@@ -127,7 +127,7 @@ int probe_model(Probe *p, int merge_loras, Err *e)
 
 /* ---- networks ------------------------------------------------------------ */
 
-typedef struct { const char *name; const void *values; size_t count; } Feed;
+typedef struct { const char *name; const void *values; size_t count; int ids; } Feed;
 
 /* Plans the graph, loads the model, sets the inputs, runs, and returns the
  * output's values (owned by the caller) and shape. */
@@ -138,7 +138,8 @@ static int run_net(Probe *p, Build *b, const Feed *feed, size_t feeds, const cha
     int rc = model_plan(&p->m, &x, b, e);
     if (!rc) rc = model_load(&p->m, e);
     for (size_t i = 0; !rc && i < feeds; i++)
-        rc = exec_set(&x, feed[i].name, feed[i].values, feed[i].count, e);
+        rc = feed[i].ids ? model_set_ids(&p->m, &x, feed[i].name, feed[i].values, feed[i].count, e)
+                         : exec_set(&x, feed[i].name, feed[i].values, feed[i].count, e);
     if (p->o->trace) x.trace = stderr;
     if (!rc) rc = exec_run(&x, e);
     if (!rc) {
@@ -202,7 +203,7 @@ static int net_clip(Probe *p, Err *e)
         Build b = model_graph(&p->m);
         Tensor *in = graph_input_ids(b.g, "input_ids", (int)t->shape[0], SD_POSITIONS);
         graph_output(b.g, clip_build(&b, &p->m.ck->config, in, p->o->clip_skip), "last_hidden_state");
-        Feed f = {"input_ids", ids, (size_t)t->count};
+        Feed f = {"input_ids", ids, (size_t)t->count, 1};
         rc = run_net(p, &b, &f, 1, "last_hidden_state", &y, dim, e);
     }
     if (!rc) {
@@ -224,8 +225,8 @@ static int unet_run(Probe *p, const float *x, const int xd[4], const float *t, c
     Tensor *tt = graph_input(b.g, "timestep", DT_F32, 1, xd);
     Tensor *cc = graph_input(b.g, "encoder_hidden_states", DT_F32, 3, cd);
     graph_output(b.g, unet_build(&b, &p->m.ck->config, in, tt, cc), "output");
-    Feed f[3] = {{"sample", x, tensor_count(in)}, {"timestep", t, (size_t)xd[0]},
-                 {"encoder_hidden_states", ctx, (size_t)ct->count}};
+    Feed f[3] = {{"sample", x, tensor_count(in), 0}, {"timestep", t, (size_t)xd[0], 0},
+                 {"encoder_hidden_states", ctx, (size_t)ct->count, 0}};
     TRY(run_net(p, &b, f, 3, "output", &y, dim, e));
     size_t n = (size_t)dim[0] * (size_t)dim[1] * (size_t)dim[2] * (size_t)dim[3];
     out = mem_alloc(n * sizeof(float));
@@ -293,7 +294,7 @@ static int net_vae(Probe *p, int decode, Err *e)
         Tensor *in = graph_input(b.g, name, DT_F32, 4, xd);
         const SdConfig *c = &p->m.ck->config;
         graph_output(b.g, decode ? vae_decode_build(&b, c, in) : vae_encode_build(&b, c, in), "output");
-        Feed f = {name, x, (size_t)xd[0] * (size_t)xd[1] * (size_t)xd[2] * (size_t)xd[3]};
+        Feed f = {name, x, (size_t)xd[0] * (size_t)xd[1] * (size_t)xd[2] * (size_t)xd[3], 0};
         rc = run_net(p, &b, &f, 1, "output", &y, dim, e);
     }
     static const char *const image[] = {"image"}, *const moments[] = {"mean", "logvar"};

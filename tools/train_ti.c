@@ -57,7 +57,7 @@ void train_ti_captions(const TrainOptions *o, FinetuneConfig *c)
 static int table_row(const TrainRun *r, int32_t id, float *row, Err *e)
 {
     int width = r->m.ck->config.text_width;
-    const CheckpointEntry *en = checkpoint_find(r->m.ck, "text_encoder.text_model.embeddings.token_embedding.weight");
+    const CheckpointEntry *en = checkpoint_find(r->m.ck, CLIP_TABLE);
     if (!en || id >= r->m.ck->config.vocab)
         return err_set(e, ERR_INPUT, "option --init_word: the model's vocabulary of %d tokens lacks number %d",
                        r->m.ck->config.vocab, (int)id);
