@@ -103,20 +103,25 @@ static int draw_label(Image *im, const char *label, int x, int y, int w, int h, 
 /* ---- sheet ---- */
 
 typedef struct {
+    int cell_w, cell_h;   /* of a place */
     int left, top;        /* bands for labels, 0 without */
+    int title;            /* above them */
     int scale;            /* pixels per dot */
-    int dx, dy;           /* from one picture to the next */
+    int dx, dy;           /* from one place to the next */
+    int sheets;
+    long long dz;         /* from one grid to the next */
     long long w, h;
 } Layout;
 
 enum { MAX_LINES = 4, MAX_CHARS = 20 };
 
-static Layout layout(const Image *cell, const Grid *g)
+static Layout layout(int cell_w, int cell_h, const Grid *g)
 {
-    Layout l = {.dx = cell->w + g->margin, .dy = cell->h + g->margin};
-    l.scale = cell->w < 200 ? 1 : cell->w < 600 ? 2 : 3;
+    Layout l = {.cell_w = cell_w, .cell_h = cell_h, .dx = cell_w + g->margin, .dy = cell_h + g->margin,
+                .sheets = g->sheets ? g->sheets : 1};
+    l.scale = cell_w < 200 ? 1 : cell_w < 600 ? 2 : 3;
     int char_w = GRID_CHAR_W * l.scale, char_h = GRID_CHAR_H * l.scale;
-    size_t room = (size_t)(cell->w / char_w > 1 ? cell->w / char_w : 1);
+    size_t room = (size_t)(cell_w / char_w > 1 ? cell_w / char_w : 1);
     for (int i = 0; g->col_labels && i < g->cols; i++) {
         int lines = count_lines(g->col_labels[i], room);
         if (lines > MAX_LINES) lines = MAX_LINES;
@@ -127,9 +132,27 @@ static Layout layout(const Image *cell, const Grid *g)
         int chars = n < MAX_CHARS ? (int)n : MAX_CHARS;
         if ((chars + 2) * char_w > l.left) l.left = (chars + 2) * char_w;
     }
+    l.title = g->sheet_labels ? 2 * char_h : 0;
+    l.dz = (long long)l.title + l.top + (long long)g->rows * l.dy;
     l.w = (long long)l.left + g->margin + (long long)g->cols * l.dx;
-    l.h = (long long)l.top + g->margin + (long long)g->rows * l.dy;
+    l.h = g->margin + l.sheets * l.dz;
     return l;
+}
+
+static int check_size(const Layout *l, Err *e)
+{
+    if (l->w <= 65535 && l->h <= 65535) return 0;
+    return err_set(e, ERR_FAIL, "a grid of %lldx%lld pixels is too large; use fewer or smaller pictures",
+                   l->w, l->h);
+}
+
+int grid_size(const Grid *g, int w, int h, int *out_w, int *out_h, Err *e)
+{
+    Layout l = layout(w, h, g);
+    TRY(check_size(&l, e));
+    *out_w = (int)l.w;
+    *out_h = (int)l.h;
+    return 0;
 }
 
 static void paste(Image *out, const Image *cell, int x, int y)
@@ -140,37 +163,45 @@ static void paste(Image *out, const Image *cell, int x, int y)
                cell->px + (size_t)j * row, row);
 }
 
-static int draw_labels(Image *out, const Image *cell, const Grid *g, const Layout *l, Err *e)
+/* Those of the grid whose top is at y. */
+static int draw_labels(Image *out, const Grid *g, const Layout *l, int sheet, int y, Err *e)
 {
-    int char_w = GRID_CHAR_W * l->scale;
+    int char_w = GRID_CHAR_W * l->scale, below = y + l->title;
+    if (g->sheet_labels)
+        TRY(draw_label(out, g->sheet_labels[sheet], l->left + g->margin, y + g->margin,
+                       out->w - l->left - 2 * g->margin, l->title, l->scale, e));
     for (int i = 0; g->col_labels && i < g->cols; i++)
-        TRY(draw_label(out, g->col_labels[i], l->left + g->margin + i * l->dx, g->margin,
-                       cell->w, l->top, l->scale, e));
+        TRY(draw_label(out, g->col_labels[i], l->left + g->margin + i * l->dx, below + g->margin,
+                       l->cell_w, l->top, l->scale, e));
     for (int i = 0; g->row_labels && i < g->rows; i++)
-        TRY(draw_label(out, g->row_labels[i], char_w / 2, l->top + g->margin + i * l->dy,
-                       l->left - char_w, cell->h, l->scale, e));
+        TRY(draw_label(out, g->row_labels[i], char_w / 2, below + l->top + g->margin + i * l->dy,
+                       l->left - char_w, l->cell_h, l->scale, e));
     return 0;
 }
 
 int grid_compose(Image *out, const Image *cells, size_t n, const Grid *g, Err *e)
 {
+    int w = 0, h = 0, rc = 0;
+    size_t cols = (size_t)g->cols, per_sheet = cols * (size_t)g->rows;
     assert(n > 0 && g->rows > 0 && g->cols > 0 && g->margin >= 0);
-    assert(n <= (size_t)g->rows * (size_t)g->cols);
+    assert(n <= per_sheet * (size_t)(g->sheets ? g->sheets : 1));
     *out = (Image){0};
-    for (size_t i = 0; i < n; i++)
-        if (cells[i].c != 3 || cells[i].w != cells[0].w || cells[i].h != cells[0].h)
-            return err_set(e, ERR_FAIL, "grid: picture %zu is %dx%d, the first %dx%d", i + 1,
-                           cells[i].w, cells[i].h, cells[0].w, cells[0].h);
-    Layout l = layout(&cells[0], g);
-    if (l.w > 65535 || l.h > 65535)
-        return err_set(e, ERR_FAIL, "a grid of %lldx%lld pixels is too large; use fewer or "
-                       "smaller pictures", l.w, l.h);
+    for (size_t i = 0; i < n; i++) {
+        assert(!cells[i].px || cells[i].c == 3);
+        w = cells[i].w > w ? cells[i].w : w;
+        h = cells[i].h > h ? cells[i].h : h;
+    }
+    Layout l = layout(w, h, g);
+    TRY(check_size(&l, e));
     TRY(image_new(out, (int)l.w, (int)l.h, 3, e));
     memset(out->px, 255, (size_t)out->w * (size_t)out->h * 3);
-    for (size_t i = 0; i < n; i++)
-        paste(out, &cells[i], l.left + g->margin + (int)(i % (size_t)g->cols) * l.dx,
-              l.top + g->margin + (int)(i / (size_t)g->cols) * l.dy);
-    int rc = draw_labels(out, &cells[0], g, &l, e);
+    for (size_t i = 0; i < n; i++) {
+        size_t at = i % per_sheet, sheet = i / per_sheet;
+        int x = l.left + g->margin + (int)(at % cols) * l.dx + (w - cells[i].w) / 2;
+        int y = (int)sheet * (int)l.dz + l.title + l.top + g->margin + (int)(at / cols) * l.dy + (h - cells[i].h) / 2;
+        if (cells[i].px) paste(out, &cells[i], x, y);
+    }
+    for (int k = 0; !rc && k < l.sheets; k++) rc = draw_labels(out, g, &l, k, k * (int)l.dz, e);
     if (rc) image_free(out);
     return rc;
 }

@@ -103,12 +103,17 @@ int model_open(Model *m, const ModelOptions *o, Err *e)
     return rc;
 }
 
+static void close_loras(Lora *list, size_t count)
+{
+    for (size_t i = 0; i < count; i++) lora_close(&list[i]);
+    mem_free(list);
+}
+
 void model_close(Model *m)
 {
     slab_free(&m->slab);
     params_free(m->ps);
-    for (size_t i = 0; i < m->lora_count; i++) lora_close(&m->lora[i]);
-    mem_free(m->lora);
+    close_loras(m->lora, m->lora_count);
     lora_targets_free(m->targets, m->target_count);
     embeddings_close(&m->embeddings);
     checkpoint_close(m->ck);
@@ -320,6 +325,46 @@ int model_load_part(Model *m, const char *prefix, Err *e)
 {
     ParamSource source = {values_of, made_whole, m};
     TRY(params_alloc(m->ps, prefix, e));
+    return params_fill(m->ps, &source, e);
+}
+
+/* What merged LoRAs change is to be filled again. */
+static void empty_changed(Model *m)
+{
+    for (size_t i = 0; m->lora_count && i < m->ps->count; i++) {
+        Param *p = m->ps->list[i];
+        if (p->filled && changed_by_lora(m, checkpoint_find(m->ck, p->name))) p->filled = 0;
+    }
+}
+
+/* Takes over what the model has of the same file. */
+static int take_lora(Model *m, Lora *lo, const char *spec, Err *e)
+{
+    char *path;
+    float unet, text;
+    TRY(lora_spec(spec, &path, &unet, &text, e));
+    for (size_t i = 0; i < m->lora_count && !lo->path; i++)
+        if (m->lora[i].path && !strcmp(m->lora[i].path, path)) *lo = m->lora[i], m->lora[i] = (Lora){0};
+    lo->unet_weight = unet;
+    lo->text_weight = text;
+    mem_free(path);
+    return 0;
+}
+
+int model_loras(Model *m, char *const *lora, size_t count, Err *e)
+{
+    ParamSource source = {values_of, made_whole, m};
+    Lora *list = mem_calloc(count + 1, sizeof *list);
+    int rc = list ? 0 : err_nomem(e, count * sizeof *list, "LoRA files");
+    empty_changed(m);
+    for (size_t i = 0; i < count && !rc; i++) rc = take_lora(m, &list[i], lora[i], e);
+    close_loras(m->lora, m->lora_count);
+    m->lora = list;
+    m->lora_count = list ? count : 0;
+    for (size_t i = 0; i < count && !rc; i++)
+        if (!list[i].path) rc = lora_open_spec(&list[i], lora[i], m->targets, m->target_count, e);
+    TRY(rc);
+    empty_changed(m);
     return params_fill(m->ps, &source, e);
 }
 

@@ -90,6 +90,10 @@ int model_load(Model *m, Err *e);
  * left. */
 int model_load_part(Model *m, const char *prefix, Err *e);
 void model_release(Model *m, const char *prefix);
+/* Other LoRAs (as in ModelOptions) instead of those that are merged: loaded weights that the
+ * old or the new ones change are read once more, all others stay. After an error the model
+ * can only be closed. */
+int model_loras(Model *m, char *const *lora, size_t count, Err *e);
 
 /* Sets the input of token ids that a text encoder was built on, and with it the rows of the
  * table that these name. ERR_INPUT for an id that is not in the vocabulary. */

@@ -160,6 +160,12 @@ static int allocate(Pipeline *p, Err *e)
     return ok ? 0 : err_nomem(e, pipeline_bytes(p), "the picture");
 }
 
+static int start_sampler(Pipeline *p, const PipelineConfig *c, Err *e)
+{
+    SamplerConfig sc = {c->sampler, c->schedule, c->steps, c->v_pred, latent_floats(p)};
+    return sampler_init(&p->sampler, &sc, &p->schedule, e);
+}
+
 static int set_up(Pipeline *p, const Tokenizer *tok, const PipelineConfig *c, Err *e)
 {
     const SdConfig *config = &p->m->ck->config;
@@ -172,8 +178,7 @@ static int set_up(Pipeline *p, const Tokenizer *tok, const PipelineConfig *c, Er
     p->h = c->height / 8;
     p->w = c->width / 8;
     schedule_init(&p->schedule);
-    SamplerConfig sc = {c->sampler, c->schedule, c->steps, c->v_pred, latent_floats(p)};
-    TRY(sampler_init(&p->sampler, &sc, &p->schedule, e));
+    TRY(start_sampler(p, c, e));
     TRY(parse_prompts(p, tok, c, e));
     TRY(plan_all(p, e));
     return allocate(p, e);
@@ -185,6 +190,40 @@ int pipeline_init(Pipeline *p, Model *m, const Tokenizer *tok, const PipelineCon
     p->c.prompt = p->c.negative = NULL;
     int rc = set_up(p, tok, c, e);
     if (rc) pipeline_free(p);
+    return rc;
+}
+
+static int same_graphs(const Pipeline *p, const Pipeline *q)
+{
+    return p->c.width == q->c.width && p->c.height == q->c.height && p->c.clip_skip == q->c.clip_skip &&
+           guided(p) == guided(q) && p->chunks[0].count == q->chunks[0].count &&
+           p->chunks[1].count == q->chunks[1].count;
+}
+
+int pipeline_reuse(Pipeline *p, const Tokenizer *tok, const PipelineConfig *c, int *fits, Err *e)
+{
+    Pipeline q = {.m = p->m, .c = *c};
+    Sampler old = p->sampler;
+    *fits = 0;
+    int rc = parse_prompts(&q, tok, c, e);
+    if (!rc && same_graphs(p, &q)) {
+        rc = start_sampler(p, c, e);
+        *fits = !rc;
+    }
+    if (*fits) {
+        ChunkList mine[2] = {p->chunks[0], p->chunks[1]};
+        for (int i = 0; i < 2; i++) p->chunks[i] = q.chunks[i], q.chunks[i] = mine[i];
+        int swap = p->c.swap;
+        p->c = *c;
+        p->c.swap = swap;
+        p->c.prompt = p->c.negative = NULL;
+        p->encoded = 0;
+        sampler_free(&old);
+    } else {
+        p->sampler = old;
+    }
+    chunk_list_free(&q.chunks[0]);
+    chunk_list_free(&q.chunks[1]);
     return rc;
 }
 
@@ -230,11 +269,21 @@ size_t pipeline_device_bytes(const Pipeline *p)
     return most(first, weights_of(p, VAE) + slab_size(&p->slab));
 }
 
-int pipeline_load(Pipeline *p, Err *e)
+int pipeline_load_text(Pipeline *p, Err *e)
 {
     if (!p->m->slab.base) TRY(slab_alloc(&p->m->slab, p->m->dev, e));
-    TRY(model_load_part(p->m, TEXT, e));
+    return model_load_part(p->m, TEXT, e);
+}
+
+int pipeline_load(Pipeline *p, Err *e)
+{
+    TRY(pipeline_load_text(p, e));
     TRY(pipeline_encode(p, e));
+    return pipeline_load_rest(p, e);
+}
+
+int pipeline_load_rest(Pipeline *p, Err *e)
+{
     model_release(p->m, TEXT);
     if (p->c.swap) return 0;
     TRY(model_load_part(p->m, UNET, e));
@@ -274,6 +323,23 @@ int pipeline_encode(Pipeline *p, Err *e)
     }
     p->encoded = !rc;
     return rc;
+}
+
+static size_t context_bytes(const Pipeline *p)
+{
+    return (context_floats(p, 0) + context_floats(p, 1)) * sizeof(float);
+}
+
+float *pipeline_context(const Pipeline *p)
+{
+    float *copy = mem_alloc(context_bytes(p));
+    return copy ? memcpy(copy, p->context, context_bytes(p)) : NULL;
+}
+
+void pipeline_set_context(Pipeline *p, const float *context)
+{
+    memcpy(p->context, context, context_bytes(p));
+    p->encoded = 1;
 }
 
 /* One pass of n latents, all at time t. The slab is shared: other graphs may

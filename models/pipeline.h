@@ -89,6 +89,9 @@ int pipeline_want(Pipeline *p, Err *e);
 /* Loads what pictures need: the text encoder, which runs and is released, then U-Net
  * and decoder (with swap, pipeline_run loads these). */
 int pipeline_load(Pipeline *p, Err *e);
+/* Its two halves, with pipeline_encode, once or for several pipelines, between them. */
+int pipeline_load_text(Pipeline *p, Err *e);
+int pipeline_load_rest(Pipeline *p, Err *e);
 /* The most bytes of weights, and of weights with activations and scratch, that are
  * there at a time then. */
 size_t pipeline_weights(const Pipeline *p);
@@ -97,6 +100,17 @@ size_t pipeline_device_bytes(const Pipeline *p);
 /* Runs the text encoder with the weights of the moment. The first run does it
  * by itself; call it again when weights have changed. */
 int pipeline_encode(Pipeline *p, Err *e);
+
+/* What the text encoder made of the prompts: a copy (mem_free; NULL: no memory), and put
+ * back in place of pipeline_encode. */
+float *pipeline_context(const Pipeline *p);
+void pipeline_set_context(Pipeline *p, const float *context);
+
+/* Other prompts, sampler, schedule, steps or guidance with the same graphs and buffers. *fits
+ * is 0, and p as it was, where those would be others: another size, clip_skip or number of
+ * chunks, or guidance where there was none. The prompts are to be encoded again. Errors as
+ * of pipeline_init. */
+int pipeline_reuse(Pipeline *p, const Tokenizer *tok, const PipelineConfig *c, int *fits, Err *e);
 
 /* Makes the picture of a seed into *im, RGB, width x height. ERR_FAIL when
  * numbers are not finite; the code of poll. */

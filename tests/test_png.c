@@ -172,7 +172,7 @@ TEST(grid_places_pictures_and_labels)
     Image cells[3] = {make_noise(40, 30, 3), make_noise(40, 30, 3), make_noise(40, 30, 3)}, out;
     const char *const rows[] = {"with", "a long label that needs lines"};
     const char *const cols[] = {"1", "\xe7\x8c\xab"};
-    Grid g = {2, 2, 4, rows, cols};
+    Grid g = {.rows = 2, .cols = 2, .margin = 4, .row_labels = rows, .col_labels = cols};
     Err e = {0};
     CHECK_OK(grid_compose(&out, cells, 3, &g, &e), &e);
     int left = out.w - 2 * 44 - 4, top = out.h - 2 * 34 - 4, ink = 0, ok = 1;
@@ -190,8 +190,21 @@ TEST(grid_places_pictures_and_labels)
     image_free(&out);
     CHECK(ok);
     CHECK(left > 0 && top > 0 && ink > 100);
-    cells[1].h = 29;
-    CHECK_INT(grid_compose(&out, cells, 3, &g, &e), ERR_FAIL);
+    cells[1].h = 28;                                /* in the middle; grids below each other */
+    Grid two = {.rows = 1, .cols = 2, .sheets = 2, .sheet_labels = rows};
+    int w, h;
+    CHECK_OK(grid_size(&two, 40, 30, &w, &h, &e), &e);
+    CHECK_OK(grid_compose(&out, cells, 3, &two, &e), &e);
+    int band = h / 2 - 30, third = h / 2 + band;
+    ok = w == 80 && out.w == w && out.h == h && band > 0;
+    for (int y = 0; ok && y < 30; y++) {
+        ok &= y >= 1 && y < 29 ? !memcmp(out.px + ((band + y) * 80 + 40) * 3, cells[1].px + (y - 1) * 120, 120)
+                               : out.px[((band + y) * 80 + 40) * 3] == 255;
+        ok &= !memcmp(out.px + (third + y) * 240, cells[2].px + y * 120, 120);
+    }
+    image_free(&out);
+    CHECK(ok);
+    CHECK_INT(grid_size(&two, 40, 65535, &w, &h, &e), ERR_FAIL);
     for (int i = 0; i < 3; i++) image_free(&cells[i]);
 }
 

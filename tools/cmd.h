@@ -12,6 +12,6 @@
 typedef int cmd_fn(int argc, char **argv, Err *e);
 
 cmd_fn cmd_sample, cmd_train, cmd_merge, cmd_probe, cmd_tokenize, cmd_inspect, cmd_bench,
-    cmd_doctor, cmd_demo, cmd_tag, cmd_tags, cmd_plan, cmd_sweep;
+    cmd_doctor, cmd_demo, cmd_tag, cmd_tags, cmd_plan, cmd_sweep, cmd_grid;
 
 #endif

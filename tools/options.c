@@ -199,6 +199,41 @@ static int append(OptionList *l, const char *value, Err *e)
     return 0;
 }
 
+static size_t field_bytes(OptionKind kind)
+{
+    switch (kind) {
+    case OPT_FLAG: case OPT_INT: return sizeof(int);
+    case OPT_INT64: return sizeof(int64_t);
+    case OPT_FLOAT: return sizeof(double);
+    default: return 0;
+    }
+}
+
+int options_copy(Options *to, const Options *from, Err *e)
+{
+    void *fields = to->fields;
+    *to = *from;
+    to->fields = fields;
+    to->rest = NULL;
+    to->given = mem_alloc(from->count + 1);
+    if (!to->given) return err_nomem(e, from->count, "options");
+    memcpy(to->given, from->given, from->count);
+    for (size_t i = 0; i < from->count; i++) {
+        const Option *t = &from->table[i];
+        const void *src = (const char *)from->fields + t->offset;
+        void *dst = (char *)fields + t->offset;
+        if (!t->name) continue;
+        memcpy(dst, src, field_bytes(t->kind));
+        if (t->kind == OPT_TEXT || t->kind == OPT_MAYBE) {
+            if (*(char *const *)src) TRY(set_text(dst, *(char *const *)src, e));
+        } else if (t->kind == OPT_LIST || t->kind == OPT_AXES) {
+            const OptionList *l = src;
+            for (size_t k = 0; k < l->count; k++) TRY(append(dst, l->item[k], e));
+        }
+    }
+    return 0;
+}
+
 /* "false" for what is not here anyway: a file may say so. */
 static int says_no(const char *value)
 {

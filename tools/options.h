@@ -73,6 +73,8 @@ int options_set(Options *o, const char *name, const char *value, int source, Err
 int options_given(const Options *o, const char *name);
 /* As if it had not been given; its field stays. */
 void options_forget(Options *o, const char *name);
+/* *to, whose fields hold nothing of their own yet: the same table, values and givers. */
+int options_copy(Options *to, const Options *from, Err *e);
 /* A row of the table by its name or alias, NULL: none. */
 const Option *options_find(const Options *o, const char *name);
 /* Its value as it could be given, an empty text when there is none; owned by the caller. */

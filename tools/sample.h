@@ -1,6 +1,8 @@
 /* sample.h - what the parts of `sdc sample` share.
  *
- *   cmd_sample.c     options, and the run from the first line to the last
+ *   cmd_sample.c     the run from the first line to the last
+ *   sample_options.c the table of options
+ *   sample_plan.c    model, settings of a picture, its memory
  *   sample_loras.c   which LoRAs act: tags of the prompt, and --lora
  *   sample_embeddings.c  textual inversion
  *   sample_info.c    `parameters` of pictures: written, and read for --from-png
@@ -10,6 +12,7 @@
 
 #include "engine/infotext.h"
 #include "models/pipeline.h"
+#include "tools/memory.h"
 #include "tools/options.h"
 
 typedef struct {
@@ -35,6 +38,35 @@ typedef struct {
     size_t count, cap;
     char *prompt;              /* with a tag for each of them: what a picture records */
 } SampleLoras;
+
+/* Rows of the fields of a SampleOptions. */
+extern const Option sample_table[];
+extern const size_t sample_table_count;
+/* The values that SampleOptions has before any option. */
+#define SAMPLE_DEFAULTS {.steps = 20, .cfg_scale = 7, .seed = -1, .batch_count = 1, .clip_skip = 1}
+
+/* After parsing: reads --from_png into *png, fills in what was not given, chooses a seed.
+ * *tags: whether the <lora:...> of the prompt count. */
+int sample_check(Options *opt, SampleOptions *o, Infotext *png, int *tags, Err *e);
+/* *field = a copy of value, unless there is one. */
+int sample_fill(char **field, const char *value, Err *e);
+/* ERR_USAGE unless the ending says what picture it is. */
+int sample_check_name(const char *option, const char *path, Err *e);
+/* out.png, out-1.png, ... (mem_free) */
+char *sample_file_name(const char *out, int i);
+/* Finds out now, not after hours, that a file cannot be written. */
+int sample_try_file(const char *path, Err *e);
+
+/* Opens the model with these LoRAs; its type, width and height where they were not given. */
+int sample_open(Model *m, SampleOptions *o, const SampleLoras *l, Err *e);
+/* ModelOptions.lora: the array is the caller's (mem_free), the texts are borrowed. NULL: no
+ * memory. */
+char **sample_lora_specs(const SampleLoras *l);
+/* Without poll; the prompts are borrowed. */
+int sample_config(PipelineConfig *c, const SampleOptions *o, const SampleLoras *l, const SdConfig *sd, Err *e);
+/* What a planned picture needs; pictures: bytes of those that are kept. */
+void sample_account(Memory *m, const Pipeline *p, size_t pictures);
+double sample_step_seconds(const Pipeline *p, const Speed *s);
 
 /* The LoRAs of the prompt's tags, found in --lora_dir (default: the model's
  * folder, "Lora" beside that, the current folder), then those of --lora. With

@@ -36,8 +36,19 @@ static const char *const known[] = {
 };
 enum { KNOWN = sizeof known / sizeof *known };
 
-static int is_known(const char *key)
+/* Of the text of a sheet (xyz.h), which only the command with these axes understands. */
+static int is_axis(const char *key, const Options *opt)
 {
+    static const char *const keys[] = {"Script", "X Type", "X Values", "Fixed X Values", "Y Type", "Y Values",
+                                       "Fixed Y Values", "Z Type", "Z Values", "Fixed Z Values"};
+    for (size_t i = 0; i < sizeof keys / sizeof *keys; i++)
+        if (!strcmp(keys[i], key)) return options_find(opt, "x") != NULL;
+    return 0;
+}
+
+static int is_known(const char *key, const Options *opt)
+{
+    if (is_axis(key, opt)) return 1;
     for (int i = 0; i < SAME; i++)
         if (!strcmp(same[i].key, key)) return 1;
     for (int i = 0; i < KNOWN; i++)
@@ -76,7 +87,7 @@ static int take_all(Options *opt, const SampleOptions *o, const Infotext *t, Err
         TRY(take(opt, "height", side[1], e));
     }
     for (size_t i = 0; i < t->count; i++)
-        if (!is_known(t->fields[i].key))
+        if (!is_known(t->fields[i].key, opt))
             sample_note("%s: \"%s: %s\" cannot be repeated here; the picture may differ",
                         o->from_png, t->fields[i].key, t->fields[i].value);
     return 0;

@@ -11,6 +11,7 @@
 
 static const struct { const char *name; cmd_fn *run; const char *what; } commands[] = {
     {"sample", cmd_sample, "pictures from a prompt"},
+    {"grid", cmd_grid, "pictures along axes: A1111's X/Y/Z plot"},
     {"train", cmd_train, "train a LoRA or a model on a folder of pictures"},
     {"sweep", cmd_sweep, "train with each combination of some settings, and compare"},
     {"plan", cmd_plan, "what fits in a given memory, and how fast it would be"},

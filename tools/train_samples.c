@@ -143,10 +143,6 @@ static int write_grid(TrainRun *r, uint32_t done, Err *e)
     }
     for (size_t i = 0; !rc && i < columns; i++) col_labels[i] = r->samples->prompts.list[i].text;
     Grid g = {.rows = (int)rows, .cols = (int)columns, .margin = 4, .row_labels = row_labels, .col_labels = col_labels};
-    for (size_t i = 1; i < columns; i++) {      /* a grid has cells of one size */
-        const PipelineConfig *a = &r->samples->pipes[0]->c, *b = &r->samples->pipes[i]->c;
-        if (a->width != b->width || a->height != b->height) rows = 0;
-    }
     Image out = {0};
     char *path = mem_printf("%s/%s-grid.png", r->o.output_dir, r->o.output_name);
     if (!rc && !path) rc = err_nomem(e, 64, "a file name");
