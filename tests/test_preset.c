@@ -72,6 +72,9 @@ TEST(preset_chooses_for_a_flat_folder)
                "flip_aug = false", "min_snr_gamma = 5", "AdamW8bit", "4 of 4 pictures have no caption file"));
     CHECK(!strstr(err, "shuffle_caption") && !strstr(err, "resolution = ") && !strstr(err, "validation_split"));
     CHECK_INT(io_exists("sks_cat"), 0);                  /* a dry run writes nothing */
+    CHECK(SAYS(err, "auto = false", "4 pictures are too few"));
+    CHECK_INT(preset("character", dir, "--trigger 'sks cat' --resolution 64 --validation_split 0.25 --dry_run"), 0);
+    CHECK(SAYS(err, "auto = true"));
     CHECK_INT(preset("style", dir, "--trigger 'in sks style' --resolution 64 --network_dim 3 --train_batch_size 4 --dry_run"), 0);
     CHECK(SAYS(err, "flip_aug = true", "text_encoder_lr = 0 ", "unet_lr = 0.002 ", "root of the batch of 4",
                "rank 3, alpha 1.5", "max_train_epochs = 10"));

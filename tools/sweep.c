@@ -107,7 +107,10 @@ static int train_round(Sweep *s, TrainRun *r, size_t i, int round, Err *e)
     TRY(train_start(r, e));
     TRY(train_steps(r, train_watch_next(r, goal), e));
     int ended = r->t.step == r->total || *r->watch.why;
-    if (ended && r->samples) TRY(train_samples_make(r, "sweep", e));
+    if (ended && r->samples) {
+        TRY(train_result(r, 1, e));
+        TRY(train_samples_make(r, "sweep", e));
+    }
     TRY(ended ? train_finish(r, e) : train_pause(r, e));
     return keep_result(s, r, i, round, e);
 }
@@ -307,6 +310,7 @@ static int draw_one(Sweep *s, size_t i, Err *e)
     fprintf(stderr, "\nrun %zu of %zu  pictures\n", i + 1, s->axes.runs);
     int rc = open_run(s, r, i, e);
     if (!rc) rc = train_start(r, e);
+    if (!rc) rc = train_result(r, 0, e);
     if (!rc) rc = train_samples_make(r, "sweep", e);
     train_close(r);
     mem_free(r);

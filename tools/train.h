@@ -131,9 +131,10 @@ typedef struct {
     TrainChoice *choices;
     size_t choice_count, choice_cap;
     int find[GROUP_COUNT], find_together, find_own;    /* rates that are auto (train_rates.c) */
+    int has_result;                /* train_result was called */
     int recalled;                  /* settings are those of the record of the first start */
     char *prompts;                 /* sample prompts that were chosen, to be written; or NULL */
-    struct { double start, latents, steps, samples, strengths; } spent;    /* seconds; start: when it began */
+    struct { double start, latents, steps, samples; } spent;    /* seconds; start: when it began */
     double strengths[STRENGTHS_MAX];
     int strength_count;
     struct TrainSamples *samples;  /* train_samples.c; NULL: none */
@@ -270,5 +271,13 @@ int train_report(const TrainRun *r, Err *e);
 /* The trained weights under output_dir/name.safetensors. epoch and step are for
  * the metadata. */
 int train_save_weights(TrainRun *r, const char *name, uint32_t epoch, Err *e);
+/* A LoRA that this run has written, back into the parameters under training. */
+int train_load_weights(TrainRun *r, const char *name, Err *e);
+/* When no step follows: writes the trained file (save: unless --auto has kept a better one),
+ * and makes the parameters what the file has: the kept ones, or the averages of --use_ema.
+ * A second call does nothing. */
+int train_result(TrainRun *r, int save, Err *e);
+/* The step that the file is of, as far as the run has come. */
+uint32_t train_result_step(const TrainRun *r);
 
 #endif

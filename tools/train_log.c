@@ -9,6 +9,7 @@
 #include "engine/io.h"
 #include "engine/mem.h"
 #include "tools/train.h"
+#include "tools/train_samples.h"
 
 /* ---- the log ------------------------------------------------------------------- */
 
@@ -94,6 +95,8 @@ char *train_verdict(const TrainRun *r)
     if (best)
         snprintf(held, sizeof held, " Loss on the pictures held out: %.5f before, %.5f after, lowest at step %" PRIu32 ": %.5f.",
                  r->t.points[0].held_out, r->t.points[r->t.point_count - 1].held_out, best->step, best->held_out);
+    else if (r->samples && train_samples_interval(r) <= r->total)
+        snprintf(held, sizeof held, " No pictures were held out: the rows of samples show which moment is best.");
     return mem_printf("%" PRIu32 " steps on %s; mean loss of the last %" PRIu32 " steps %.5f.%s%s%s", r->t.step,
                       dev_name(r->m.dev), r->t.c.loss_window < r->t.step ? r->t.c.loss_window : r->t.step,
                       r->t.avr_loss, held, *r->watch.why ? " " : "", r->watch.why);

@@ -297,9 +297,14 @@ static int choose_length(Preset *p, size_t *epochs, Err *e)
 static int choose_validation(Preset *p, Err *e)
 {
     const TrainOptions *o = &p->r->o;
-    if (o->validation_dir || p->pictures < SPLIT_FROM) return 0;
-    return choose(p, "validation_split", number(0.1), e, "%zu pictures are enough to keep a tenth "
-                                                         "for measuring", p->pictures);
+    if (!o->validation_dir && !(o->validation_split > 0) && p->pictures < SPLIT_FROM)
+        return choose(p, "auto", flag(0), e, "%zu pictures are too few to hold some out: the rows of samples in the "
+                      "report show which epoch is best", p->pictures);
+    if (!o->validation_dir)
+        TRY(choose(p, "validation_split", number(0.1), e, "%zu pictures are enough to keep a tenth for measuring",
+                   p->pictures));
+    return choose(p, "auto", flag(1), e, "pictures are held out: their loss says when there is nothing more to learn, and "
+                  "which moment is best");
 }
 
 /* The i-th different caption that is not the trigger alone; NULL: none. */
@@ -345,11 +350,12 @@ static int choose_samples(Preset *p, size_t epochs, Err *e)
                                                r->o.output_name), e,
                "the trigger, two captions, and something that no picture shows"));
     double uses = (double)epochs * (double)p->per_epoch, rows = fmin(EPOCHS, fmax(4, 0.2 * uses / (16 * PROMPTS)));
+    double every = ceil((double)epochs / rows);
     TRY(choose(p, "sample_strengths", mem_strdup("0.4,0.6,0.8,1,1.2"), e,
                "at the end: what strength it is best used with"));
     if (!r->o.sample_every_n_steps)
-        TRY(choose(p, "sample_every_n_epochs", number(ceil((double)epochs / rows)), e,
-                   "%.0f rows of samples", floor((double)epochs / ceil((double)epochs / rows))));
+        TRY(choose(p, "sample_every_n_epochs", number(every), e, "%.0f rows of samples, with that of the end",
+                   ceil((double)epochs / every)));
     return 0;
 }
 
@@ -396,12 +402,16 @@ int train_preset(TrainRun *r, Err *e)
 
 void train_print_choices(const TrainRun *r)
 {
+    enum { WIDEST = 56 };
+    int width = 0;
     if (!r->choice_count) return;
     fprintf(stderr, "chosen     (--NAME VALUE changes any of them)\n");
-    for (size_t i = 0; i < r->choice_count; i++) {
-        char *value = options_text(&r->opt, r->choices[i].name), line[200];
-        snprintf(line, sizeof line, "%s = %s", r->choices[i].name, value ? value : "");
-        fprintf(stderr, "  %-36s %s\n", line, r->choices[i].reason);
-        mem_free(value);
-    }
+    for (int print = 0; print < 2; print++)         /* the column is as wide as what stands in it */
+        for (size_t i = 0; i < r->choice_count; i++) {
+            char *value = options_text(&r->opt, r->choices[i].name), line[300];
+            int n = snprintf(line, sizeof line, "%s = %s", r->choices[i].name, value ? value : "");
+            if (print) fprintf(stderr, "  %-*s  %s\n", width, line, r->choices[i].reason);
+            else if (n > width) width = n < WIDEST ? n : WIDEST;
+            mem_free(value);
+        }
 }

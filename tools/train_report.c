@@ -124,7 +124,7 @@ static const char *bytes(Owned *o, size_t n)
 static double step_seconds(const TrainRun *r)
 {
     uint32_t steps = r->t.step - r->first_step;
-    return steps ? (r->spent.steps - r->spent.samples) / steps : 0;
+    return steps ? r->spent.steps / steps : 0;
 }
 
 static void figures(Report *p, const TrainRun *r, ReportRow *rows, Owned *o)
@@ -149,12 +149,11 @@ static void machine(Report *p, const TrainRun *r, ReportRow *rows, Owned *o)
     rows[n++] = (ReportRow){"device", own(o, mem_printf("%s, %s", dev_name(r->m.dev),
                                                         model_dtype_name(r->m.dtype))), NULL};
     rows[n++] = (ReportRow){"latents of the pictures", duration(o, r->spent.latents), NULL};
-    rows[n++] = (ReportRow){"steps", duration(o, r->spent.steps - r->spent.samples),
+    rows[n++] = (ReportRow){"steps", duration(o, r->spent.steps),
                             own(o, mem_printf("%" PRIu32 " steps, %s each, with measuring and saving",
                                               r->t.step - r->first_step,
                                               duration(o, step_seconds(r))))};
-    rows[n++] = (ReportRow){"sample pictures", duration(o, r->spent.samples + r->spent.strengths),
-                            NULL};
+    if (r->samples) rows[n++] = (ReportRow){"sample pictures", duration(o, r->spent.samples), NULL};
     rows[n++] = (ReportRow){"all", duration(o, all), r->first_step ? "since this run was resumed"
                             : NULL};
     rows[n++] = (ReportRow){"memory, planned", bytes(o, memory_total(&r->memory)),
@@ -252,7 +251,7 @@ static int sample_grid(ReportGrid *g, const TrainRun *r, int strengths, Owned *o
     const char **names = list;
     if (!list) return err_nomem(e, rows * cols * sizeof *list, "the report");
     own(o, (char *)(void *)list);
-    for (size_t i = 0; i < rows; i++) names[i] = own(o, train_samples_row_name(label[i]));
+    for (size_t i = 0; i < rows; i++) names[i] = own(o, train_samples_row_name(r, label[i]));
     for (size_t c = 0; c < cols; c++) names[rows + c] = train_samples_prompt(r, c);
     for (size_t i = 0; i < rows * cols; i++)
         names[rows + cols + i] = own(o, train_samples_path(r, label[i / cols], i % cols));

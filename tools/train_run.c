@@ -156,6 +156,19 @@ static int has_best(const TrainRun *r)
     return best && best->step;
 }
 
+uint32_t train_result_step(const TrainRun *r) { return has_best(r) ? train_watch_best(r)->step : r->t.step; }
+
+int train_result(TrainRun *r, int save, Err *e)
+{
+    if (r->has_result) return 0;
+    r->has_result = 1;
+    if (save && !has_best(r))
+        TRY(train_save_weights(r, r->o.output_name, (r->total + r->steps_per_epoch - 1) / r->steps_per_epoch, e));
+    if (has_best(r) && train_is_lora(&r->o)) return train_load_weights(r, r->o.output_name, e);
+    optim_swap(r->t.optim);
+    return 0;
+}
+
 static int stopped(TrainRun *r, int rc, Err *e)
 {
     if (rc != ERR_INT && rc != ERR_TERM) return rc;
@@ -247,21 +260,31 @@ static void print_validation(const TrainRun *r)
     if (p != best) printf(", lowest after step %" PRIu32 ": %.5f", best->step, best->held_out);
     printf("\n");
     if (*r->watch.why) printf("%s\n", r->watch.why);
-    else if (r->o.until_best) printf("Not stopped early: the held-out loss was still falling or flat.\n");
+    else if (r->o.until_best) printf("Not stopped early: no measurement says yet that the held-out loss has passed its lowest.\n");
+}
+
+/* For those who let a preset choose: how a picture is made with it. */
+static void print_use(const TrainRun *r)
+{
+    const TrainOptions *o = &r->o;
+    if (!o->preset || !o->trigger || r->shared) return;
+    fprintf(stderr, "a picture  sdc sample -m %s --lora %s/%s.safetensors -p \"%s\" -o picture.png\n", o->model,
+            o->output_dir, o->output_name, o->trigger);
 }
 
 int train_finish(TrainRun *r, Err *e)
 {
     if (r->o.train_vae && r->o.unit_latents) TRY(autoencode_unit_latents(&r->ae, 64, e));
-    if (!has_best(r))
-        TRY(train_save_weights(r, r->o.output_name, (r->total + r->steps_per_epoch - 1) / r->steps_per_epoch, e));
     if (r->o.save_state) TRY(save_state(r, e));
-    else remove(r->state_path);
+    TRY(train_result(r, 1, e));
+    if (!r->o.save_state) remove(r->state_path);
     print_validation(r);
+    TRY(train_samples_last(r, e));
     TRY(train_strengths(r, e));
     TRY(train_report(r, e));
     report_rate(r);
     printf("%s/%s.safetensors\n", r->o.output_dir, r->o.output_name);
+    print_use(r);
     return 0;
 }
 

@@ -93,7 +93,7 @@ static int by_epoch(const TrainRun *r) { return !r->o.sample_every_n_steps || r-
 
 static void moment(const TrainRun *r, uint32_t done, char *s, size_t cap)
 {
-    if (by_epoch(r)) snprintf(s, cap, "e%06" PRIu32, done / r->steps_per_epoch);
+    if (by_epoch(r) && done % r->steps_per_epoch == 0) snprintf(s, cap, "e%06" PRIu32, done / r->steps_per_epoch);
     else snprintf(s, cap, "%06" PRIu32, done);
 }
 
@@ -108,6 +108,13 @@ uint32_t train_samples_interval(const TrainRun *r)
     const TrainOptions *o = &r->o;
     if (by_epoch(r)) return (uint32_t)(o->sample_every_n_epochs ? o->sample_every_n_epochs : 1) * r->steps_per_epoch;
     return (uint32_t)o->sample_every_n_steps;
+}
+
+/* The moment after `at` that has a row: the next of the interval, or that of the trained file. */
+static uint32_t next_moment(const TrainRun *r, uint32_t at)
+{
+    uint32_t interval = train_samples_interval(r), next = (at / interval + 1) * interval, last = train_result_step(r);
+    return at < last && last < next ? last : next;
 }
 
 size_t train_samples_count(const TrainRun *r) { return r->samples ? r->samples->prompts.count : 0; }
@@ -135,7 +142,7 @@ static int write_grid(TrainRun *r, uint32_t done, Err *e)
     char labels[ROWS_MAX][24];
     const char *row_labels[ROWS_MAX], **col_labels = mem_calloc(columns, sizeof *col_labels);
     int rc = cells && col_labels ? 0 : err_nomem(e, columns * sizeof *cells, "the grid");
-    for (uint32_t at = 0; !rc && at <= done && rows < ROWS_MAX; at += train_samples_interval(r)) {
+    for (uint32_t at = 0; !rc && at <= done && rows < ROWS_MAX; at = next_moment(r, at)) {
         if (!load_row(r, at, cells + rows * columns)) continue;
         moment(r, at, labels[rows], sizeof labels[rows]);
         row_labels[rows] = labels[rows];
@@ -185,21 +192,27 @@ static int make_all(TrainRun *r, uint32_t done, Err *e)
     char when[24];
     double start = machine_seconds();
     moment(r, done, when, sizeof when);
-    optim_swap(r->t.optim);
-    int rc = train_samples_make(r, when, e);
-    optim_swap(r->t.optim);
-    TRY(rc);
+    TRY(train_samples_make(r, when, e));
     r->spent.samples += machine_seconds() - start;
     return write_grid(r, done, e);
+}
+
+/* With the averages of --use_ema, where there are any. */
+static int make_averaged(TrainRun *r, uint32_t done, Err *e)
+{
+    optim_swap(r->t.optim);
+    int rc = make_all(r, done, e);
+    optim_swap(r->t.optim);
+    return rc;
 }
 
 size_t train_samples_rows(const TrainRun *r, int strengths, char (*label)[24], size_t cap)
 {
     size_t n = 0;
     uint32_t at = 0;
-    for (int i = 0; n < cap && (strengths ? i < r->strength_count : at <= r->t.step); i++, at += strengths ? 0 : train_samples_interval(r)) {
+    for (int i = 0; n < cap && (strengths ? i < r->strength_count : at <= r->t.step); i++) {
         if (strengths) snprintf(label[n], 24, "s%.2f", r->strengths[i]);
-        else moment(r, at, label[n], 24);
+        else moment(r, at, label[n], 24), at = next_moment(r, at);
         char *path = train_samples_path(r, label[n], 0);
         n += path && io_exists(path) == 1;
         mem_free(path);
@@ -207,11 +220,14 @@ size_t train_samples_rows(const TrainRun *r, int strengths, char (*label)[24], s
     return n;
 }
 
-char *train_samples_row_name(const char *label)
+char *train_samples_row_name(const TrainRun *r, const char *label)
 {
+    char kept[24] = "";
     if (*label == 's') return mem_printf("%g", strtod(label + 1, NULL));
+    if (r->o.until_best) moment(r, train_result_step(r), kept, sizeof kept);
     int step = *label != 'e';
-    return mem_printf("%s %ld", step ? "step" : "epoch", strtol(label + !step, NULL, 10));
+    return mem_printf("%s %ld%s", step ? "step" : "epoch", strtol(label + !step, NULL, 10),
+                      strcmp(label, kept) ? "" : " (kept)");
 }
 
 double train_samples_cost(const TrainRun *r)
@@ -230,10 +246,24 @@ double train_samples_cost(const TrainRun *r)
 
 int train_samples_first(TrainRun *r, Err *e)
 {
-    return r->samples && r->o.sample_at_first && !r->t.step ? make_all(r, 0, e) : 0;
+    return r->samples && r->o.sample_at_first && !r->t.step ? make_averaged(r, 0, e) : 0;
 }
 
 int train_samples_after(TrainRun *r, uint32_t done, Err *e)
 {
-    return r->samples && done % train_samples_interval(r) == 0 ? make_all(r, done, e) : 0;
+    if (!r->samples || done % train_samples_interval(r)) return 0;
+    double before = r->spent.samples;
+    TRY(make_averaged(r, done, e));
+    r->spent.steps -= r->spent.samples - before;
+    return 0;
+}
+
+/* A run that was to have no rows, as those of a sweep, has none of its end either. Weights of
+ * a whole model that --auto has kept are not read back. */
+int train_samples_last(TrainRun *r, Err *e)
+{
+    uint32_t step = train_result_step(r);
+    if (!r->samples || train_samples_interval(r) > r->total || step % train_samples_interval(r) == 0) return 0;
+    if (step != r->t.step && !train_is_lora(&r->o)) return 0;
+    return make_all(r, step, e);
 }

@@ -13,11 +13,13 @@ int train_samples_want(TrainRun *r, Err *e);
 /* Before the first step (--sample_at_first), and after step done. */
 int train_samples_first(TrainRun *r, Err *e);
 int train_samples_after(TrainRun *r, uint32_t done, Err *e);
+/* After train_result: the row of the trained file, where no other row has its weights. */
+int train_samples_last(TrainRun *r, Err *e);
 
 /* A picture of each prompt with the weights of the moment, in files with this label. */
 int train_samples_make(TrainRun *r, const char *label, Err *e);
 /* --sample_strengths (train_strengths.c): reads it, as the run is planned; and after the end
- * of the run, whose LoRA is then left at the last of them. */
+ * of the run (train_result), whose LoRA is then left at the last of them. */
 int train_strengths_init(TrainRun *r, Err *e);
 int train_strengths(TrainRun *r, Err *e);
 
@@ -30,7 +32,7 @@ uint32_t train_samples_interval(const TrainRun *r);
 size_t train_samples_count(const TrainRun *r);
 const char *train_samples_prompt(const TrainRun *r, size_t i);
 size_t train_samples_rows(const TrainRun *r, int strengths, char (*label)[24], size_t cap);
-char *train_samples_row_name(const char *label);
+char *train_samples_row_name(const TrainRun *r, const char *label);
 char *train_samples_path(const TrainRun *r, const char *label, size_t i);
 
 #endif

@@ -177,7 +177,7 @@ static void put_run(Meta *m, const TrainRun *r)
 }
 
 /* The parameter of a factor; NULL: of no layer of this run, it stays as it is. */
-static const Param *factor(const TrainRun *r, const LoraModule *m, const LoraFactor *f)
+static Param *factor(const TrainRun *r, const LoraModule *m, const LoraFactor *f)
 {
     char name[KEY_MAX + 32];
     snprintf(name, sizeof name, "%s.%s", m->target->path, f->suffix);
@@ -208,6 +208,22 @@ static int read_lora(TrainRun *r, Err *e)
             TRY(params_read(r->m.ps, p, *f[k].values, e));
         }
     return 0;
+}
+
+int train_load_weights(TrainRun *r, const char *name, Err *e)
+{
+    LoraFactor f[LORA_FACTORS];
+    Lora lo = {0};
+    char *path = mem_printf("%s/%s.safetensors", r->o.output_dir, name);
+    int rc = path ? lora_open(&lo, path, r->m.targets, r->m.target_count, e) : err_nomem(e, 64, "a file name");
+    for (size_t i = 0; i < lo.count; i++)
+        for (int k = lora_factors(&lo.list[i], f) - 1; !rc && k >= 0; k--) {
+            Param *p = factor(r, &lo.list[i], &f[k]);
+            if (p && lora_factor_count(&f[k]) == p->count) rc = params_set(r->m.ps, p, *f[k].values, e);
+        }
+    lora_close(&lo);
+    mem_free(path);
+    return rc;
 }
 
 /* checkpoint_values_fn */

@@ -49,13 +49,12 @@ int train_strengths(TrainRun *r, Err *e)
 {
     double now = 1, start = machine_seconds();
     char label[24];
-    if (r->strength_count) optim_swap(r->t.optim);      /* for good: the run is over */
     for (int i = 0; i < r->strength_count; i++) {
         TRY(scale(r, r->strengths[i] / now, e));
         now = r->strengths[i];
         snprintf(label, sizeof label, "s%.2f", now);
         TRY(train_samples_make(r, label, e));
     }
-    r->spent.strengths = machine_seconds() - start;
+    r->spent.samples += machine_seconds() - start;
     return 0;
 }
