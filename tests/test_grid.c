@@ -112,13 +112,18 @@ TEST(grid_changes_loras_in_place)
     const Want want[] = {{2, second}, {3, third}, {5, last}};
     CHECK_CELLS(want);
     CHECK(!fixture_same_file(at("g-2.png"), at("g-5.png")));
-    /* in tags, by name; and swapped weights in less memory */
-    snprintf(more, sizeof more, "-p 'a <lora:x:1> cat' --lora_dir %s --x 'lora: x, x-000001:0.3, none' --save_cells --dtype int8",
-             at("lora"));
+    /* in tags, by name; from none to one and back */
+    static const Want without[] = {{1, "-p 'a  cat' --dtype int8"}}, after[] = {{2, "-p 'a  cat'"}};
+    snprintf(more, sizeof more, "-p 'a <lora:x:1> cat' --lora_dir %s --x 'lora: none, x-000001:0.3' --save_cells "
+             "--dtype int8", at("lora"));
     CHECK_INT(grid(more), 0);
     snprintf(second, sizeof second, "-p 'a <lora:x-000001:0.3> cat' --lora_dir %s --dtype int8", at("lora"));
-    const Want tags[] = {{2, second}, {3, "-p 'a  cat' --dtype int8"}};
+    const Want tags[] = {{2, second}};
+    CHECK_CELLS(without);
     CHECK_CELLS(tags);
+    snprintf(more, sizeof more, "-p 'a <lora:x:1> cat' --lora_dir %s --x 'lora: x, none' --save_cells", at("lora"));
+    CHECK_INT(grid(more), 0);
+    CHECK_CELLS(after);
 }
 
 TEST(grid_repeats_from_its_own_text)

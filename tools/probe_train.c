@@ -7,6 +7,7 @@
 #include "engine/lrsched.h"
 #include "engine/mem.h"
 #include "engine/optim.h"
+#include "models/clip.h"
 #include "models/denoise.h"
 #include "tools/probe.h"
 
@@ -17,7 +18,7 @@ typedef struct {
     Lora lora;
     Denoise d;
     int steps, n, h, w;            /* steps is 1 for grad */
-    float *latents, *noise, *mask, *weight;
+    float *latents, *noise, *mask, *weight, *input_noise;
     int32_t *t, *ids;
     Optim *optim;
     void *state;                   /* device memory of the optimizer */
@@ -66,6 +67,7 @@ static int read_inputs(Run *r, int lead, Err *e)
         if (t->count != r->n) return err_set(e, ERR_INPUT, "%s: tensor loss_weights does not fit", r->p->o->in);
         TRY(probe_f32(r->p, t, &r->weight, e));
     }
+    if (!lead && tensorfile_find(r->p->in, "input_noise")) TRY(maps(r, "input_noise", 4, &r->input_noise, e));
     if (!lead && tensorfile_find(r->p->in, "mask")) {
         TRY(probe_tensor(r->p, "mask", 4, &t, e));
         if (t->count != (int64_t)r->n * r->h * r->w)
@@ -83,23 +85,28 @@ static int open_model(Run *r, Err *e)
     const ProbeOptions *o = p->o;
     TRY(probe_model(p, 0, e));
     ModelTraining t = {.lora_unet = 1, .lora_text = 1};
-    if (o->full) t = (ModelTraining){.full_unet = 1, .full_text = o->train_te};
+    if (o->embeddings) {
+        TRY(embeddings_open(&p->m.embeddings, o->embeddings, p->m.ck->config.text_width, e));
+        t = (ModelTraining){.tokens = 1};
+    } else if (o->full) t = (ModelTraining){.full_unet = 1, .full_text = o->train_te};
     else if (o->lora.count != 1)
         return err_set(e, ERR_USAGE, "option --lora: one LoRA to train is expected (or --full)");
     else {
         TRY(lora_open(&r->lora, o->lora.item[0], p->m.targets, p->m.target_count, e));
         t.lora = &r->lora;
     }
-    if (!o->full) {
+    if (t.lora) {
         t.lora_unet = rate(o->unet_lr, o->lr) != 0;
         t.lora_text = rate(o->te_lr, o->lr) != 0;
     }
     model_train(&p->m, &t);
     DenoiseConfig c = {.huber_c = (float)o->huber_c, .min_snr_gamma = (float)o->min_snr_gamma,
-                       .v_pred = o->v_pred, .clip_skip = o->clip_skip};
+                       .debiased = o->debiased, .scale_v_loss = o->scale_v_loss,
+                       .v_pred_like = (float)o->v_pred_like, .v_pred = o->v_pred, .clip_skip = o->clip_skip};
     TRY(denoise_find_loss(&c.loss, o->loss ? o->loss : "l2", e));
     if (o->huber_schedule) TRY(schedule_find_huber(&c.huber, o->huber_schedule, e));
     schedule_init(&r->schedule);
+    if (o->zero_terminal) schedule_zero_terminal(&r->schedule);
     return denoise_init(&r->d, &p->m, &r->schedule, &c, r->n, r->h, r->w, 1, r->mask != NULL, 1, e);
 }
 
@@ -107,7 +114,7 @@ static int step(Run *r, int s, float *loss, Err *e)
 {
     size_t n = (size_t)r->n, k = n * (size_t)r->h * (size_t)r->w * SD_LATENT, i = (size_t)s;
     DenoiseBatch b = {r->latents + i * k, r->noise + i * k, r->t + i * n, r->ids + i * n * SD_POSITIONS,
-                      r->weight, r->mask, NULL, 0};
+                      r->weight, r->mask, r->input_noise, 0};
     return denoise_run(&r->d, &b, 1, loss, NULL, e);
 }
 
@@ -130,7 +137,7 @@ static float *output(Run *r, const char *name, int ndim, const int64_t *shape, s
     return v;
 }
 
-/* ---- grad ---------------------------------------------------------------- */
+/* ---- gradients ----------------------------------------------------------- */
 
 /* Gradient of a parameter that is a whole tensor of the model file. OpenCLIP's
  * packed q, k, v arrive as three parameters; each is written under the packed
@@ -148,37 +155,47 @@ static int full_gradient(Run *r, const Param *q, Err *e)
     return v ? params_read_grad(r->p->m.ps, q, v, e) : ERR_MEMORY;
 }
 
-/* down (r,in[,k,k]) or up (out,r[,1,1]) in the file's shape. */
-static int lora_output(Run *r, const LoraModule *m, int up, const char *suffix, float **v, Err *e)
+/* A factor's output: its name in files and what follows it. */
+static int lora_output(Run *r, const LoraModule *m, const LoraFactor *f, const char *more, float **v, Err *e)
 {
-    char name[KEY_MAX + 32];
-    const LoraTarget *t = m->target;
-    snprintf(name, sizeof name, "%s.lora_%s.weight%s", t->name, up ? "up" : "down", suffix);
-    int64_t shape[4] = {up ? t->out : m->rank, up ? m->rank : t->in, up ? 1 : t->k, up ? 1 : t->k};
-    size_t count = (size_t)(shape[0] * shape[1] * shape[2] * shape[3]);
-    *v = output(r, name, t->conv ? 4 : 2, shape, count, e);
+    char name[KEY_MAX + 48];
+    snprintf(name, sizeof name, "%s.%s%s", m->target->name, f->suffix, more);
+    *v = output(r, name, f->ndim, f->dim, lora_factor_count(f), e);
     return *v ? 0 : ERR_MEMORY;
 }
 
-static Param *lora_param(Run *r, const LoraModule *m, int up)
+static Param *lora_param(Run *r, const LoraModule *m, const LoraFactor *f)
 {
-    char name[KEY_MAX + 32];
-    snprintf(name, sizeof name, "%s.lora_%s.weight", m->target->path, up ? "up" : "down");
+    char name[KEY_MAX + 48];
+    snprintf(name, sizeof name, "%s.%s", m->target->path, f->suffix);
     return params_find(r->p->m.ps, name);
 }
 
 static int lora_gradients(Run *r, Err *e)
 {
-    for (size_t i = 0; i < 2 * r->lora.count; i++) {
-        const LoraModule *m = &r->lora.list[i / 2];
-        const Param *q = lora_param(r, m, (int)(i % 2));
-        float *v;
-        if (!q || !q->grad) continue;
-        TRY(lora_output(r, m, (int)(i % 2), ".grad", &v, e));
-        TRY(params_read_grad(r->p->m.ps, q, v, e));
+    LoraFactor f[LORA_FACTORS];
+    for (size_t i = 0; i < r->lora.count; i++) {
+        int n = lora_factors(&r->lora.list[i], f);
+        for (int k = 0; k < n; k++) {
+            const Param *q = lora_param(r, &r->lora.list[i], &f[k]);
+            float *v;
+            if (!q || !q->grad) continue;
+            TRY(lora_output(r, &r->lora.list[i], &f[k], ".grad", &v, e));
+            TRY(params_read_grad(r->p->m.ps, q, v, e));
+        }
     }
     return 0;
 }
+
+static int word_gradients(Run *r, Err *e)
+{
+    const Param *q = params_find(r->p->m.ps, CLIP_ADDED);
+    const Embeddings *em = &r->p->m.embeddings;
+    float *v = output(r, "emb_params.grad", 2, (int64_t[]){em->rows, em->width}, (size_t)em->rows * (size_t)em->width, e);
+    return v ? params_read_grad(r->p->m.ps, q, v, e) : ERR_MEMORY;
+}
+
+/* ---- grad ---------------------------------------------------------------- */
 
 static int grad(Run *r, Err *e)
 {
@@ -191,7 +208,7 @@ static int grad(Run *r, Err *e)
         for (size_t i = 0; i < ps->count; i++)
             if (ps->list[i]->grad) TRY(full_gradient(r, ps->list[i], e));
     } else {
-        TRY(lora_gradients(r, e));
+        TRY(r->p->o->embeddings ? word_gradients(r, e) : lora_gradients(r, e));
     }
     return probe_write(r->p, r->outs, r->out_count, e);
 }
@@ -236,14 +253,13 @@ static int train_steps(Run *r, float *losses, Err *e)
 }
 
 /* A factor after training; one that the graph does not hold is unchanged. */
-static int factor(Run *r, const LoraModule *m, int up, Err *e)
+static int factor(Run *r, const LoraModule *m, const LoraFactor *f, Err *e)
 {
     float *v;
-    TRY(lora_output(r, m, up, "", &v, e));
-    const Param *q = lora_param(r, m, up);
+    TRY(lora_output(r, m, f, "", &v, e));
+    const Param *q = lora_param(r, m, f);
     if (q) return params_read(r->p->m.ps, q, v, e);
-    size_t count = up ? (size_t)m->target->out : (size_t)m->target->in * (size_t)(m->target->k * m->target->k);
-    memcpy(v, up ? m->up : m->down, count * (size_t)m->rank * sizeof *v);
+    memcpy(v, *f->values, lora_factor_count(f) * sizeof *v);
     return 0;
 }
 
@@ -256,14 +272,15 @@ static int train(Run *r, Err *e)
     TRY(make_optimizer(r, e));
     TRY(train_steps(r, losses, e));
     for (size_t i = 0; i < r->lora.count; i++) {
-        const LoraModule *m = &r->lora.list[i];
+        LoraModule *m = &r->lora.list[i];
+        LoraFactor f[LORA_FACTORS];
+        int n = lora_factors(m, f);
         char name[KEY_MAX + 16];
         snprintf(name, sizeof name, "%s.alpha", m->target->name);
         float *alpha = output(r, name, 0, NULL, 1, e);
         if (!alpha) return ERR_MEMORY;
         *alpha = m->alpha;
-        TRY(factor(r, m, 0, e));
-        TRY(factor(r, m, 1, e));
+        for (int k = 0; k < n; k++) TRY(factor(r, m, &f[k], e));
     }
     return probe_write(r->p, r->outs, r->out_count, e);
 }
@@ -286,7 +303,7 @@ static int run_once(Probe *p, int lead, int (*go)(Run *r, Err *e), Err *e)
         mem_free((void *)(uintptr_t)r->outs[i].name);
         mem_free((void *)(uintptr_t)r->outs[i].data);
     }
-    void *owned[] = {r->outs, r->latents, r->noise, r->mask, r->weight, r->t, r->ids};
+    void *owned[] = {r->outs, r->latents, r->noise, r->mask, r->weight, r->input_noise, r->t, r->ids};
     for (size_t i = 0; i < sizeof owned / sizeof *owned; i++) mem_free(owned[i]);
     mem_free(r);
     return rc;
