@@ -68,7 +68,7 @@ static const struct {
     {"torch", "uint8", SYMBOL_DTYPE, FD_U8},
     {"torch", "bool", SYMBOL_DTYPE, FD_BOOL},
     {"torch", "device", SYMBOL_IGNORED, 0},
-    {"torch.nn.modules.container", "ParameterDict", SYMBOL_IGNORED, 0},
+    {"torch.nn.modules.container", "ParameterDict", SYMBOL_DICT, 0},
     {"pytorch_lightning.callbacks.model_checkpoint", "ModelCheckpoint", SYMBOL_IGNORED, 0},
     {"pytorch_lightning.callbacks", "ModelCheckpoint", SYMBOL_IGNORED, 0},
     {"numpy.core.multiarray", "scalar", SYMBOL_IGNORED, 0},
@@ -416,13 +416,35 @@ static int op_persistent(Machine *m)
     return collect(m, (PickleValue){.kind = PICKLE_PERSISTENT}, m->depth - 1, 0);
 }
 
-/* BUILD sets attributes of an object; none matter to tensors (OrderedDict._metadata). */
+/* Pairs of one dict into the one on top of the stack. */
+static int add_pairs(Machine *m, uint32_t from)
+{
+    uint32_t self = m->stack[m->depth - 1], n = pickle_at(m->p, from)->n;
+    m->ops += n;                      /* as in dict_of_pairs */
+    if (m->ops > OPS_MAX) return bad(m, "too long");
+    for (uint32_t i = 0; i + 1 < n; i += 2) {
+        TRY(push(m, pickle_at(m->p, from)->u.item[i]));
+        TRY(push(m, pickle_at(m->p, from)->u.item[i + 1]));
+        TRY(append(m, pickle_at(m->p, self), m->depth - 2, 2));
+        m->depth -= 2;
+    }
+    return 0;
+}
+
+/* BUILD sets attributes of an object; none matter to tensors (OrderedDict._metadata) but what
+ * is in a ParameterDict. */
 static int op_build(Machine *m)
 {
     uint32_t state;
     PickleValue *object;
     TRY(pop(m, &state));
-    return top(m, &object);
+    TRY(top(m, &object));
+    const PickleValue *s = pickle_at(m->p, state);
+    if (object->kind != PICKLE_DICT || s->kind != PICKLE_DICT) return 0;
+    for (uint32_t i = 0; i + 1 < s->n; i += 2)
+        if (pickle_is(pickle_item(m->p, s, i), "_parameters") && pickle_item(m->p, s, i + 1)->kind == PICKLE_DICT)
+            return add_pairs(m, s->u.item[i + 1]);
+    return 0;
 }
 
 static int op_proto(Machine *m)

@@ -3,6 +3,7 @@
 #include <stdlib.h>
 
 #include "engine/embedding.h"
+#include "engine/io.h"
 #include "engine/mem.h"
 #include "engine/rng.h"
 #include "models/clip.h"
@@ -317,6 +318,55 @@ TEST(embeddings_are_read_in_every_form)
     }
 }
 
+/* Files of torch.save, by tests/data/ckpt/make_embeddings.py. */
+TEST(embeddings_are_read_from_pickles)
+{
+    static const char *const files[] = {"a1111", "compvis"};
+    char path[300];
+    for (int i = 0; i < 2; i++) {
+        Embeddings em = {0};
+        Err e = {0};
+        snprintf(path, sizeof path, "tests/data/ckpt/%s.pt", files[i]);
+        CHECK_OK(embeddings_open(&em, path, 64, &e), &e);
+        CHECK_INT(em.rows, 2);
+        CHECK_STR(em.list[0].name, files[i]);
+        for (int k = 0; k < 128; k++) CHECK(em.values[k] == (float)k / 64 - 1);
+        embeddings_close(&em);
+        CHECK_INT(embeddings_open(&em, path, 768, &e), ERR_INPUT);
+        CHECK(strstr(e.msg, "vectors of 64 numbers") && !em.count);
+    }
+}
+
+TEST(embeddings_of_hostile_pickles_are_refused)
+{
+    static const struct { const char *file; int code; const char *says; } files[] = {
+        {"hostile.pt", ERR_UNSAFE, "posix.system"}, {"evil.pt", ERR_UNSAFE, "posix.system"},
+        {"evil_legacy.pt", ERR_UNSAFE, "posix.system"}, {"expanded.pt", ERR_INPUT, "contiguous"}};
+    char path[300], *data;
+    for (size_t i = 0; i < sizeof files / sizeof *files; i++) {
+        Embeddings em = {0};
+        Err e = {0};
+        snprintf(path, sizeof path, "tests/data/ckpt/%s", files[i].file);
+        CHECK_INT(embeddings_open(&em, path, 64, &e), files[i].code);
+        CHECK(strstr(e.msg, files[i].says) && !em.count);
+    }
+    /* cut short anywhere */
+    Err e = {0};
+    IoMap whole;
+    CHECK_OK(io_map(&whole, "tests/data/ckpt/a1111.pt", &e), &e);
+    size_t size = whole.size;
+    CHECK((data = mem_alloc(size)));
+    memcpy(data, whole.data, size);
+    io_unmap(&whole);
+    for (size_t n = 0; n < size; n += 97) {
+        Embeddings em = {0};
+        CHECK_OK(io_write_file(below("cut.pt"), data, n, &e), &e);
+        CHECK_INT(embeddings_open(&em, below("cut.pt"), 64, &e), ERR_INPUT);
+        CHECK(!em.count);
+    }
+    mem_free(data);
+}
+
 static int sample(const char *prompt, const char *png, const char *more)
 {
     char args[1200];
@@ -347,6 +397,16 @@ TEST(train_textual_inversion)
     snprintf(more, sizeof more, "--embedding_dir %s", below("ti"));
     CHECK_INT(sample("a photo of x", "dir.png", more), 0);
     CHECK(fixture_same_file(below("with.png"), below("dir.png")));
+    /* A1111's own file, in its folder */
+    char *file;
+    size_t size;
+    CHECK_OK(io_read_text(&file, &size, "tests/data/ckpt/a1111.pt", 1 << 20, &e), &e);
+    CHECK_OK(io_write_file(below("ti/zzpt.pt"), file, size, &e), &e);
+    mem_free(file);
+    snprintf(more, sizeof more, "--embedding_dir %s", below("ti"));
+    CHECK_INT(sample("a photo of zzpt", "pt.png", more), 0);
+    CHECK_INT(sample("a photo of zzpt", "none.png", ""), 0);
+    CHECK(!fixture_same_file(below("pt.png"), below("none.png")));
     CHECK_INT(train("bad", "--ti"), 2);
     CHECK(strstr(err, "token_string"));
     CHECK_INT(train("bad", "--token_string x"), 2);
