@@ -27,19 +27,14 @@ static int falls(const TrainPoint *p, size_t n)
 
 Stopping stopping_judge(const TrainPoint *p, size_t count)
 {
-    Stopping s = {0};
+    Stopping s = {.line = count / 4 > STOPPING_LINE ? count / 4 : STOPPING_LINE};
     for (size_t i = 1; i < count; i++)
         if (p[i].held_out < p[s.best].held_out) s.best = i;
-    size_t after = count - 1 - s.best, last = after < STOPPING_RISEN ? after : STOPPING_RISEN;
-    if (!last) return s;
-    double least = INFINITY, held = 0;
-    for (size_t i = count - last; i < count; i++) {
-        held += (double)p[i].held_out / (double)last;
-        least = fmin(least, p[i].held_out);
-    }
-    s.rise = held / p[s.best].held_out - 1;
-    s.overfits = last == STOPPING_RISEN && least >= (1 + STOPPING_RISE) * p[s.best].held_out;
-    size_t line = count / 4 > STOPPING_LINE ? count / 4 : STOPPING_LINE;
-    s.stop = s.overfits || (count > line && !falls(p + count - line, line));
+    size_t after = count - 1 - s.best;
+    if (!after) return s;
+    s.overfits = after >= STOPPING_RISEN;
+    for (size_t i = count - STOPPING_RISEN; s.overfits && i < count; i++)
+        s.overfits = p[i].held_out >= (1 + STOPPING_RISE) * p[s.best].held_out;
+    s.stop = s.overfits || (count > s.line && !falls(p + count - s.line, s.line));
     return s;
 }

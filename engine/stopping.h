@@ -28,7 +28,7 @@ typedef struct {
     size_t best;               /* the point of the lowest loss, the first of equal ones */
     int stop;
     int overfits;              /* the first of the two reasons */
-    double rise;               /* of the mean of the last STOPPING_RISEN over the best: 0.02 is 2% */
+    size_t line;               /* measurements that the line goes through */
 } Stopping;
 
 /* Judges count >= 1 points, by step. Pure: a resumed run comes to the same end. */

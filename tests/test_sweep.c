@@ -5,6 +5,7 @@
 #include "engine/mem.h"
 #include "engine/stopping.h"
 #include "engine/tensorfile.h"
+#include "models/near.h"
 #include "tests/fixture.h"
 #include "tests/test.h"
 
@@ -152,8 +153,34 @@ TEST(auto_draws_what_it_keeps)
     snprintf(name, sizeof name, "%s", "--sample_every_n_steps 4 --max_train_steps 5 --sample_at_first");
     snprintf(more, sizeof more, "--learning_rate 0.3 --train_batch_size 2 %s --sample_prompts %s", name, below("prompts.txt"));
     CHECK_INT(train("b", more), 0);
+    CHECK_OK(io_read_text(&report, NULL, below("b/x.jsonl"), 1 << 20, &e), &e);
+    const char *near = strstr(report, "samples/distance_to_nearest_picture");
+    CHECK(near && strstr(near + 1, "samples/distance") && number_after(near, "\": ") > 0);
+    mem_free(report);
     CHECK_INT(io_exists(below("b/sample/x_000005_00_5.png")), 1);       /* the end, between two rows */
     CHECK(!fixture_same_file(below("b/sample/x_000005_00_5.png"), below("b/sample/x_000004_00_5.png")));
+}
+
+/* Latents of 2x1 pixels: (mean, log variance) of four channels each. */
+TEST(samples_are_measured_by_the_nearest_picture)
+{
+    Finetune f = {0};
+    DataItem it[4] = {0};
+    float a[16] = {0}, b[16] = {0}, c[16] = {0}, far[16] = {0}, x[8] = {0}, *moments[8] = {0};
+    Dataset ds = {.items = it, .item_count = 4};
+    for (int i = 0; i < 4; i++) it[i].repeats = 1, it[i].fit.bucket = (BucketSize){16, 8};
+    it[3].is_reg = 1;
+    for (int i = 0; i < 16; i++) a[i] = i % 8 < 4 ? 1 : 50, b[i] = i % 8 < 4 ? 3 : -50, c[i] = i % 8 < 4 ? 9 : 0;
+    moments[0] = a, moments[2] = b, moments[4] = c, moments[6] = far;
+    f.ds = &ds;
+    f.moments = moments;
+    CHECK_NEAR(near_scale(&f, 2, 1), (2 + 2 + 6) / 3., 1e-6);
+    for (int i = 0; i < 8; i++) x[i] = i < 4 ? 4 : 2;                  /* from b: 1 and -1 */
+    CHECK_NEAR(near_distance(&f, x, 2, 1), 1, 1e-6);
+    CHECK_NEAR(near_distance(&f, (float[8]){9, 9, 9, 9, 9, 9, 9, 9}, 2, 1), 0, 1e-6);
+    moments[1] = far;                                                  /* a mirrored: zeros */
+    CHECK_NEAR(near_distance(&f, (float[8]){0}, 2, 1), 0, 1e-6);
+    CHECK(isnan(near_distance(&f, x, 1, 2)) && isnan(near_scale(&f, 1, 2)));
 }
 
 TEST(auto_explains_what_it_cannot_do)

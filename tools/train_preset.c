@@ -353,8 +353,9 @@ static int choose_samples(Preset *p, size_t epochs, Err *e)
     double every = ceil((double)epochs / rows);
     TRY(choose(p, "sample_strengths", mem_strdup("0.4,0.6,0.8,1,1.2"), e,
                "at the end: what strength it is best used with"));
+    TRY(choose(p, "sample_at_first", flag(1), e, "a row without the LoRA, to compare with"));
     if (!r->o.sample_every_n_steps)
-        TRY(choose(p, "sample_every_n_epochs", number(every), e, "%.0f rows of samples, with that of the end",
+        TRY(choose(p, "sample_every_n_epochs", number(every), e, "%.0f more rows, with that of the end",
                    ceil((double)epochs / every)));
     return 0;
 }

@@ -259,7 +259,9 @@ static int sample_grid(ReportGrid *g, const TrainRun *r, int strengths, Owned *o
                       strengths ? "The finished LoRA at other strengths, with the same seeds. "
                                   "Where it looks best is what to write behind its name: "
                                   "<lora:NAME:0.8>."
-                                : "The same seeds at each moment.",
+                                : train_samples_near(r) ? "The same seeds at each moment. Under Curves: how far they are from "
+                                  "the nearest training picture (1: as far as training pictures are from each other; "
+                                  "near 0: learnt by heart)." : "The same seeds at each moment.",
                       names, names + rows, names + rows + cols, rows, cols};
     return 0;
 }

@@ -15,6 +15,7 @@
 #include "engine/grid.h"
 #include "engine/io.h"
 #include "engine/mem.h"
+#include "models/near.h"
 #include "models/pipeline.h"
 #include "tools/machine.h"
 #include "tools/prompts.h"
@@ -26,6 +27,7 @@ struct TrainSamples {
     SamplePrompts prompts;
     Pipeline **pipes;              /* one per prompt */
     int64_t *seed;
+    double *near, *scale;          /* of each prompt: its last picture (models/near.h); 0: not yet known */
 };
 
 static int poll_stop(void *ctx, int done, int total)
@@ -61,7 +63,9 @@ int train_samples_init(TrainRun *r, Err *e)
     else TRY(prompts_read(&s->prompts, o->sample_prompts, e));
     s->pipes = mem_calloc(s->prompts.count, sizeof *s->pipes);
     s->seed = mem_calloc(s->prompts.count, sizeof *s->seed);
-    if (!s->pipes || !s->seed) return err_nomem(e, 64, "sample pictures");
+    s->near = mem_calloc(s->prompts.count, sizeof *s->near);
+    s->scale = mem_calloc(s->prompts.count, sizeof *s->scale);
+    if (!s->pipes || !s->seed || !s->near || !s->scale) return err_nomem(e, 64, "sample pictures");
     for (size_t i = 0; i < s->prompts.count; i++) TRY(init_pipe(r, i, e));
     return 0;
 }
@@ -83,6 +87,8 @@ void train_samples_free(TrainRun *r)
     }
     mem_free(s->pipes);
     mem_free(s->seed);
+    mem_free(s->near);
+    mem_free(s->scale);
     prompts_free(&s->prompts);
     mem_free(s);
     r->samples = NULL;
@@ -163,6 +169,27 @@ static int write_grid(TrainRun *r, uint32_t done, Err *e)
     return rc;
 }
 
+/* Of the picture that was just made; its latents are still there. */
+static double nearness(const TrainRun *r, size_t i)
+{
+    const struct TrainSamples *s = r->samples;
+    const Pipeline *p = s->pipes[i];
+    if (!s->scale[i]) s->scale[i] = near_scale(&r->ft, p->w, p->h);
+    return near_distance(&r->ft, p->x, p->w, p->h) / s->scale[i];
+}
+
+int train_samples_near(const TrainRun *r) { return r->samples->scale[0] > 0; }
+
+/* The mean of a row. */
+static int log_nearness(TrainRun *r, uint32_t done, Err *e)
+{
+    double sum = 0;
+    size_t n = r->samples->prompts.count;
+    for (size_t i = 0; i < n; i++) sum += r->samples->near[i] / (double)n;
+    RunScalar s = {"samples/distance_to_nearest_picture", sum};
+    return isfinite(sum) ? runlog_step(&r->log, done, &s, 1, e) : 0;
+}
+
 static int make_picture(TrainRun *r, const char *label, size_t i, Err *e)
 {
     Pipeline *p = r->samples->pipes[i];
@@ -172,6 +199,7 @@ static int make_picture(TrainRun *r, const char *label, size_t i, Err *e)
     int rc = path ? pipeline_encode(p, e) : err_nomem(e, 64, "a file name");
     if (!rc) rc = pipeline_run(p, (uint64_t)r->samples->seed[i], &im, e);
     if (!rc) rc = image_save(path, &im, NULL, e);
+    if (!rc) r->samples->near[i] = nearness(r, i);
     mem_free(path);
     image_free(&im);
     return rc;
@@ -203,7 +231,7 @@ static int make_averaged(TrainRun *r, uint32_t done, Err *e)
     optim_swap(r->t.optim);
     int rc = make_all(r, done, e);
     optim_swap(r->t.optim);
-    return rc;
+    return rc ? rc : log_nearness(r, done, e);
 }
 
 size_t train_samples_rows(const TrainRun *r, int strengths, char (*label)[24], size_t cap)
@@ -226,6 +254,7 @@ char *train_samples_row_name(const TrainRun *r, const char *label)
     if (*label == 's') return mem_printf("%g", strtod(label + 1, NULL));
     if (r->o.until_best) moment(r, train_result_step(r), kept, sizeof kept);
     int step = *label != 'e';
+    if (!strtol(label + !step, NULL, 10)) return mem_strdup("before");
     return mem_printf("%s %ld%s", step ? "step" : "epoch", strtol(label + !step, NULL, 10),
                       strcmp(label, kept) ? "" : " (kept)");
 }
@@ -265,5 +294,6 @@ int train_samples_last(TrainRun *r, Err *e)
     uint32_t step = train_result_step(r);
     if (!r->samples || train_samples_interval(r) > r->total || step % train_samples_interval(r) == 0) return 0;
     if (step != r->t.step && !train_is_lora(&r->o)) return 0;
-    return make_all(r, step, e);
+    TRY(make_all(r, step, e));
+    return step == r->t.step ? log_nearness(r, step, e) : 0;       /* a log goes on only */
 }

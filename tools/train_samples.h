@@ -23,6 +23,9 @@ int train_samples_make(TrainRun *r, const char *label, Err *e);
 int train_strengths_init(TrainRun *r, Err *e);
 int train_strengths(TrainRun *r, Err *e);
 
+/* Is it known how near they are to the training pictures (models/near.h)? The log has it. */
+int train_samples_near(const TrainRun *r);
+
 /* What a picture of each prompt costs (cost_nominal); steps from one to the next. */
 double train_samples_cost(const TrainRun *r);
 uint32_t train_samples_interval(const TrainRun *r);

@@ -60,7 +60,7 @@ static void sample_seconds(const TrainRun *r, double micro, double *per_step, do
     double graph = cost_graph_seconds(&cost_nominal, r->ft.graphs[0].exec.g);
     double all = train_samples_cost(r) * micro / graph;
     *per_step = r->samples ? all / train_samples_interval(r) : 0;
-    *at_end = all * (r->strength_count + 1);       /* and the end itself, between two rows */
+    *at_end = all * (r->strength_count + 1 + r->o.sample_at_first);   /* and the end itself, between two rows */
 }
 
 int train_time(TrainRun *r, Err *e)

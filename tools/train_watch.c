@@ -114,9 +114,12 @@ static void judge(TrainRun *r)
     const TrainPoint *best = &r->t.points[s.best];
     if (!s.stop) return;
     r->t.end = r->t.step;
+    char why[120];
+    if (s.overfits) snprintf(why, sizeof why, "the last %d measurements are %.0f%% higher", STOPPING_RISEN, 100 * STOPPING_RISE);
+    else snprintf(why, sizeof why, "over the last %zu measurements it does not fall beyond their scatter", s.line);
     snprintf(r->watch.why, sizeof r->watch.why, "Stopped at step %" PRIu32 ", %s: the held-out loss was lowest at step %"
-             PRIu32 " (%.5f) and is %.1f%% higher now.", r->t.step, s.overfits ? "overfitting" : "nothing more is learnt",
-             best->step, best->held_out, 100 * s.rise);
+             PRIu32 " (%.5f), and %s.", r->t.step, s.overfits ? "overfitting" : "nothing more is learnt", best->step,
+             best->held_out, why);
 }
 
 /* --auto: the plain name always has the best so far, also when the run is killed. */
