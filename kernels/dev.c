@@ -32,6 +32,11 @@ static void dev_cuda_why(int number, char *why, size_t cap)
     snprintf(why, cap, "this program was built without CUDA (build it with: make CUDA=1); try cpu");
 }
 
+static void dev_cuda_missing(char *why, size_t cap)
+{
+    if (cap) *why = 0;
+}
+
 static int dev_cuda_describe(int i, char *text, size_t cap)
 {
     snprintf(text, cap, "none: built without CUDA (make CUDA=1)");
@@ -39,14 +44,23 @@ static int dev_cuda_describe(int i, char *text, size_t cap)
 }
 #endif
 
+static int open_automatic(Dev **d, int threads, unsigned isa_mask)
+{
+    char why[200];
+    if (dev_cuda_open(d, -1, threads, 1) == DEV_OK) return DEV_OK;
+    dev_cuda_missing(why, sizeof why);
+    int rc = dev_cpu_open(d, "cpu", threads, isa_mask);
+    if (rc == DEV_OK && *why) dev_cpu_note(*d, why);
+    return rc;
+}
+
 int dev_open(Dev **d, const char *name, int threads, unsigned isa_mask)
 {
     int number = gpu_number(name);
     *d = NULL;
     if (number > -2) return dev_cuda_open(d, number, threads, 0);
-    if (strcmp(name, "auto")) return dev_cpu_open(d, name, threads, isa_mask);
-    if (dev_cuda_open(d, -1, threads, 1) == DEV_OK) return DEV_OK;
-    return dev_cpu_open(d, "cpu", threads, isa_mask);
+    return strcmp(name, "auto") ? dev_cpu_open(d, name, threads, isa_mask)
+                                : open_automatic(d, threads, isa_mask);
 }
 
 void dev_why(const char *name, char *why, size_t cap)

@@ -28,7 +28,8 @@ typedef struct Dev {
 /* Opens a device by name:
  *   cpu                       also "cpu:avx2", "cpu:ref": no more than these instructions
  *   cuda, cuda:N              a GPU, the first or number N
- *   auto                      the first GPU when there is one, else the processor
+ *   auto                      the first GPU when there is one, else the processor; with CUDA
+ *                             its name says why
  * threads 0: one per core that this process may use. isa_mask limits the
  * instruction sets of the processor (~0u: all the machine has). */
 int dev_open(Dev **d, const char *name, int threads, unsigned isa_mask);
@@ -100,10 +101,12 @@ typedef struct DevKind {
 
 int dev_cpu_open(Dev **d, const char *name, int threads, unsigned isa_mask);
 int dev_cpu_threads(int threads);                  /* as Dev.threads, 0: one per core */
+void dev_cpu_note(Dev *d, const char *note);       /* adds it to the name */
 #ifdef SDC_CUDA
 /* number -1: from a name without one. automatic: not an emulated one. */
 int dev_cuda_open(Dev **d, int number, int threads, int automatic);
 void dev_cuda_why(int number, char *why, size_t cap);
+void dev_cuda_missing(char *why, size_t cap);      /* why automatic gives none, without advice */
 int dev_cuda_describe(int i, char *text, size_t cap);
 #endif
 

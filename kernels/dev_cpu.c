@@ -13,7 +13,7 @@
 
 typedef struct {
     Dev dev;            /* first: a Dev * is a CpuDev * */
-    char name[48];
+    char name[256];
 } CpuDev;
 
 #ifdef SDC_X86
@@ -255,4 +255,11 @@ int dev_cpu_open(Dev **d, const char *name, int threads, unsigned isa_mask)
              isa_name(c->dev.isa), c->dev.threads, c->dev.threads == 1 ? "" : "s");
     *d = &c->dev;
     return DEV_OK;
+}
+
+void dev_cpu_note(Dev *d, const char *note)
+{
+    CpuDev *c = (CpuDev *)d;
+    size_t at = strlen(c->name) - 1;             /* of ")" */
+    snprintf(c->name + at, sizeof c->name - at, "; %.*s)", (int)(sizeof c->name - at - 4), note);
 }

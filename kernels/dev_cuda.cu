@@ -54,6 +54,15 @@ static Gpu *gpu(const Dev *d)
 
 /* ---- what there is ------------------------------------------------------- */
 
+static const char *reason(cudaError_t rc)
+{
+    int driver = 0;
+    if (rc == cudaSuccess) return "there is none";
+    if (rc != cudaErrorInsufficientDriver) return cudaGetErrorString(rc);
+    return cudaDriverGetVersion(&driver) == cudaSuccess && !driver ? "there is no driver"
+         : "the driver is older than this program's CUDA";
+}
+
 /* Number of GPUs; 0 with a reason in why (NULL ok). */
 static int count_devices(char *why, size_t cap)
 {
@@ -61,28 +70,40 @@ static int count_devices(char *why, size_t cap)
     cudaError_t rc = cudaGetDeviceCount(&n);
     if (rc == cudaSuccess && n > 0) return n;
     cudaGetLastError();                          /* it is sticky */
-    if (why) snprintf(why, cap, "no GPU can be used here: %s",
-                      rc == cudaSuccess ? "there is none" : cudaGetErrorString(rc));
+    if (why) snprintf(why, cap, "no GPU can be used here: %s", reason(rc));
     return 0;
 }
 
 static double gigabytes(size_t bytes) { return (double)bytes / (1 << 30); }
 
-extern "C" void dev_cuda_why(int number, char *why, size_t cap)
+static void why_not(int number, char *why, size_t cap)
 {
     int n = count_devices(why, cap);
-    size_t at = n ? 0 : strlen(why);
     cudaDeviceProp prop;
     if (number < 0) number = 0;
-    if (n && number >= n)
-        at = (size_t)snprintf(why, cap, "there is no GPU number %d, the last one is %d", number, n - 1);
-    else if (n && cudaGetDeviceProperties(&prop, number) == cudaSuccess &&
+    if (!n) return;
+    if (number >= n)
+        snprintf(why, cap, "there is no GPU number %d, the last one is %d", number, n - 1);
+    else if (cudaGetDeviceProperties(&prop, number) == cudaSuccess &&
              prop.major * 10 + prop.minor < SM_LEAST)
-        at = (size_t)snprintf(why, cap, "%s (sm_%d%d) is too old, sm_%d or later is needed",
-                              prop.name, prop.major, prop.minor, SM_LEAST);
-    else if (n)
-        at = (size_t)snprintf(why, cap, "GPU number %d is there but cannot be used", number);
-    if (at < cap) snprintf(why + at, cap - at, "; try cpu, and see: sdc doctor");
+        snprintf(why, cap, "%s (sm_%d%d) is too old, sm_%d or later is needed",
+                 prop.name, prop.major, prop.minor, SM_LEAST);
+    else snprintf(why, cap, "GPU number %d is there but cannot be used", number);
+}
+
+extern "C" void dev_cuda_why(int number, char *why, size_t cap)
+{
+    why_not(number, why, cap);
+    size_t at = strlen(why);
+    snprintf(why + at, cap - at, "; try cpu, and see: sdc doctor");
+}
+
+extern "C" void dev_cuda_missing(char *why, size_t cap)
+{
+    why_not(0, why, cap);
+#ifndef __CUDACC__
+    if (count_devices(NULL, 0)) snprintf(why, cap, "the emulated GPU is used by name only");
+#endif
 }
 
 extern "C" int dev_cuda_describe(int i, char *text, size_t cap)

@@ -175,7 +175,9 @@ TEST(gpu_that_is_not_there_is_told)
     CHECK_INT(sample_with("SDC_EMU_DEVICES", "0", ""), 2);
     CHECK(strstr(err, "option --device: no GPU can be used here: "));
     CHECK_INT(sample_with("SDC_EMU_DEVICES", "0", "--device auto"), 0);
-    CHECK(strstr(err, "device     cpu ("));
+    CHECK(strstr(err, "device     cpu (") && strstr(err, "; no GPU can be used here: no CUDA-capable"));
+    CHECK_INT(sample_with("SDC_EMU_DEVICES", "-1", "--device auto"), 0);
+    CHECK(strstr(err, "; no GPU can be used here: there is no driver), f32"));
     CHECK_INT(sample_with("SDC_EMU_SM", "61", ""), 2);
     CHECK(strstr(err, "(sm_61) is too old, sm_75 or later is needed"));
 }

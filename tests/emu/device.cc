@@ -32,7 +32,13 @@ int emu_sm(void)
  * here works there. */
 size_t emu_shared_optin(void) { return (size_t)(emu_sm() < 80 ? 64 : 99) << 10; }
 
+/* -1: not even a driver. */
 static int devices(void) { return (int)emu_setting("SDC_EMU_DEVICES", 1); }
+
+static cudaError_t none(void)
+{
+    return devices() < 0 ? cudaErrorInsufficientDriver : cudaErrorNoDevice;
+}
 
 cudaError_t emu_error(cudaError_t e)
 {
@@ -42,7 +48,7 @@ cudaError_t emu_error(cudaError_t e)
 
 cudaError_t emu_device_ok(void)
 {
-    return fault ? fault : devices() > 0 ? cudaSuccess : cudaErrorNoDevice;
+    return fault ? fault : devices() > 0 ? cudaSuccess : none();
 }
 
 cudaError_t cudaGetLastError(void)
@@ -100,14 +106,14 @@ const char *cudaGetErrorName(cudaError_t e)
 cudaError_t cudaGetDeviceCount(int *n)
 {
     EmuLock lock;
-    *n = devices();
-    return *n ? cudaSuccess : emu_error(cudaErrorNoDevice);
+    *n = devices() > 0 ? devices() : 0;
+    return *n ? cudaSuccess : emu_error(none());
 }
 
 static cudaError_t known(int device)
 {
     return device >= 0 && device < devices() ? cudaSuccess
-         : emu_error(devices() ? cudaErrorInvalidDevice : cudaErrorNoDevice);
+         : emu_error(devices() > 0 ? cudaErrorInvalidDevice : none());
 }
 
 cudaError_t cudaSetDevice(int device) { return known(device); }
@@ -125,7 +131,7 @@ cudaError_t cudaDeviceReset(void) { return cudaDeviceSynchronize(); }
 cudaError_t cudaDriverGetVersion(int *v)
 {
     EmuLock lock;
-    *v = devices() ? 13000 : 0;
+    *v = devices() < 0 ? 0 : 13000;
     return cudaSuccess;
 }
 
