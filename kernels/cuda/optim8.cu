@@ -30,19 +30,27 @@ static __device__ __forceinline__ float quantize(uint8_t q[PER8], const float *t
 
 typedef struct __align__(8) { uint8_t q[PER8]; } Bytes8;
 
-/* The m values of a lane; the rest are 0. */
+/* The m values of a lane; the rest are 0. Unrolled: bytes with an index known at run time
+ * would be in local memory. */
 static __device__ __forceinline__ Bytes8 bytes_get(const uint8_t *p, int m)
 {
     Bytes8 b = {{0}};
     if (m == PER8) return *(const Bytes8 *)p;
-    for (int k = 0; k < m; k++) b.q[k] = p[k];
+#pragma unroll
+    for (int k = 0; k < PER8; k++)
+        if (k < m) b.q[k] = p[k];
     return b;
 }
 
 static __device__ __forceinline__ void bytes_put(uint8_t *p, Bytes8 b, int m)
 {
-    if (m == PER8) *(Bytes8 *)p = b;
-    else for (int k = 0; k < m; k++) p[k] = b.q[k];
+    if (m == PER8) {
+        *(Bytes8 *)p = b;
+        return;
+    }
+#pragma unroll
+    for (int k = 0; k < PER8; k++)
+        if (k < m) p[k] = b.q[k];
 }
 
 static __device__ __forceinline__ void eight_get(float v[PER8], const float *p, int m)
