@@ -98,17 +98,19 @@ static void release(Run *r, Case *c)
     r->d->ws = NULL, r->d->ws_bytes = 0;
 }
 
-/* Best of several runs. */
+/* Best of several runs; of a GPU's calls, which are queued, so many are waited for at once
+ * that the wait does not count. */
 static int seconds(Run *r, Case *c, double *best, Err *e)
 {
+    const int calls = dev_own_memory(r->d) ? 10 : 1;
     int rc = place(r, c, e);
     double spent = 0;
     *best = 1e9;
     for (int i = 0; !rc && (i < 3 || (spent < 0.15 && i < 2000)); i++) {
         double start = now(r);
-        c->call(r, c);
-        double t = now(r) - start;
-        spent += t;
+        for (int k = 0; k < calls; k++) c->call(r, c);
+        double t = (now(r) - start) / calls;
+        spent += t * calls;
         if (t < *best) *best = t > 1e-9 ? t : 1e-9;
     }
     release(r, c);
@@ -313,15 +315,16 @@ static int moves(Run *r, Err *e)
 /* The fastest product, of a shape that suits the blocking, and the memory. */
 static int find_peaks(Run *r, Err *e)
 {
-    enum { M = 1536, N = 512, K = 1024 };
+    const int more = dev_own_memory(r->d) ? 4 : 1, m = more * 1536, n = more * 512, k = more * 1024;
     Dtype dt = r->o->dtype;
-    Case c = {.op = "linear", .call = call_linear, .p.linear = {M, N, K, 1, dt}};
+    Case c = {.op = "linear", .call = call_linear, .p.linear = {m, n, k, 1, dt}};
     double t;
     c.scratch = r->ops.linear_scratch(r->d, &c.p.linear, dt);
-    operand(&c, dt, M * N), operand(&c, dt, M * K), operand(&c, dt, N * K);
+    operand(&c, dt, (size_t)m * (size_t)n), operand(&c, dt, (size_t)m * (size_t)k);
+    operand(&c, dt, (size_t)n * (size_t)k);
     for (int i = 0; i < 2; i++) {
         TRY(seconds(r, &c, &t, e));
-        if (2.0 * M * N * K / t > r->flops) r->flops = 2.0 * M * N * K / t;
+        if (2.0 * m * n * k / t > r->flops) r->flops = 2.0 * m * n * k / t;
     }
     Case add = add_case(r, 24 << 20);
     TRY(seconds(r, &add, &t, e));
