@@ -7,10 +7,11 @@
 #   sh tests/gpu.sh [MODEL_DIR [PEERS_DIR]]
 #
 # MODEL_DIR   has sd15.safetensors, a model of the size of SD 1.5 to be timed (without
-#             it the pocket model is)
+#             it the pocket model is; "bench ops" has the shapes of SD 1.5 either way)
 # PEERS_DIR   has compare.py, which times PyTorch beside it
-# OUT=bench the folder of the file   TIME=840 seconds in all, what does not fit is left out
-# DEVICE=cuda:1 another card   BUILD=no  what is in build/release-cuda is good
+# OUT=bench the folder of the file   TIME=570 seconds in all, what does not fit is left out
+# DEVICE=cuda:1 another card   BUILD=no  what is in build/release-cuda is good   JOBS=4 tests
+# at a time. Whole logs of parts that are not good: beside the results, in <file>.logs.
 set -u
 cd "$(dirname "$0")/.." || exit 1
 model=${1:-} peers=${2:-}
@@ -24,7 +25,7 @@ card=$(ask name 2>/dev/null)
 commit=$(git rev-parse --short HEAD 2>/dev/null || echo unknown)
 git diff --quiet HEAD 2>/dev/null || commit=$commit-changed
 slug=$(echo "$card" | tr 'A-Z ' 'a-z-' | tr -cd 'a-z0-9-' | sed 's/^nvidia-//')
-OUT=${OUT:-bench} end_at=$(($(date +%s) + ${TIME:-840}))
+OUT=${OUT:-bench} end_at=$(($(date +%s) + ${TIME:-570}))
 mkdir -p "$OUT"
 out=$OUT/gpu-$slug-$commit.txt
 log=$(mktemp)
@@ -40,6 +41,7 @@ part() {
     left=$((end_at - from))
     [ "$limit" -le $left ] || limit=$left
     if [ "$limit" -lt 5 ]; then
+        status=124
         echo "== $name: NOT RUN, no time left" | tee -a "$out"
         bad=$((bad + 1))
         return
@@ -52,6 +54,7 @@ part() {
     124 | 137) end="NOT FINISHED in $limit s" bad=$((bad + 1)) ;;
     *) end="FAILED, exit $status" lines=60 bad=$((bad + 1)) ;;
     esac
+    [ $status -eq 0 ] || { echo "== $name: $end"; cat "$log"; } >>"$out.logs"
     {
         echo "== $name: $end, $took s"
         grep -v '^  C[CUX]' "$log" | tail -n "$lines"
@@ -69,10 +72,22 @@ toolkit=$("${CUDA_HOME:-/usr/local/cuda}/bin/nvcc" --version 2>/dev/null | sed -
     echo "date     $(date -u +%Y-%m-%dT%H:%MZ)"
     echo
 } | tee "$out"
+rm -f "$out.logs"
+
+# finish: the last lines.
+finish() {
+    echo "$good parts are good, $bad are not" | tee -a "$out"
+    echo "results: $out"
+    [ $bad -eq 0 ]
+    exit
+}
+# Nothing can be tried without a program that starts: ends here when the last part failed.
+needed() { [ $status -eq 0 ] || { echo "$1" | tee -a "$out"; finish; }; }
 
 if [ "${BUILD:-yes}" != no ]; then
     arch=$(ask compute_cap | tr -d .)
     part 300 3 build make -j"$(nproc)" CUDA=1 CUDA_ARCHS="$arch" $bin/sdc $bin/test
+    needed "without a build nothing is run (packages: tools/setup.sh; another toolkit: CUDA_HOME)"
 fi
 export SDC_TEST_DEVICE="$DEVICE" SDC_BIN=$bin/sdc OMP_WAIT_POLICY=passive
 file=models/pocket/pocket.safetensors
@@ -81,10 +96,17 @@ bench() {
     part 40 1 "bench $1 $2" $bin/sdc bench "$1" --model "$file" --dtype "$2" --repeat 10 \
         --device "$DEVICE"
 }
+# Several at a time: each has a few threads, so that the references do not wait for cores.
+tests() {
+    limit=$1 name=$2
+    shift 2
+    part "$limit" 3 "$name" env TEST_JOBS="${JOBS:-4}" OMP_NUM_THREADS=$((($(nproc) + 3) / 4)) \
+        $bin/test "$@"
+}
 sanitizer() {
     if command -v compute-sanitizer >/dev/null; then
-        part 60 4 "compute-sanitizer $1" compute-sanitizer --tool "$1" --error-exitcode 9 \
-            $bin/test dev_gpu_copies dev_gpu_records kernels_ gemm_real conv_real
+        part 60 4 "compute-sanitizer $1" env TEST_JOBS=0 compute-sanitizer --tool "$1" \
+            --error-exitcode 9 $bin/test dev_gpu_copies dev_gpu_records kernels_ gemm_real conv_real
     else
         echo "== compute-sanitizer $1: not installed" | tee -a "$out"
         bad=$((bad + 1))
@@ -92,9 +114,11 @@ sanitizer() {
 }
 
 part 20 20 doctor $bin/sdc doctor --device "$DEVICE"
-part 120 3 "kernels, gradients, devices" $bin/test kernels_ gemm_ conv_ optim_ gradient dev_ ops_table gpu_
+needed "the device cannot be used: nothing else is run"
+tests 120 "kernels, gradients, devices" kernels_ small_shapes gemm conv optim_ gradient dev_ ops_table gpu_
 for what in sample vae train; do bench $what bf16; done
-part 150 3 goldens $bin/test golden
+tests 150 goldens golden
+part 60 200 "bench ops bf16" $bin/sdc bench ops --dtype bf16 --device "$DEVICE"
 if [ -n "$peers" ] && [ -n "$model" ]; then
     part 240 12 "against torch.compile, max-autotune" python3 "$peers/compare.py" --sdc $bin/sdc \
         --model "$model" --device cuda --compile --repeat 10 --limit sample=1,vae=1,train=0.7
@@ -102,10 +126,8 @@ fi
 # Slow: each tool gets the smaller checks, for as long as there is time.
 sanitizer memcheck
 sanitizer racecheck
-part 120 3 "sampling and training as a user runs them" $bin/test sample_ train_ pipeline_
+tests 120 "sampling and training as a user runs them" sample_ train_ pipeline_
 sanitizer initcheck
 sanitizer synccheck
 for what in sample vae train; do bench $what f32; done
-echo "$good parts are good, $bad are not" | tee -a "$out"
-echo "results: $out"
-[ $bad -eq 0 ]
+finish
