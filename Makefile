@@ -91,7 +91,8 @@ CU_SAN     := $(SAN_sanitize)
 endif
 LDFLAGS    += $(CU_SAN)
 LDLIBS     += -lstdc++
-CXXFLAGS   ?= -O2 -g $(shell grep -qw fma /proc/cpuinfo && echo -mavx2 -mfma)
+# The sanitizers' reports need lines, no more: that is a quarter of what compiling takes.
+CXXFLAGS   ?= -O2 -g$(if $(CU_SAN),1) $(shell grep -qw fma /proc/cpuinfo && echo -mavx2 -mfma)
 # Attention in f32 is where goldens spend their time.
 $(CUB)kernels/cuda/attn.f32.cu.o: CXXFLAGS += -O3
 CU_COMPILE  = $(CXX) -x c++ -std=c++17 -fopenmp -ffp-contract=off -Wall -Wextra -Werror \
@@ -182,13 +183,17 @@ asan ubsan sanitize:            ## the tests under sanitizers (sanitize: both)
 
 # Every op and gradient on the emulated GPU, with two orders of threads; the goldens and
 # the pocket model once, some with either order. One core each: make -j2 emu.
-# EMU_KIND=sanitize: every op and gradient with sanitizers, and what EMU_MORE_1, _2 name.
+# EMU_KIND=sanitize: the same with sanitizers, but of the goldens some of each kind; and
+# make emu-goldens-sanitize: all of them.
 EMU_KIND   ?= 1
 EMU_END    := $(if $(filter sanitize,$(EMU_KIND)),-sanitize)
 EMU_OPS    ?= emu_ kernels_ small_shapes gemm conv gradients_ optim_ dev_
 ifneq ($(EMU_KIND),sanitize)
 EMU_MORE_1 ?= golden -golden/sampler
 EMU_MORE_2 ?= golden/sampler gpu_
+else
+EMU_MORE_1 ?= golden/clip golden/unet golden/vae -golden/unet/basic@f16
+EMU_MORE_2 ?= golden/format golden/grad/full golden/train/adamw8bit golden/sampler/lcm
 endif
 EMU_RUN    := $(RUN) OMP_NUM_THREADS=1 SDC_TEST_DEVICE=cuda SDC_BIN=build/emu/sdc$(EMU_END)
 emu: emu_seed_1 emu_seed_2      ## CUDA on a CPU: build/emu/sdc, and every kernel's checks
@@ -198,6 +203,9 @@ emu_build:
 emu_seed_2: export SDC_EMU_PROCESSORS = 1
 emu_seed_%: emu_build
 	$Q$(EMU_RUN) SDC_EMU_SEED=$* build/emu/test$(EMU_END) $(EMU_OPS) $(EMU_MORE_$*)
+emu-goldens-sanitize:           ## every golden on the emulated GPU with sanitizers
+	$(MAKE) EMU_KIND=sanitize EMU_OPS= EMU_MORE_1="golden -golden/sampler" \
+	    EMU_MORE_2=golden/sampler emu
 emu_sm75: emu_build             ## the same for cards before sm_80, and without the libraries
 	$Q$(EMU_RUN) SDC_EMU_SM=75 SDC_EMU_LIBRARIES=0 build/emu/test$(EMU_END) \
 	    kernels_attention small_shapes
@@ -258,8 +266,8 @@ clean:                          ## remove build/, demo/ and ./sdc
 help:                           ## this list
 	@grep -E '^[a-z][a-z ]*:.*## ' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 28
 
-.PHONY: all test demo asan ubsan sanitize tsan emu emu_build emu-mutants fuzz mutants browser bench \
-        emoji install clean help
+.PHONY: all test demo asan ubsan sanitize tsan emu emu_build emu-goldens-sanitize emu-mutants fuzz \
+        mutants browser bench emoji install clean help
 .SECONDARY:
 -include $(LIB_OBJ:.o=.d) $(TOOL_OBJ:.o=.d) $(TEST_OBJ:.o=.d) $(EMOJI_OBJ:.o=.d)
 -include $(FUZZ:%=$(B)/tests/fuzz/%.d)
