@@ -165,9 +165,10 @@ int cost_measure(Speed *s, Dev *dev, const Ops *ops, Dtype dt, Dtype wdt, Err *e
     Conv2d conv = conv_probe;
     linear.wdt = conv.wdt = wdt;
     size_t room = (size_t)ELEMENTS * sizeof(float), all = 5 * room;
-    size_t need[3] = {ops->linear_scratch(dev, &linear, dt), ops->conv2d_scratch(dev, &conv, dt),
-                      ops->attention_scratch(dev, &attention_probe, dt)};
-    for (int i = 0; i < 3; i++)
+    size_t need[4] = {ops->linear_scratch(dev, &linear, dt), ops->conv2d_scratch(dev, &conv, dt),
+                      ops->attention_scratch(dev, &attention_probe, dt, 0),
+                      ops->attention_scratch(dev, &attention_probe, dt, 1)};
+    for (int i = 0; i < 4; i++)
         if (need[i] > p.scratch_bytes) p.scratch_bytes = need[i];
     *s = (Speed){.flops = {[COST_MEMORY] = 1}};
     all += p.scratch_bytes + 64;

@@ -15,7 +15,6 @@
 void slab_want(Slab *s, const Plan *plan)
 {
     if (plan->slab_bytes > s->bytes) s->bytes = plan->slab_bytes;
-    if (plan->scratch_bytes > s->scratch_bytes) s->scratch_bytes = plan->scratch_bytes;
 }
 
 int slab_alloc(Slab *s, Dev *dev, Err *e)
@@ -25,18 +24,13 @@ int slab_alloc(Slab *s, Dev *dev, Err *e)
         s->base = NULL;
         return err_nomem(e, s->bytes, "activations");
     }
-    if (dev_alloc(dev, &s->scratch, s->scratch_bytes + 64) != DEV_OK) {
-        s->scratch = NULL;
-        return err_nomem(e, s->scratch_bytes, "scratch");
-    }
     return 0;
 }
 
 void slab_release(Slab *s)
 {
     if (s->base) dev_free(s->dev, s->base, s->bytes + 64);
-    if (s->scratch) dev_free(s->dev, s->scratch, s->scratch_bytes + 64);
-    s->base = s->scratch = NULL;
+    s->base = NULL;
 }
 
 void slab_free(Slab *s)
@@ -233,6 +227,8 @@ static void run_node(Exec *x, const Node *n)
     Dev *d = x->slab->dev;
     void *a[NODE_MAX_IN], *y[NODE_MAX_OUT];
     int acc[NODE_MAX_OUT] = {0};
+    d->ws = exec_address(x, n->scratch);
+    d->ws_bytes = n->scratch ? tensor_bytes(n->scratch) : 0;
     for (int i = 0; i < NODE_MAX_IN; i++) a[i] = exec_address(x, n->in[i]);
     for (int i = 0; i < NODE_MAX_OUT; i++) {
         y[i] = exec_address(x, n->out[i]);
@@ -310,13 +306,14 @@ static int walk(Exec *x, int quiet, Err *e)
  * it stays the same. */
 static uint64_t addresses(const Exec *x)
 {
-    uint64_t h = 1469598103934665603u ^ (uintptr_t)x->slab->scratch;
+    uint64_t h = 1469598103934665603u;
     for (int i = 0; i < x->g->node_count; i++) {
         const Node *n = x->g->nodes[i];
         for (int k = 0; k < NODE_MAX_IN; k++)
             h = (h ^ (uintptr_t)exec_address(x, n->in[k])) * 1099511628211u;
         for (int k = 0; k < NODE_MAX_OUT; k++)
             h = (h ^ (uintptr_t)exec_address(x, n->out[k])) * 1099511628211u;
+        h = (h ^ (uintptr_t)exec_address(x, n->scratch)) * 1099511628211u;
         h = (h ^ (uintptr_t)exec_address(x, n->dw) ^ (uintptr_t)exec_address(x, n->db) << 1) *
             1099511628211u;
     }
@@ -343,12 +340,9 @@ static void record(Exec *x)
 
 int exec_run(Exec *x, Err *e)
 {
-    Dev *d = x->slab->dev;
-    d->ws = x->slab->scratch;
-    d->ws_bytes = x->slab->scratch_bytes;
     if (!x->trace && !x->g->updates) record(x);       /* the rate changes from step to step */
     if (!x->record || x->trace) return walk(x, 0, e);
     TRY(ask(x, 0, e));
-    dev_replay(d, x->record);
+    dev_replay(x->slab->dev, x->record);
     return check_all(x, e);
 }

@@ -11,11 +11,11 @@
 
 #include "engine/plan.h"
 
-/* One allocation for activations, one for scratch. */
+/* One allocation for activations and scratch. */
 typedef struct {
     Dev *dev;
-    void *base, *scratch;
-    size_t bytes, scratch_bytes;
+    void *base;
+    size_t bytes;
 } Slab;
 
 /* Grows the wish for a plan; call for every plan before slab_alloc. */

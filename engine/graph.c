@@ -119,6 +119,14 @@ Tensor *graph_param_grad(Graph *g, Param *p)
     return t;
 }
 
+Tensor *graph_scratch(Graph *g, Node *n, size_t bytes)
+{
+    enum { FLOATS = 16 };              /* rows of 64 bytes, so that large ones are an int of rows */
+    Tensor *t = new_tensor(g, n->name, DT_F32, 2, (int[]){(int)((bytes + 4 * FLOATS - 1) / (4 * FLOATS)), FLOATS});
+    n->scratch = t == &g->bad ? NULL : t;
+    return t;
+}
+
 Tensor *graph_rows(Graph *g, Tensor *map, int row, int rows)
 {
     Tensor *t = new_tensor(g, map->name, map->dt, 4, (int[]){1, rows, map->dim[2], map->dim[3]});

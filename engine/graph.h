@@ -82,6 +82,7 @@ struct Node {
     Tensor *in[NODE_MAX_IN];           /* in the order of the op's parameters; NULL: absent */
     Tensor *out[NODE_MAX_OUT];
     Tensor *prev[NODE_MAX_OUT];        /* earlier partial gradient that out[i] is added to */
+    Tensor *scratch;                   /* plan.c: what the op needs while it runs; NULL: nothing */
     Tensor *dw, *db;                   /* parameter gradients that a *_dw or *_bwd node adds to */
     char name[96];
     /* recompute.c: */
@@ -166,6 +167,7 @@ Tensor *graph_gauss(Graph *g, Tensor *m, Tensor *noise, Tensor **kl);
 Node *graph_node(Graph *g, OpKind op, Dtype dt);
 Tensor *graph_out(Graph *g, Node *n, int slot, Dtype dt, int ndim, const int *dim);
 Tensor *graph_param_grad(Graph *g, Param *p);
+Tensor *graph_scratch(Graph *g, Node *n, size_t bytes);     /* sets n->scratch */
 /* Rows [row, row+rows) of a map (1,H,W,C). */
 Tensor *graph_rows(Graph *g, Tensor *map, int row, int rows);
 

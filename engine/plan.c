@@ -34,6 +34,7 @@ static void lifetimes(Graph *g)
         const Node *n = g->nodes[i];
         for (int k = 0; k < NODE_MAX_IN; k++) touch(n->in[k], i);
         for (int k = 0; k < NODE_MAX_OUT; k++) touch(n->out[k], i), touch(n->prev[k], i);
+        touch(n->scratch, i);
         touch(n->dw, i);
         touch(n->db, i);
     }
@@ -209,21 +210,30 @@ static size_t scratch_of(const Node *n, const Dev *dev, const Ops *ops)
     case OP_conv2d: case OP_conv2d_dx: case OP_conv2d_dw:
         return ops->conv2d_scratch(dev, &n->p.conv2d, n->dt);
     case OP_attention: case OP_attention_bwd:
-        return ops->attention_scratch(dev, &n->p.attention, n->dt);
+        return ops->attention_scratch(dev, &n->p.attention, n->dt, n->op == OP_attention_bwd);
     default: return 0;
     }
+}
+
+int plan_scratch(Graph *g, const Dev *dev, const Ops *ops, Err *e)
+{
+    for (int i = 0; i < g->node_count && !g->err.code; i++) {
+        Node *n = g->nodes[i];
+        if (!supported(n, ops))
+            return err_set(e, ERR_FAIL, "%s: this device has no %s for this dtype; try --dtype f32",
+                           n->name, op_name(n->op));
+        size_t bytes = n->scratch ? 0 : scratch_of(n, dev, ops);
+        if (bytes) graph_scratch(g, n, bytes);
+    }
+    return g->err.code ? err_set(e, g->err.code, "%s", g->err.msg) : 0;
 }
 
 int plan_make(Plan *plan, Graph *g, const Dev *dev, const Ops *ops, Err *e)
 {
     *plan = (Plan){0};
-    if (g->err.code) return err_set(e, g->err.code, "%s", g->err.msg);
+    TRY(plan_scratch(g, dev, ops, e));
     for (int i = 0; i < g->node_count; i++) {
-        const Node *n = g->nodes[i];
-        if (!supported(n, ops))
-            return err_set(e, ERR_FAIL, "%s: this device has no %s for this dtype; try --dtype f32",
-                           n->name, op_name(n->op));
-        size_t s = scratch_of(n, dev, ops);
+        size_t s = g->nodes[i]->scratch ? tensor_bytes(g->nodes[i]->scratch) : 0;
         if (s > plan->scratch_bytes) plan->scratch_bytes = s;
     }
     plan_lifetimes(g);

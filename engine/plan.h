@@ -12,8 +12,8 @@
 #include "engine/graph.h"
 
 typedef struct {
-    size_t slab_bytes;       /* activations, inputs, outputs, gradients of activations */
-    size_t scratch_bytes;    /* the most that one op needs besides */
+    size_t slab_bytes;       /* activations, inputs, outputs, gradients of activations, scratch */
+    size_t scratch_bytes;    /* of it, the most that one op needs for itself while it runs */
     const Node *peak;        /* the node at which most of the slab is live */
     size_t peak_bytes;       /* live there; slab_bytes - peak_bytes is lost to fragmentation */
     size_t least_bytes;      /* recompute.h: about what the smallest plan would need */
@@ -26,7 +26,9 @@ typedef struct {
  * an op has no version for its dtype on this device. */
 int plan_make(Plan *plan, Graph *g, const Dev *dev, const Ops *ops, Err *e);
 
-/* The steps of it that recompute.c needs. Sets first, last and buffer of g's tensors. */
+/* The steps of it that recompute.c needs. The first: every node gets its scratch, or the
+ * error of plan_make. Then: sets first, last and buffer of g's tensors. */
+int plan_scratch(Graph *g, const Dev *dev, const Ops *ops, Err *e);
 void plan_lifetimes(Graph *g);
 /* After that: the bytes live at each node, live (node_count + 1); returns the index of
  * the first node with the most. */

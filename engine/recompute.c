@@ -164,6 +164,7 @@ static void clone_marked(Search *s)
         memcpy(c->name, n->name, sizeof c->name);
         for (int k = 0; k < NODE_MAX_OUT; k++)
             if (n->out[k]) graph_out(g, c, k, n->out[k]->dt, n->out[k]->ndim, n->out[k]->dim);
+        if (n->scratch) graph_scratch(g, c, tensor_bytes(n->scratch));
         n->again = c;
     }
 }
@@ -231,6 +232,7 @@ int recompute_fit(Plan *plan, Graph *g, size_t slab_bytes, const Dev *dev, const
 {
     int done = g->err.code || !has_backward(g);
     size_t least = SIZE_MAX;
+    TRY(plan_scratch(g, dev, ops, e));
     while (!done) TRY(step(g, 0, 1, &done, &least, e));
     TRY(plan_make(plan, g, dev, ops, e));
     /* placing loses a little: aim below what is asked for by as much */

@@ -26,12 +26,12 @@ enum {
 #ifdef SDC_X86
 size_t linear_scratch_x86(const Dev *d, const Linear *p, Dtype dt);
 size_t conv2d_scratch_x86(const Dev *d, const Conv2d *p, Dtype dt);
-size_t attention_scratch_x86(const Dev *d, const Attention *p, Dtype dt);
+size_t attention_scratch_x86(const Dev *d, const Attention *p, Dtype dt, int backward);
 #endif
 #ifdef SDC_CUDA
 size_t linear_scratch_cuda(const Dev *d, const Linear *p, Dtype dt);
 size_t conv2d_scratch_cuda(const Dev *d, const Conv2d *p, Dtype dt);
-size_t attention_scratch_cuda(const Dev *d, const Attention *p, Dtype dt);
+size_t attention_scratch_cuda(const Dev *d, const Attention *p, Dtype dt, int backward);
 #endif
 
 #endif

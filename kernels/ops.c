@@ -17,9 +17,9 @@ static size_t conv2d_scratch_ref(const Dev *d, const Conv2d *p, Dtype dt)
     return 0;
 }
 
-static size_t attention_scratch_ref(const Dev *d, const Attention *p, Dtype dt)
+static size_t attention_scratch_ref(const Dev *d, const Attention *p, Dtype dt, int backward)
 {
-    (void)d, (void)p, (void)dt;
+    (void)d, (void)p, (void)dt, (void)backward;
     return 0;
 }
 

@@ -303,7 +303,7 @@ typedef struct {
      * on needs for these shapes with T == dt. Never NULL. */
     size_t (*linear_scratch)(const Dev *d, const Linear *p, Dtype dt);
     size_t (*conv2d_scratch)(const Dev *d, const Conv2d *p, Dtype dt);
-    size_t (*attention_scratch)(const Dev *d, const Attention *p, Dtype dt);
+    size_t (*attention_scratch)(const Dev *d, const Attention *p, Dtype dt, int backward);
 } Ops;
 
 /* Fills *ops with the best versions that d->isa allows. */

@@ -194,7 +194,7 @@ int model_plan_on(Model *m, Slab *slab, Exec *x, Build *b, Err *e)
 
 size_t model_bytes(const Model *m)
 {
-    return params_bytes(m->ps) + m->slab.bytes + m->slab.scratch_bytes;
+    return params_bytes(m->ps) + m->slab.bytes;
 }
 
 /* ---- weights ------------------------------------------------------------- */
@@ -378,20 +378,32 @@ void model_release(Model *m, const char *prefix) { params_release(m->ps, prefix)
 
 /* ---- token ids ----------------------------------------------------------- */
 
-/* Row i of CLIP_ROWS becomes that of ids[i], unless it is the token before once more, as
- * padding is; place[i] is where ids[i] finds its row. */
-static int set_rows(const Model *m, Exec *x, const int32_t *ids, size_t count, float *row, int32_t *place, Err *e)
+/* Row i of CLIP_ROWS becomes row id of the table, some values at a time. */
+static int set_row(const Model *m, Exec *x, const CheckpointEntry *en, size_t i, size_t id, Err *e)
+{
+    float part[512];
+    size_t width = (size_t)m->ck->config.text_width, most = sizeof part / sizeof *part;
+    for (size_t at = 0, n; at < width; at += n) {
+        n = width - at < most ? width - at : most;
+        TRY(read_weight(m, en, id * width + at, n, part, e));
+        TRY(exec_set_part(x, CLIP_ROWS, i * width + at, part, n, e));
+    }
+    return 0;
+}
+
+/* Each id gets a row of its own, but one that repeats the id before, as padding does. */
+static int set_rows(const Model *m, Exec *x, const char *name, const int32_t *ids, size_t count, Err *e)
 {
     const CheckpointEntry *en = checkpoint_find(m->ck, CLIP_TABLE);
-    size_t width = (size_t)m->ck->config.text_width;
-    int vocab = m->ck->config.vocab;
     if (!en) return err_set(e, ERR_INPUT, "tensor %s: the model has none", CLIP_TABLE);
-    for (size_t i = 0; i < count; i++) {
-        place[i] = i && ids[i] == ids[i - 1] ? place[i - 1] : (int32_t)i;
-        if (ids[i] >= vocab) place[i] = (int32_t)count + ids[i] - vocab;
-        if (place[i] != (int32_t)i) continue;
-        TRY(read_weight(m, en, (size_t)ids[i] * width, width, row, e));
-        TRY(exec_set_part(x, CLIP_ROWS, i * width, row, width, e));
+    for (size_t i = 0, row = 0; i < count; i++) {
+        int added = ids[i] - m->ck->config.vocab;
+        if (!i || ids[i] != ids[i - 1]) {
+            row = i;
+            if (added < 0) TRY(set_row(m, x, en, row, (size_t)ids[i], e));
+        }
+        int32_t place = (int32_t)(added < 0 ? row : count + (size_t)added);
+        TRY(exec_set_part(x, name, i, &place, 1, e));
     }
     /* reading one page maps its neighbours */
     if (en->file) tensorfile_drop(en->file, en->tensor, en->first, en->count);
@@ -405,13 +417,5 @@ int model_set_ids(const Model *m, Exec *x, const char *name, const int32_t *ids,
         if (ids[i] < 0 || ids[i] >= tokens)
             return err_set(e, ERR_INPUT, "tensor %s: token id %d is outside the vocabulary of %d", name, (int)ids[i],
                            tokens);
-    if (!graph_find(x->g, CLIP_ROWS)) return exec_set(x, name, ids, count, e);
-    size_t row = (size_t)m->ck->config.text_width * sizeof(float);
-    char *memory = mem_alloc(row + count * sizeof *ids);
-    if (!memory) return err_nomem(e, row, "a row of the table of tokens");
-    int32_t *place = (int32_t *)(void *)(memory + row);
-    int rc = set_rows(m, x, ids, count, (float *)(void *)memory, place, e);
-    if (!rc) rc = exec_set(x, name, place, count, e);
-    mem_free(memory);
-    return rc;
+    return graph_find(x->g, CLIP_ROWS) ? set_rows(m, x, name, ids, count, e) : exec_set(x, name, ids, count, e);
 }

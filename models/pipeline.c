@@ -260,13 +260,11 @@ size_t pipeline_weights(const Pipeline *p)
     return most(weights_of(p, TEXT), p->c.swap ? most(unet, vae) : unet + vae);
 }
 
-static size_t slab_size(const Slab *s) { return s->bytes + s->scratch_bytes; }
-
 size_t pipeline_device_bytes(const Pipeline *p)
 {
-    size_t first = most(weights_of(p, TEXT), weights_of(p, UNET)) + slab_size(&p->m->slab);
-    if (!p->c.swap) return pipeline_weights(p) + slab_size(&p->m->slab);
-    return most(first, weights_of(p, VAE) + slab_size(&p->slab));
+    size_t first = most(weights_of(p, TEXT), weights_of(p, UNET)) + p->m->slab.bytes;
+    if (!p->c.swap) return pipeline_weights(p) + p->m->slab.bytes;
+    return most(first, weights_of(p, VAE) + p->slab.bytes);
 }
 
 int pipeline_load_text(Pipeline *p, Err *e)

@@ -92,7 +92,7 @@ int pipeline_load(Pipeline *p, Err *e);
 /* Its two halves, with pipeline_encode, once or for several pipelines, between them. */
 int pipeline_load_text(Pipeline *p, Err *e);
 int pipeline_load_rest(Pipeline *p, Err *e);
-/* The most bytes of weights, and of weights with activations and scratch, that are
+/* The most bytes of weights, and of weights with activations, that are
  * there at a time then. */
 size_t pipeline_weights(const Pipeline *p);
 size_t pipeline_device_bytes(const Pipeline *p);

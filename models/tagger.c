@@ -61,7 +61,7 @@ int tagger_plan(Tagger *t, int batch, Err *e)
 
 size_t tagger_bytes(const Tagger *t)
 {
-    return params_bytes(t->ps) + t->slab.bytes + t->slab.scratch_bytes;
+    return params_bytes(t->ps) + t->slab.bytes;
 }
 
 /* ---- weights -------------------------------------------------------------------- */

@@ -14,7 +14,7 @@ static size_t scratch_attention(const Dev *d, const Case *c, Dtype dt)
 {
     Ops ops;
     ops_init(&ops, d);
-    return ops.attention_scratch(d, c->p, dt);
+    return ops.attention_scratch(d, c->p, dt, !strcmp(c->op, "attention_bwd"));
 }
 
 static void prepare_attention_bwd(Dev *d, const Case *c, void **in)
@@ -71,7 +71,7 @@ static int attend(const KernImpl *im, const Attention *p, float *o, float *lse, 
     size_t nk = (size_t)p->n * (size_t)p->tk;
     Ops ops;
     ops_init(&ops, kd.d);
-    kern_ws(&kd, ops.attention_scratch(kd.d, p, DT_F32));
+    kern_ws(&kd, ops.attention_scratch(kd.d, p, DT_F32, 1));
     void *l = kern_on(&kd, lse, nq * (size_t)p->heads * 4);
     ((attention_fn *)im->fn)(kd.d, p, kern_on(&kd, o, nq * row), l, kern_on(&kd, q, nq * row),
                              kern_on(&kd, k, nk * row), kern_on(&kd, v, nk * row));

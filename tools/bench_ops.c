@@ -216,11 +216,12 @@ static int attention(Run *r, int n, int tq, int tk, int heads, int d, int causal
     snprintf(c.shape, sizeof c.shape, "%d x %d x %d, %d heads of %d%s", n, tq, tk, heads, d,
              causal ? ", causal" : "");
     c.flop = 4.0 * (double)q * tk / (causal ? 2 : 1);
-    c.scratch = r->ops.attention_scratch(r->d, &c.p.attn, dt);
+    c.scratch = r->ops.attention_scratch(r->d, &c.p.attn, dt, 0);
     operand(&c, dt, q), operand(&c, dt, q), operand(&c, dt, k), operand(&c, dt, k);
     operand(&c, DT_F32, (size_t)n * (size_t)heads * (size_t)tq);
     TRY(line(r, &c, e));
     operand(&c, dt, q), operand(&c, dt, k), operand(&c, dt, k), operand(&c, dt, q);
+    c.scratch = r->ops.attention_scratch(r->d, &c.p.attn, dt, 1);
     c.op = "attention_bwd", c.call = call_attn_bwd, c.flop *= 2.5;
     return line(r, &c, e);
 }

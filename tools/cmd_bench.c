@@ -165,7 +165,7 @@ static size_t peak_bytes(const Bench *b)
 static size_t planned(const Bench *b)
 {
     ParamBytes w = params_part(b->m.ps, NULL);
-    return w.frozen + w.trained + w.gradients + b->m.slab.bytes + b->m.slab.scratch_bytes + b->t.state_bytes;
+    return w.frozen + w.trained + w.gradients + b->m.slab.bytes + b->t.state_bytes;
 }
 
 static void report(const Bench *b, const char *name)

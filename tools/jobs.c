@@ -48,7 +48,7 @@ typedef struct {
     Model m;
     Lora lora;
     Schedule schedule;
-    size_t fixed;              /* all but activations and scratch; 0 before the first graph */
+    size_t fixed;              /* all but activations; 0 before the first graph */
 } Training;
 
 static int open_training(Training *t, const JobMachine *jm, const Job *j, Err *e)
@@ -102,7 +102,7 @@ static int try_step(JobPlan *c, const JobMachine *jm, Training *t, int side, int
     t->m.slab = (Slab){.dev = t->m.dev};
     TRY(denoise_init(&d, &t->m, &t->schedule, &dc, n, side / 8, side / 8, 1, 0, 1, e));
     int rc = t->fixed ? 0 : fixed_bytes(t, e), cheap = d.exec.plan.again_nodes;
-    size_t fixed = t->fixed + d.exec.plan.scratch_bytes, room = jm->budget > fixed ? jm->budget - fixed : 0;
+    size_t fixed = t->fixed, room = jm->budget > fixed ? jm->budget - fixed : 0;
     if (!rc && recompute) rc = exec_fit(&d.exec, room, e);
     const Plan *plan = &d.exec.plan;
     if (!rc && plan->slab_bytes <= room)

@@ -8,7 +8,7 @@
 
 size_t memory_sum(const Memory *m)
 {
-    return m->weights + m->lora + m->gradients + m->optimizer + m->activations + m->scratch + m->host + m->process;
+    return m->weights + m->lora + m->gradients + m->optimizer + m->activations + m->host + m->process;
 }
 
 size_t memory_total(const Memory *m)
@@ -29,7 +29,7 @@ void memory_line(const Memory *m, FILE *f)
 {
     struct { const char *name; size_t bytes; } part[] = {
         {"weights", m->weights}, {"LoRA", m->lora}, {"gradients", m->gradients}, {"optimizer", m->optimizer},
-        {"activations", m->activations}, {"scratch", m->scratch}, {"pictures", m->host}, {"process", m->process}};
+        {"activations", m->activations}, {"pictures", m->host}, {"process", m->process}};
     char s[32];
     fprintf(f, "memory     %s:", memory_text(s, sizeof s, memory_total(m)));
     const char *comma = " ";
@@ -61,7 +61,6 @@ void memory_print(const Memory *m, FILE *f)
     if (m->gradients) print_bytes(f, "gradients", m->gradients, "");
     if (m->optimizer) print_bytes(f, "optimizer", m->optimizer, "");
     print_bytes(f, "activations", m->activations, at);
-    print_bytes(f, "scratch", m->scratch, "");
     print_bytes(f, "pictures", m->host, "");
     print_bytes(f, "process", m->process, "");
     print_bytes(f, "total", memory_total(m), m->before > memory_sum(m) ? "while latents are made" : "");
@@ -101,7 +100,6 @@ size_t memory_held_later(const Dev *d, const Lora *lora)
 
 void memory_graph(Memory *m, const Exec *x)
 {
-    if (x->plan.scratch_bytes > m->scratch) m->scratch = x->plan.scratch_bytes;
     if (x->plan.slab_bytes < m->activations) return;
     m->activations = x->plan.slab_bytes;
     m->plan = x->plan;

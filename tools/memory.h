@@ -15,7 +15,7 @@
 typedef struct {
     size_t weights;            /* of the model: the most that is loaded at a time */
     size_t lora, gradients, optimizer;
-    size_t activations, scratch;
+    size_t activations;        /* and what ops need for themselves while they run */
     size_t host;               /* pictures, latents, captions; 0 where d has memory of its own */
     size_t process;            /* memory_held() */
     size_t before;             /* all that was there while latents were made; 0: there was no such time */

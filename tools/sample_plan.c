@@ -62,9 +62,9 @@ void sample_account(Memory *m, const Pipeline *p, size_t pictures)
     if (p->unet[1].g) memory_graph(m, &p->unet[1]);
     if (!p->c.swap) {
         memory_graph(m, &p->vae);
-    } else if (decoder + p->slab.bytes + p->slab.scratch_bytes > m->weights + m->activations + m->scratch) {
+    } else if (decoder + p->slab.bytes > m->weights + m->activations) {
         m->weights = decoder;                  /* the decoder alone is the larger part */
-        m->activations = m->scratch = 0;
+        m->activations = 0;
         memory_graph(m, &p->vae);
     }
     snprintf(m->note, sizeof m->note, "the text encoder is released after the prompt%s",

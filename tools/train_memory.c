@@ -38,7 +38,7 @@ static void account(TrainRun *r)
     r->memory = (Memory){.weights = p.frozen - encoder_weights(r) + (lora ? 0 : p.trained),
                          .lora = lora ? p.trained : 0, .gradients = p.gradients,
                          .optimizer = optimizer_bytes(r), .activations = r->m.slab.bytes,
-                         .scratch = r->m.slab.scratch_bytes, .process = process - there};
+                         .process = process - there};
     if (r->o.train_vae) {
         r->memory.plan = r->ae.exec.plan;
         return;
@@ -46,7 +46,7 @@ static void account(TrainRun *r)
     r->memory.plan = largest(&r->ft)->exec.plan;
     if (!dev_own_memory(r->m.dev))
         r->memory.host = finetune_bytes(&r->ft) + (r->val_ds ? finetune_bytes(&r->val) : 0);
-    r->memory.before = encoder_weights(r) + r->ft.slab.bytes + r->ft.slab.scratch_bytes + r->memory.host +
+    r->memory.before = encoder_weights(r) + r->ft.slab.bytes + r->memory.host +
                        r->memory.process;
     snprintf(r->memory.note, sizeof r->memory.note, "the VAE's encoder is released after the latents are made");
 }
@@ -54,7 +54,7 @@ static void account(TrainRun *r)
 /* Plans everything again with at most slab_bytes of activations in a step. */
 static int plan_within(TrainRun *r, size_t slab_bytes, Err *e)
 {
-    r->m.slab.bytes = r->m.slab.scratch_bytes = 0;
+    r->m.slab.bytes = 0;
     if (r->o.train_vae) TRY(exec_fit(&r->ae.exec, slab_bytes, e));
     else TRY(finetune_fit(&r->ft, slab_bytes, e));
     if (r->val_ds) TRY(finetune_fit(&r->val, SIZE_MAX, e));

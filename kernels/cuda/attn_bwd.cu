@@ -186,9 +186,10 @@ static size_t parts_size(const Dev *d, const Attention *p)
 }
 
 #ifdef SDC_F32
-size_t attention_scratch_cuda(const Dev *d, const Attention *p, Dtype dt)
+size_t attention_scratch_cuda(const Dev *d, const Attention *p, Dtype dt, int backward)
 {
     (void)dt;
+    if (!backward) return 0;
     return (2 * rows_size(p) + parts_size(d, p)) * sizeof(float);
 }
 #endif

@@ -150,13 +150,13 @@ void ISA(attn_pairs)(Dev *d, float *dst, const void *src, int n, int t, int h, i
 #ifdef SDC_AVX2
 static size_t most(size_t a, size_t b) { return a > b ? a : b; }
 
-size_t attention_scratch_x86(const Dev *d, const Attention *p, Dtype dt)
+size_t attention_scratch_x86(const Dev *d, const Attention *p, Dtype dt, int backward)
 {
     size_t m = 0;
     static const int isa[] = {DEV_AVX2, DEV_AVX512, DEV_BF16};
     for (int i = 0; i < 3; i++) {
-        m = most(m, attn_plan(p, dt, isa[i], d->threads).total);
-        m = most(m, attn_bwd_plan(p, dt, isa[i], d->threads).total);
+        AttnPlan plan = backward ? attn_bwd_plan(p, dt, isa[i], d->threads) : attn_plan(p, dt, isa[i], d->threads);
+        m = most(m, plan.total);
     }
     return m * 4;
 }
