@@ -11,7 +11,7 @@ enum { LEFT = 64, RIGHT = 8, TOP = 8, BOTTOM = 24, POINTS = 600 };
 static const char *const colours[] = {"#2a7de1", "#e1672a", "#2aa84a", "#a12ae1", "#888888"};
 enum { COLOURS = sizeof colours / sizeof *colours };
 
-/* What a chart shows, and its size: the first is wide, the others stand in pairs. */
+/* What a chart shows, and its size: that of the loss is wide, the others stand in pairs. */
 typedef struct { double x0, x1, y0, y1; int width, height; } Range;
 
 static size_t group_length(const char *tag) { return (size_t)(strchr(tag, '/') - tag); }
@@ -22,9 +22,9 @@ static int same_group(const Curve *a, const Curve *b)
     return n == group_length(b->tag) && !memcmp(a->tag, b->tag, n);
 }
 
-static Range range_of(const Curves *c, size_t first)
+static Range range_of(const Curves *c, size_t first, int wide)
 {
-    Range r = {1e300, -1e300, 1e300, -1e300, first ? 430 : 880, first ? 190 : 240};
+    Range r = {1e300, -1e300, 1e300, -1e300, wide ? 880 : 430, wide ? 240 : 190};
     for (size_t i = first; i < c->count; i++)
         for (size_t k = 0; same_group(&c->list[first], &c->list[i]) && k < c->list[i].count; k++) {
             r.x0 = fmin(r.x0, c->list[i].x[k]), r.x1 = fmax(r.x1, c->list[i].x[k]);
@@ -73,12 +73,12 @@ static void print_curve(Page *p, const Range *r, const Curve *c, const char *col
               place_y(r, c->y[0]));
 }
 
-static void print_group(Page *p, Curves *c, size_t first)
+static void print_group(Page *p, Curves *c, size_t first, int wide)
 {
     for (size_t i = first; i < c->count; i++)
         if (same_group(&c->list[first], &c->list[i])) curve_thin(&c->list[i], POINTS);
-    Range r = range_of(c, first);
-    page_print(p, "<figure%s><figcaption>", first ? "" : " class=wide");
+    Range r = range_of(c, first, wide);
+    page_print(p, "<figure%s><figcaption>", wide ? " class=wide" : "");
     int n = 0;
     for (size_t i = first; i < c->count; i++) {
         if (!same_group(&c->list[first], &c->list[i])) continue;
@@ -101,10 +101,13 @@ int page_curves(Page *p, const char *log, Err *e)
     if (!log || io_exists(log) != 1) return 0;
     TRY(curves_read(&c, log, e));
     if (c.count) page_print(p, "<h2>Curves</h2>\n<div class=charts>\n");
+    size_t lead = 0;
+    while (lead < c.count && strncmp(c.list[lead].tag, "loss/", 5)) lead++;
+    if (lead < c.count) print_group(p, &c, lead, 1);
     for (size_t i = 0; i < c.count; i++) {
         size_t k = 0;
         while (k < i && !same_group(&c.list[k], &c.list[i])) k++;
-        if (k == i) print_group(p, &c, i);
+        if (k == i && i != lead) print_group(p, &c, i, 0);
     }
     if (c.count) page_print(p, "</div>\n");
     curves_free(&c);

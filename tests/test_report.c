@@ -23,6 +23,7 @@ static void make_inputs(void)
     memset(im.px, 200, 192);
     if (image_save(png, &im, NULL, &e)) abort();
     image_free(&im);
+    if (runlog_step(&l, 0, &(RunScalar){"samples/near", 2}, 1, &e)) abort();
     for (uint32_t i = 1; i <= 2000; i++) {
         RunScalar s[] = {{"loss/current", 1.0 / i}, {"loss/average", 2.0 / i}, {"lr/unet", 1e-4}};
         if (runlog_step(&l, i, s, 3, &e)) abort();
@@ -55,7 +56,9 @@ TEST(report_has_everything_inside)
     CHECK_INT(rc, 0);
     char *text;
     CHECK_OK(io_read_text(&text, NULL, html, 1 << 22, &e), &e);
-    CHECK_INT(count(text, "<svg"), 2);                    /* loss and lr */
+    CHECK_INT(count(text, "<svg"), 3);                    /* loss, the wide one, leads; samples, lr */
+    CHECK_INT(count(text, "<figure class=wide>"), 1);
+    CHECK(strstr(text, "loss/current") && strstr(text, "loss/current") < strstr(text, "samples/near"));
     CHECK_INT(count(text, "<img"), 2);
     CHECK_INT(count(text, "http"), 0);                    /* asks nobody */
     CHECK(strstr(text, "a &#60;b&#62;style&#60;/b&#62; &#38; more"));
