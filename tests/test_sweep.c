@@ -1,5 +1,8 @@
 /* test_sweep.c - held-out loss, --auto, and sweeps. */
+#include <signal.h>
 #include <stdlib.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include "engine/io.h"
 #include "engine/mem.h"
@@ -255,6 +258,56 @@ TEST(sweep_runs_equal_single_runs_and_resume)
     snprintf(more, sizeof more, "%s --sweep 'lr=1e-4,1e-3'", swept);
     CHECK_INT(train("t", more), 2);
     CHECK(strstr(err, "x-sweep.jsonl"));
+}
+
+/* The same command, killed after a while; whether it was. */
+static int killed(const char *to, const char *more, unsigned ms)
+{
+    const char *bin = getenv("SDC_BIN");
+    char cmd[3000];
+    snprintf(cmd, sizeof cmd, "exec %s train -m %s -d %s -o %s --output_name x --resolution 64 --network_dim 4 --threads 2 --seed 5 "
+             "--mixed_precision no --save_precision float %s >/dev/null 2>&1", bin ? bin : "./sdc", fixture_model(), below("data"),
+             below(to), more);
+    pid_t pid = fork();
+    if (!pid) {
+        execl("/bin/sh", "sh", "-c", cmd, (char *)NULL);
+        _exit(127);
+    }
+    usleep(ms * 1000);
+    kill(pid, SIGKILL);
+    int status;
+    waitpid(pid, &status, 0);
+    return WIFSIGNALED(status);
+}
+
+TEST(sweep_survives_sigkill_at_any_moment)
+{
+    Err e = {0};
+    char more[1024];
+    int kills = 0;
+    unsigned seed = 4242;
+    CHECK(fixture_model());
+    CHECK_OK(fixture_data(below("data"), &e), &e);
+    snprintf(more, sizeof more, "%s --sweep 'lr=1e-4,1e-2'", swept);
+    CHECK_INT(train("s", more), 0);
+    for (int round = 0; round < 4; round++) {
+        seed = seed * 1103515245u + 12345u;
+        kills += killed("k", more, 200 + (seed >> 8) % 500);
+    }
+    CHECK(kills > 0);
+    CHECK_INT(train("k", more), 0);
+    char *table = read_all(below("s/x-sweep.txt")), *again = read_all(below("k/x-sweep.txt"));
+    int same = table && again && !strncmp(table, again, strcspn(table, "*"));
+    mem_free(table);
+    mem_free(again);
+    CHECK(same);
+    for (int i = 1; i <= 2; i++) {
+        char name[64], other[64];
+        snprintf(name, sizeof name, "s/x-%02d.safetensors", i);
+        snprintf(other, sizeof other, "k/x-%02d.safetensors", i);
+        CHECK_INT(io_exists(below(other)), io_exists(below(name)));
+        if (io_exists(below(name)) == 1) CHECK(fixture_same_file(below(name), below(other)));
+    }
 }
 
 TEST(sweep_reads_lists_and_explains_its_errors)
