@@ -94,7 +94,7 @@ LDLIBS     += -lstdc++
 # The sanitizers' reports need lines, no more: that is a quarter of what compiling takes.
 CXXFLAGS   ?= -O2 -g$(if $(CU_SAN),1) $(shell grep -qw fma /proc/cpuinfo && echo -mavx2 -mfma)
 # Attention in f32 is where goldens spend their time.
-$(CUB)kernels/cuda/attn.f32.cu.o: CXXFLAGS += -O3
+$(CUB)kernels/cuda/attn.f32.cu.o $(CUB)kernels/cuda/attn_bwd.f32.cu.o: CXXFLAGS += -O3
 CU_COMPILE  = $(CXX) -x c++ -std=c++17 -fopenmp -ffp-contract=off -Wall -Wextra -Werror \
               -Wno-unknown-pragmas -Wno-maybe-uninitialized $(CXXFLAGS) $(CU_SAN) \
               -I. -Itests/emu/include -D_GNU_SOURCE -DSDC_CUDA -DSDC_CUDNN \
