@@ -243,8 +243,8 @@ int recompute_fit(Plan *plan, Graph *g, size_t slab_bytes, const Dev *dev, const
         if (target > slab_bytes) target = slab_bytes;
         int nothing = 1;
         for (done = 0; !done; nothing &= done) TRY(step(g, target, 0, &done, &least, e));
-        TRY(plan_make(plan, g, dev, ops, e));
         if (nothing) break;
+        TRY(plan_make(plan, g, dev, ops, e));
     }
     plan->again_share = share_of_clones(g);
     plan->least_bytes = least < plan->slab_bytes ? least : plan->slab_bytes;

@@ -170,6 +170,16 @@ float rng_uniform(RngKey k, uint32_t i)
     return (float)(rng_u32(k, i) >> 8) * 0x1p-24f;
 }
 
+void rng_uniforms(RngKey k, uint32_t first, float *x, size_t n)
+{
+    uint32_t w[4];
+    for (size_t j = 0; j < n; j++) {
+        uint32_t i = first + (uint32_t)j;
+        if (j == 0 || i % 4 == 0) draw(w, &k, i / 4, 0);
+        x[j] = (float)(w[i % 4] >> 8) * 0x1p-24f;
+    }
+}
+
 void rng_normal(RngKey k, uint64_t first, float *x, size_t n)
 {
     assert(first <= 1ull << 34 && n <= (1ull << 34) - first);

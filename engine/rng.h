@@ -79,6 +79,8 @@ void rng_philox(uint32_t out[4], const uint32_t counter[4], const uint32_t key[2
 uint32_t rng_u32(RngKey k, uint32_t i);
 uint32_t rng_below(RngKey k, uint32_t i, uint32_t n);   /* 0..n-1, unbiased; n > 0 */
 float rng_uniform(RngKey k, uint32_t i);                /* [0,1), multiples of 2^-24 */
+/* x[j] = rng_uniform(k, first+j), j < n. */
+void rng_uniforms(RngKey k, uint32_t first, float *x, size_t n);
 
 /* x[j] = normal number first+j of the key's stream, j < n: filling a tensor in
  * pieces gives the same numbers. first + n <= 2^34. */

@@ -226,10 +226,9 @@ static void random_values(const Model *m, const CheckpointEntry *en, size_t firs
     }
     float gain = strncmp(l->path, "vae.", 4) ? 1 : sqrtf(3);
     float bound = gain / sqrtf((float)l->in * (float)l->k * (float)l->k);
-    for (size_t i = 0; i < count; i++) {
-        if (l->kind == LAYER_NORM) dst[i] = !bias;
-        else dst[i] = zero ? 0 : (2 * rng_uniform(key, (uint32_t)(first + i)) - 1) * bound;
-    }
+    int drawn = l->kind != LAYER_NORM && !zero;
+    if (drawn) rng_uniforms(key, (uint32_t)first, dst, count);
+    for (size_t i = 0; i < count; i++) dst[i] = drawn ? (2 * dst[i] - 1) * bound : l->kind == LAYER_NORM && !bias;
     /* posterior variances start small, so that pictures are learnt before the prior */
     if (bias && !strcmp(l->path, "vae.quant_conv"))
         for (size_t i = 0; i < count; i++)

@@ -156,3 +156,13 @@ TEST(rng_shuffle_is_a_fair_permutation)
     rng_shuffle((RngKey){0}, &one, 0);
     CHECK_INT(one, 5);
 }
+
+TEST(rng_uniforms_are_those_one_by_one)
+{
+    RngKey k = {11, 2, 3, RNG_PURPOSE_INIT};
+    float x[13];
+    for (uint32_t first = 0; first < 9; first++) {
+        rng_uniforms(k, first, x, 13);
+        for (uint32_t i = 0; i < 13; i++) CHECK(x[i] == rng_uniform(k, first + i));
+    }
+}

@@ -79,8 +79,9 @@ static int shrink(TrainRun *r, size_t budget, Err *e)
     while (memory_total(&r->memory) > budget && pieces && r->ft_config.micro > 1) TRY(plan_pieces(r, (r->ft_config.micro + 1) / 2, e));
     /* more than once: the larger graph makes the process itself larger */
     for (int i = 0; memory_total(&r->memory) > budget && i < 3; i++) {
-        size_t fixed = memory_sum(&r->memory) - r->memory.activations;
-        TRY(plan_within(r, budget > fixed ? budget - fixed : 1, e));
+        size_t fixed = memory_sum(&r->memory) - r->memory.activations, room = budget > fixed ? budget - fixed : 1;
+        TRY(plan_within(r, room, e));
+        if (r->memory.activations > room) break;       /* there is nothing left to compute twice */
     }
     return 0;
 }
