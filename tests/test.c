@@ -7,6 +7,7 @@
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -97,11 +98,26 @@ typedef struct {
     _Atomic(const TestCase *) running[MAX_JOBS];   /* by each of them; NULL between tests */
 } Shared;
 
+/* Seconds of processor time, of this process and of the programs that it ran. */
+static double cpu(void)
+{
+    struct rusage u[2];
+    getrusage(RUSAGE_SELF, &u[0]);
+    getrusage(RUSAGE_CHILDREN, &u[1]);
+    double s = 0;
+    for (int i = 0; i < 2; i++)
+        s += (double)(u[i].ru_utime.tv_sec + u[i].ru_stime.tv_sec) +
+             1e-6 * (double)(u[i].ru_utime.tv_usec + u[i].ru_stime.tv_usec);
+    return s;
+}
+
 static void run_one(TestCase *t, Shared *s)
 {
+    double start = cpu();
     failed_now = 0;
     running = t;
     t->run();
+    if (getenv("TEST_TIMES")) printf("%8.2f s %s\n", cpu() - start, t->name);
     if (failed_now) printf("FAIL %s\n", t->name);
     failed_now ? s->failed++ : s->passed++;
     if (dir[0]) nftw(dir, rm, 16, FTW_DEPTH | FTW_PHYS);

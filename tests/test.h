@@ -9,7 +9,8 @@
  * tests whose name contains one of the substrings; -SUBSTRING leaves tests out
  * (`test -golden/ golden/unet`: all but the golden ones, and those of the U-Net).
  * The last line is "N passed, N failed". $TEST_JOBS tests run at a time (default 1), each
- * in one of as many processes; 0: in this process, for debuggers and the like.
+ * in one of as many processes; 0: in this process, for debuggers and the like. With
+ * $TEST_TIMES, each test says how much processor time it took.
  */
 #ifndef SDC_TESTS_TEST_H
 #define SDC_TESTS_TEST_H
