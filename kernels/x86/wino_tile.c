@@ -1,5 +1,5 @@
 /* wino_tile.c - tiles and weights through the transforms of wino.h, to and from
- * the layouts of the sumsucts between them.
+ * the layouts of the products between them.
  */
 #include "kernels/x86/wino.h"
 
