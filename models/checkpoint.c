@@ -64,18 +64,12 @@ static int same_shape(const FileTensor *t, int ndim, const int64_t *shape)
     return 1;
 }
 
-/* Points an entry at its tensor; the missing ones are counted, not reported. */
-static int resolve(CheckpointEntry *en, const Lookup *l, char missing[KEY_MAX], int *n, Err *e)
+/* Points an entry at tensor t of en->file, which has this spelling. */
+static int bind(CheckpointEntry *en, const FileTensor *t, const KeyRef *ref, Err *e)
 {
-    KeyRef ref;
-    const FileTensor *t = lookup(l, en->name, &ref, &en->file);
-    if (!t) {
-        if (!(*n)++) memcpy(missing, ref.key, KEY_MAX);
-        return 0;
-    }
     int64_t want[4];
     memcpy(want, en->shape, sizeof want);
-    want[0] *= ref.parts;
+    want[0] *= ref->parts;
     if (!same_shape(t, en->ndim, want)) {
         char a[160], b[160];
         shape_text(a, sizeof a, t->ndim, t->shape);
@@ -87,8 +81,20 @@ static int resolve(CheckpointEntry *en, const Lookup *l, char missing[KEY_MAX], 
         return err_set(e, ERR_INPUT, "%s: tensor %s has the unsupported type %s",
                        tensorfile_path(en->file), t->name, t->dtype_name);
     en->tensor = t;
-    en->first = ref.part * en->count;
+    en->first = ref->part * en->count;
     return 0;
+}
+
+/* Points an entry at its tensor; the missing ones are counted, not reported. */
+static int resolve(CheckpointEntry *en, const Lookup *l, char missing[KEY_MAX], int *n, Err *e)
+{
+    KeyRef ref;
+    const FileTensor *t = lookup(l, en->name, &ref, &en->file);
+    if (!t) {
+        if (!(*n)++) memcpy(missing, ref.key, KEY_MAX);
+        return 0;
+    }
+    return bind(en, t, &ref, e);
 }
 
 /* ---- building ------------------------------------------------------------------------ */
@@ -190,6 +196,51 @@ int checkpoint_open(Checkpoint **out, const char *path, Err *e)
     return rc;
 }
 
+/* The spellings of one parameter in files that hold a VAE alone, and in whole checkpoints. */
+static const FileTensor *lookup_vae(const TensorFile *tf, const char *name, KeyRef *ref)
+{
+    static const KeyDialect dialects[] = {KEY_LDM, KEY_DIFFUSERS};
+    static const char start[] = "first_stage_model.";
+    for (int d = 0; d < 2; d++)
+        for (int alt = 0; key_ref(ref, dialects[d], name, alt); alt++) {
+            const FileTensor *t = tensorfile_find(tf, ref->key);
+            if (!t && !strncmp(ref->key, start, sizeof start - 1)) t = tensorfile_find(tf, ref->key + sizeof start - 1);
+            if (t) return t;
+        }
+    key_ref(ref, KEY_LDM, name, 0);
+    return NULL;
+}
+
+static int open_vae(Checkpoint *ck, const char *path, Err *e)
+{
+    static const char *const names[] = {"diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin"};
+    if (io_exists(path) != 2) return tensorfile_open(&ck->vae, path, e);
+    for (int i = 0; i < 4 && !ck->vae; i++) {
+        char *file = mem_printf("%s/%s%s", path, i < 2 ? "" : "vae/", names[i % 2]);
+        int rc = !file ? err_nomem(e, strlen(path), "a path") : io_exists(file) == 1 ? tensorfile_open(&ck->vae, file, e) : 0;
+        mem_free(file);
+        TRY(rc);
+    }
+    return ck->vae ? 0 : err_set(e, ERR_INPUT, "%s: no %s in this folder: not a VAE of diffusers", path, names[0]);
+}
+
+int checkpoint_use_vae(Checkpoint *ck, const char *path, Err *e)
+{
+    TRY(open_vae(ck, path, e));
+    for (size_t i = 0; i < ck->count; i++) {
+        CheckpointEntry *en = &ck->entries[i];
+        KeyRef ref;
+        if (component_of(en->name) != COMPONENT_VAE) continue;
+        const FileTensor *t = lookup_vae(ck->vae, en->name, &ref);
+        if (!t)
+            return err_set(e, ERR_INPUT, "%s: tensor %s is missing: not a VAE of Stable Diffusion 1 or 2",
+                           tensorfile_path(ck->vae), ref.key);
+        en->file = ck->vae;
+        TRY(bind(en, t, &ref, e));
+    }
+    return 0;
+}
+
 int checkpoint_new(Checkpoint **out, const SdConfig *c, Err *e)
 {
     Checkpoint *ck = mem_calloc(1, sizeof *ck);
@@ -206,6 +257,7 @@ void checkpoint_close(Checkpoint *ck)
 {
     if (!ck) return;
     for (size_t i = 0; i < ck->file_count; i++) tensorfile_close(ck->files[i]);
+    tensorfile_close(ck->vae);
     layers_free(&ck->layers);
     mem_free(ck->files);
     mem_free(ck->component);

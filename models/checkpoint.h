@@ -39,11 +39,16 @@ typedef struct {
     unsigned char *component;      /* of each file of a folder; internal */
     size_t file_count;
     int is_folder;
+    TensorFile *vae;               /* of checkpoint_use_vae; NULL: none */
 } Checkpoint;
 
 /* ERR_INPUT: missing tensors and other shapes are named by their key in the
  * file; other kinds of file by what they are. */
 int checkpoint_open(Checkpoint **ck, const char *path, Err *e);
+/* The VAE of another file instead: of the original code (with "first_stage_model." before its
+ * names or without, so also a whole checkpoint), or of diffusers, or the folder of such a one.
+ * checkpoint_save would not write it. ERR_INPUT as of checkpoint_open. */
+int checkpoint_use_vae(Checkpoint *ck, const char *path, Err *e);
 /* A model without a source: names and shapes only, for random weights. */
 int checkpoint_new(Checkpoint **ck, const SdConfig *c, Err *e);
 void checkpoint_close(Checkpoint *ck);                     /* NULL ok */

@@ -90,6 +90,7 @@ static int open_all(Model *m, const ModelOptions *o, Err *e)
     m->seed = o->seed;
     TRY(open_device(m, o, e));
     TRY(o->path ? checkpoint_open(&m->ck, o->path, e) : checkpoint_new(&m->ck, o->config, e));
+    if (o->path && o->vae) TRY(checkpoint_use_vae(m->ck, o->vae, e));
     TRY(layers_lora_targets(&m->ck->layers, &m->targets, &m->target_count, e));
     TRY(open_loras(m, o, e));
     return open_params(m, o, e);

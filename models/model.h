@@ -23,6 +23,7 @@
 
 typedef struct {
     const char *path;              /* checkpoint */
+    const char *vae;               /* its VAE from another file (checkpoint_use_vae); NULL: its own */
     const char *device;            /* "cpu"; NULL: the best there is */
     int threads;                   /* 0: all cores */
     Dtype dtype;                   /* of activations and frozen matrices */

@@ -477,6 +477,75 @@ TEST(train_with_kohyas_options_resumes_and_reports)
     CHECK(prefixed);
 }
 
+/* The VAE of a file as it is published alone: without the prefix of whole checkpoints. */
+static int write_vae(const char *path, const char *from, Err *e)
+{
+    static const char start[] = "first_stage_model.";
+    enum { SKIP = sizeof start - 1 };
+    TensorFile *tf;
+    TensorWriter *w = NULL;
+    TRY(tensorfile_open(&tf, from, e));
+    int rc = tensorwriter_new(&w, path, e);
+    for (size_t i = 0; !rc && i < tensorfile_count(tf); i++) {
+        const FileTensor *t = tensorfile_at(tf, i);
+        if (!strncmp(t->name, start, SKIP)) rc = tensorwriter_add(w, t->name + SKIP, FD_F32, t->ndim, t->shape, e);
+    }
+    if (!rc) rc = tensorwriter_begin(w, e);
+    for (const char *next; !rc && (next = tensorwriter_next(w));) {
+        char name[300];
+        snprintf(name, sizeof name, "%s%s", start, next);
+        const FileTensor *t = tensorfile_find(tf, name);
+        float *v = mem_alloc((size_t)t->count * sizeof *v);
+        rc = tensorfile_read_f32(tf, t, 0, t->count, v, e);
+        if (!rc) rc = tensorwriter_write_f32(w, v, (size_t)t->count, e);
+        mem_free(v);
+    }
+    tensorfile_close(tf);
+    if (!rc) return tensorwriter_commit(w, e);
+    tensorwriter_abort(w);
+    return rc;
+}
+
+/* The tensors of two trained files, by the hash that they carry. */
+static int same_tensors(const char *a, const char *b)
+{
+    TensorFile *x, *y;
+    Err e = {0};
+    if (tensorfile_open(&x, a, &e)) return 0;
+    if (tensorfile_open(&y, b, &e)) return tensorfile_close(x), 0;
+    const char *p = tensorfile_meta(x, "sshs_model_hash"), *q = tensorfile_meta(y, "sshs_model_hash");
+    int same = p && q && !strcmp(p, q);
+    tensorfile_close(x);
+    tensorfile_close(y);
+    return same;
+}
+
+TEST(train_takes_the_vae_of_another_file)
+{
+    static const char *const vaes[] = {NULL, "own", "tests/golden/models/micro-sd1-diffusers/vae",
+                                       "tests/golden/models/micro-sd1-diffusers", "tests/golden/lora/a.safetensors"};
+    Err e = {0};
+    char args[2048], text[2048], own[512], data[512], file[5][512];
+    CHECK(fixture_model());
+    snprintf(own, sizeof own, "%s/vae.safetensors", test_dir());
+    snprintf(data, sizeof data, "%s/data", test_dir());
+    CHECK_OK(fixture_data(data, &e), &e);
+    CHECK_OK(write_vae(own, fixture_model(), &e), &e);
+    for (int i = 0; i < 5; i++) {
+        snprintf(file[i], sizeof file[i], "%s/o%d/x.safetensors", test_dir(), i);
+        snprintf(args, sizeof args, "train -m %s -d %s -o %s/o%d --output_name x --resolution 64 --network_dim 2 --threads 1 "
+                 "--seed 5 --max_train_steps 1 %s %s", fixture_model(), data, test_dir(), i, vaes[i] ? "--vae" : "",
+                 !vaes[i] ? "" : i == 1 ? own : vaes[i]);
+        CHECK_INT(test_sdc(args, NULL, text, sizeof text), i == 4 ? 3 : 0);
+    }
+    CHECK(strstr(text, "not a VAE of Stable Diffusion") && strstr(text, "lora/a.safetensors"));
+    CHECK(same_tensors(file[0], file[1]) && same_tensors(file[2], file[3]));
+    CHECK(!same_tensors(file[0], file[2]));
+    snprintf(args, sizeof args, "train -m %s -d %s --full --vae %s", fixture_model(), data, own);
+    CHECK_INT(test_sdc(args, NULL, text, sizeof text), 2);
+    CHECK(strstr(text, "--vae"));
+}
+
 TEST(train_merges_base_weights_first)
 {
     Err e = {0};

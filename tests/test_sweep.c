@@ -314,7 +314,7 @@ TEST(sweep_reads_lists_and_explains_its_errors)
 {
     static const struct { const char *sweep, *want; } bad[] = {
         {"lr", "NAME=VALUE"}, {"lr=1e-4", "one run only"}, {"lr=1e-4,,2e-4", "empty value"}, {"frob=1,2", "frob"},
-        {"lr=1e-4,1e-4", "twice"}, {"output_name=a,b", "must be the same"}, {"vae=a,b", "no option that can be varied"}};
+        {"lr=1e-4,1e-4", "twice"}, {"output_name=a,b", "must be the same"}, {"vae=a,b", "must be the same"}, {"full_fp16=a,b", "no option that can be varied"}};
     Err e = {0};
     char more[300];
     CHECK_OK(fixture_data(below("data"), &e), &e);

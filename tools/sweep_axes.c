@@ -35,7 +35,7 @@ static int add_value(SweepAxis *x, const char *value, Err *e)
 static int fixed(const char *option)
 {
     static const char *const names[] = {"output_name", "output_dir", "resume", "config_file", "sweep", "sweep_halving",
-                                        "dry_run", "validation_split", "validation_dir", "validation_seed", "sample_prompts"};
+                                        "dry_run", "validation_split", "validation_dir", "validation_seed", "sample_prompts", "vae"};
     for (size_t i = 0; i < sizeof names / sizeof *names; i++)
         if (!strcmp(option, names[i])) return 1;
     return 0;

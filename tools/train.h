@@ -35,7 +35,7 @@
 enum { STRENGTHS_MAX = 12, TRAIN_META = 11 };          /* metadata_title and so on, in the order of the table */
 
 typedef struct {
-    char *model, *data_dir, *reg_data_dir, *output_dir, *output_name, *resolution, *caption_extension,
+    char *model, *vae, *data_dir, *reg_data_dir, *output_dir, *output_name, *resolution, *caption_extension,
         *mixed_precision, *save_precision, *network_weights, *optimizer, *optimizer_args, *lr_scheduler,
         *lr_warmup, *loss_type, *huber_schedule, *sample_prompts, *sample_sampler, *sample_strengths, *time, *resume, *config_file,
         *init, *device, *caption_prefix, *caption_suffix, *keep_tokens_separator, *comment, *network_module,

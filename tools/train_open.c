@@ -128,6 +128,8 @@ static int check_options(TrainRun *r, Err *e)
     if (o->model && o->init) return err_set(e, ERR_USAGE, "options --init and --model exclude each other");
     if (o->init && !o->full && !o->train_vae)
         return err_set(e, ERR_USAGE, "option --init needs --full or --train_vae");
+    if (o->vae && (o->full || o->train_vae || o->init))
+        return err_set(e, ERR_USAGE, "option --vae: only for LoRAs and --ti; a whole model is saved with the VAE of its file");
     if (o->full && o->train_vae) return err_set(e, ERR_USAGE, "options --full and --train_vae exclude each other");
     if (o->int8_base && (o->full || o->train_vae))
         return err_set(e, ERR_USAGE, "option --int8_base: only for a LoRA; weights under training need their precision");
@@ -195,7 +197,7 @@ void train_shared_free(TrainShared *s)
 /* What a model is opened with, as text; NULL: no memory. */
 static char *model_key(const ModelOptions *mo)
 {
-    char *key = mem_printf("%s|%s|%d|%d|%d", mo->path, mo->device, mo->threads, (int)mo->dtype, mo->int8);
+    char *key = mem_printf("%s|%s|%s|%d|%d|%d", mo->path, mo->vae ? mo->vae : "", mo->device, mo->threads, (int)mo->dtype, mo->int8);
     for (size_t i = 0; key && i < mo->lora_count; i++) {
         char *more = mem_printf("%s|%s", key, mo->lora[i]);
         mem_free(key);
@@ -228,7 +230,7 @@ int train_open_model(TrainRun *r, Err *e)
 {
     TrainOptions *o = &r->o;
     char device[64];
-    ModelOptions mo = {.path = o->model, .device = machine_device(device, sizeof device, o->device),
+    ModelOptions mo = {.path = o->model, .vae = o->vae, .device = machine_device(device, sizeof device, o->device),
                        .threads = o->threads, .dtype = DT_F32, .seed = (uint64_t)o->seed};
     SdConfig config;
     if (o->init) {

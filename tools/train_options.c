@@ -21,6 +21,7 @@
 static const Option table[] = {
     HEAD("What is trained"),
     {"pretrained_model_name_or_path", 'm', OPT_TEXT, AT(model), 0, 0, "FILE", "checkpoint or diffusers folder", "model"},
+    {"vae", 0, OPT_TEXT, AT(vae), 0, 0, "FILE", "the VAE of this file, or folder of diffusers, instead of the model's", NULL},
     {"train_data_dir", 'd', OPT_TEXT, AT(data_dir), 0, 0, "DIR", "folders N_words of pictures with .txt captions, or pictures; also without the name", "data"},
     TEXT("preset", preset, "NAME", "character, style or object: chooses what is not given, and says why"),
     TEXT("trigger", trigger, "WORDS", "the words that call it: put before captions that are without them"),

@@ -174,6 +174,7 @@ static void put_run(Meta *m, const TrainRun *r)
     put(m, "ss_prior_loss_weight", "%g", o->prior_loss_weight);
     put(m, "ss_training_comment", "%s", o->comment ? o->comment : "None");
     put(m, "ss_sd_model_name", "%s", base_name(o->model));
+    if (o->vae) put(m, "ss_vae_name", "%s", base_name(o->vae));
 }
 
 /* The parameter of a factor; NULL: of no layer of this run, it stays as it is. */
