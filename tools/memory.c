@@ -86,12 +86,17 @@ size_t memory_peak(void) { return status_kb("VmHWM:") * 1024; }
 /* Stacks of threads and what the C library holds back: so much more by the end of a run. */
 enum { LATER = 8 << 20 };
 
-size_t memory_held(const Dev *d) { return dev_own_memory(d) ? 0 : memory_process() + LATER; }
+/* What a GPU's driver, its libraries and the loaded kernels take of the card before anything
+ * is allocated: assumed, not measured; 250 to 500 MB are usual. */
+enum { CONTEXT = 400 << 20 };
+
+size_t memory_held(const Dev *d) { return dev_own_memory(d) ? CONTEXT : memory_process() + LATER; }
 
 size_t memory_held_later(const Dev *d, const Lora *lora)
 {
     size_t now = memory_held(d), later = 0;
     LoraFactor f[LORA_FACTORS];
+    if (dev_own_memory(d)) return now;
     for (size_t i = 0; i < lora->count; i++)
         for (int k = lora_factors(&lora->list[i], f) - 1; k >= 0; k--)
             if (*f[k].values && **f[k].values != 0) later += lora_factor_count(&f[k]) * sizeof(float);

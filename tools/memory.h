@@ -35,8 +35,8 @@ void memory_print(const Memory *m, FILE *f);
 size_t memory_process(void);
 size_t memory_peak(void);
 
-/* What counts besides the plan on this device: the process, or nothing where the device
- * has memory of its own. */
+/* What counts besides the plan on this device: the process or, where the device has memory of
+ * its own, the driver's context, for which a constant stands. */
 size_t memory_held(const Dev *d);
 /* The same once the initial values of a LoRA under training, which the process holds
  * now, are freed. */
