@@ -185,17 +185,18 @@ asan ubsan sanitize:            ## the tests under sanitizers (sanitize: both)
 
 # Every op and gradient on the emulated GPU, with two orders of threads; the goldens and
 # the pocket model once, some with either order. One core each: make -j2 emu.
-# EMU_KIND=sanitize: the same with sanitizers, but of the goldens some of each kind; and
+# EMU_KIND=sanitize: each op once with sanitizers, and of the goldens some of each kind;
 # make emu-goldens-sanitize: all of them.
 EMU_KIND   ?= 1
 EMU_END    := $(if $(filter sanitize,$(EMU_KIND)),-sanitize)
-EMU_OPS    ?= emu_ kernels_ small_shapes gemm conv gradients_ optim_ dev_
 ifneq ($(EMU_KIND),sanitize)
-EMU_MORE_1 ?= golden -golden/sampler
-EMU_MORE_2 ?= golden/sampler gpu_
+EMU_OPS    := emu_ kernels_ small_shapes gemm conv gradients_ optim_ dev_
+EMU_1      ?= $(EMU_OPS) golden -golden/sampler
+EMU_2      ?= $(EMU_OPS) golden/sampler gpu_
 else
-EMU_MORE_1 ?= golden/clip golden/unet golden/vae -golden/unet/basic@f16
-EMU_MORE_2 ?= golden/format golden/grad/full golden/train/adamw8bit golden/sampler/lcm
+EMU_1      ?= emu_ kernels_ dev_ golden/clip golden/unet golden/vae -golden/unet/basic@f16
+EMU_2      ?= small_shapes gemm conv gradients_ optim_ golden/format golden/grad/full \
+              golden/train/adamw8bit golden/sampler/lcm
 endif
 EMU_RUN    := $(RUN) OMP_NUM_THREADS=1 SDC_TEST_DEVICE=cuda SDC_BIN=build/emu/sdc$(EMU_END)
 emu: emu_seed_1 emu_seed_2      ## CUDA on a CPU: build/emu/sdc, and every kernel's checks
@@ -204,10 +205,9 @@ emu_build:
 # Products are cut to the size of the device: of the second one, into the largest tiles.
 emu_seed_2: export SDC_EMU_PROCESSORS = 1
 emu_seed_%: emu_build
-	$Q$(EMU_RUN) SDC_EMU_SEED=$* build/emu/test$(EMU_END) $(EMU_OPS) $(EMU_MORE_$*)
+	$Q$(EMU_RUN) SDC_EMU_SEED=$* build/emu/test$(EMU_END) $(EMU_$*)
 emu-goldens-sanitize:           ## every golden on the emulated GPU with sanitizers
-	$(MAKE) EMU_KIND=sanitize EMU_OPS= EMU_MORE_1="golden -golden/sampler" \
-	    EMU_MORE_2=golden/sampler emu
+	$(MAKE) EMU_KIND=sanitize EMU_1="golden -golden/sampler" EMU_2=golden/sampler emu
 emu_sm75: emu_build             ## the same for cards before sm_80, and without the libraries
 	$Q$(EMU_RUN) SDC_EMU_SM=75 SDC_EMU_LIBRARIES=0 build/emu/test$(EMU_END) \
 	    kernels_attention small_shapes
