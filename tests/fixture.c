@@ -2,6 +2,7 @@
 #include "tests/fixture.h"
 
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "engine/image.h"
@@ -81,4 +82,18 @@ int fixture_same_file(const char *a, const char *b)
     io_unmap(&x);
     io_unmap(&y);
     return same;
+}
+
+int fixture_distance(const char *a, const char *b)
+{
+    Image x = {0}, y = {0};
+    int far = 256;
+    if (!image_load(&x, a, NULL) && !image_load(&y, b, NULL) && x.w == y.w && x.h == y.h) {
+        far = 0;
+        for (int i = 0; i < x.w * x.h * 3; i++)
+            if (abs(x.px[i] - y.px[i]) > far) far = abs(x.px[i] - y.px[i]);
+    }
+    image_free(&x);
+    image_free(&y);
+    return far;
 }

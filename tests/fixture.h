@@ -12,5 +12,7 @@ const char *fixture_model(void);
 int fixture_data(const char *dir, Err *e);
 /* All bytes equal? */
 int fixture_same_file(const char *a, const char *b);
+/* The largest difference of two pictures' pixels, 256 when they cannot be compared. */
+int fixture_distance(const char *a, const char *b);
 
 #endif

@@ -59,6 +59,15 @@ const char *test_dir(void)
     return dir;
 }
 
+const char *test_path(const char *name)
+{
+    static char path[8][512];
+    static int next;
+    char *p = path[next++ % 8];
+    snprintf(p, sizeof path[0], "%s/%s", test_dir(), name);
+    return p;
+}
+
 static void slurp(const char *path, char *buf, size_t cap)
 {
     if (!buf) return;

@@ -34,6 +34,8 @@ void test_fail(const char *file, int line, const char *fmt, ...)
 
 /* A fresh empty folder under build/, removed when the test ends. */
 const char *test_dir(void);
+/* test_dir()/name, in one of 8 buffers. */
+const char *test_path(const char *name);
 /* The program under test (./sdc, or $SDC_BIN) run with a shell command line
  * after its name; returns its exit status (128+n when signal n ended it) and
  * fills out/err (each up to cap bytes, NUL-terminated, NULL ok). */

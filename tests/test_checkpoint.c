@@ -8,15 +8,6 @@
 #include "tests/synth.h"
 #include "tests/test.h"
 
-static const char *in_dir(const char *name)
-{
-    static char buf[4][400];
-    static int n;
-    char *p = buf[n++ % 4];
-    snprintf(p, sizeof buf[0], "%s/%s", test_dir(), name);
-    return p;
-}
-
 /* ---- opening ----------------------------------------------------------------------------- */
 
 /* Every parameter has its synthetic values. */
@@ -46,7 +37,7 @@ TEST(checkpoint_reads_every_parameter)
         SdConfig c;
         Checkpoint *ck;
         Err e = {0};
-        const char *path = in_dir("m.safetensors");
+        const char *path = test_path("m.safetensors");
         CHECK_OK(synth_config(&c, types[i], &e), &e);
         CHECK_OK(synth_model(path, &c, &e), &e);
         CHECK_OK(checkpoint_open(&ck, path, &e), &e);
@@ -74,7 +65,7 @@ TEST(checkpoint_writes_the_known_key_set)
     char *text, line[400];
     size_t lines = 0;
     Err e = {0};
-    const char *path = in_dir("keys.safetensors");
+    const char *path = test_path("keys.safetensors");
     CHECK_OK(config_from_json(&c, json, "json", &e), &e);
     CHECK_OK(synth_model(path, &c, &e), &e);
     CHECK_OK(io_read_text(&text, NULL, "tests/data/models/tiny_sd1_keys.txt", 1 << 20, &e), &e);
@@ -101,7 +92,7 @@ TEST(checkpoint_reads_folders_old_and_new)
         SdConfig c;
         Checkpoint *ck;
         Err e = {0};
-        const char *dir = in_dir(old ? "old" : "new"), *saved = in_dir("from-folder.safetensors");
+        const char *dir = test_path(old ? "old" : "new"), *saved = test_path("from-folder.safetensors");
         CHECK_OK(synth_config(&c, old ? "sd1" : "sd2", &e), &e);
         CHECK_OK(synth_folder(dir, &c, old, &e), &e);
         CHECK_OK(checkpoint_open(&ck, dir, &e), &e);
@@ -132,10 +123,10 @@ TEST(checkpoint_folder_configs_win)
     SdConfig c;
     Checkpoint *ck;
     Err e = {0};
-    const char *dir = in_dir("configs");
+    const char *dir = test_path("configs");
     CHECK_OK(synth_config(&c, "sd1", &e), &e);
     CHECK_OK(synth_folder(dir, &c, 0, &e), &e);
-    CHECK_OK(io_mkdirs(in_dir("configs/scheduler"), &e), &e);
+    CHECK_OK(io_mkdirs(test_path("configs/scheduler"), &e), &e);
     put(dir, "unet/config.json",
         "{\"attention_head_dim\": [1, 2, 4, 4], \"class_embed_type\": null}");
     put(dir, "text_encoder/config.json", "{\"hidden_act\": \"gelu\", \"num_attention_heads\": 2}");
@@ -165,7 +156,7 @@ TEST(checkpoint_reads_shards)
     SdConfig c;
     Checkpoint *ck;
     Err e = {0};
-    const char *dir = in_dir("shards");
+    const char *dir = test_path("shards");
     char whole[400], part[400], wrong[KEY_MAX];
     CHECK_OK(synth_config(&c, "sd1", &e), &e);
     CHECK_OK(synth_folder(dir, &c, 0, &e), &e);
@@ -222,7 +213,7 @@ TEST(checkpoint_names_what_is_wrong)
     static const char part[] = "first_stage_model.decoder.mid.attn_1.q.weight";
     SdConfig c;
     Checkpoint *ck;
-    const char *path = in_dir("good.safetensors"), *bad = in_dir("bad.safetensors");
+    const char *path = test_path("good.safetensors"), *bad = test_path("bad.safetensors");
     Err e = {0}, e1 = {0}, e2 = {0};
     CHECK_OK(synth_config(&c, "sd1", &e), &e);
     CHECK_OK(synth_model(path, &c, &e), &e);
@@ -267,7 +258,7 @@ TEST(checkpoint_save_copies_bit_for_bit)
     SdConfig c;
     Checkpoint *ck;
     Err e = {0};
-    const char *path = in_dir("src.safetensors"), *out = in_dir("copy.safetensors");
+    const char *path = test_path("src.safetensors"), *out = test_path("copy.safetensors");
     CHECK_OK(synth_config(&c, "sd2", &e), &e);
     CHECK_OK(synth_model(path, &c, &e), &e);
     CHECK_OK(checkpoint_open(&ck, path, &e), &e);
@@ -288,7 +279,7 @@ TEST(checkpoint_save_changes_one_part_in_place)
     Checkpoint *ck;
     TensorFile *before, *after;
     Err e = {0};
-    const char *path = in_dir("one.safetensors"), *old = in_dir("one-old.safetensors");
+    const char *path = test_path("one.safetensors"), *old = test_path("one-old.safetensors");
     CHECK_OK(synth_config(&c, "sd2", &e), &e);
     CHECK_OK(synth_model(path, &c, &e), &e);
     CHECK_OK(synth_copy(old, path, NULL, NULL, &e), &e);
@@ -333,7 +324,7 @@ TEST(checkpoint_save_refuses_worthless_values)
     SdConfig c;
     Checkpoint *ck;
     Err e = {0};
-    const char *path = in_dir("fin.safetensors"), *out = in_dir("fin-out.safetensors");
+    const char *path = test_path("fin.safetensors"), *out = test_path("fin-out.safetensors");
     CHECK_OK(synth_config(&c, "sd1", &e), &e);
     CHECK_OK(synth_model(path, &c, &e), &e);
     CHECK_OK(checkpoint_open(&ck, path, &e), &e);
@@ -360,7 +351,7 @@ TEST(checkpoint_prediction_type_survives)
     SdConfig c;
     Checkpoint *ck;
     Err e = {0};
-    const char *path = in_dir("v.safetensors"), *out = in_dir("v-out.safetensors");
+    const char *path = test_path("v.safetensors"), *out = test_path("v-out.safetensors");
     CHECK_OK(synth_config(&c, "sd2", &e), &e);
     CHECK_OK(synth_model(path, &c, &e), &e);
     CHECK_OK(checkpoint_open(&ck, path, &e), &e);
@@ -379,7 +370,7 @@ TEST(checkpoint_survives_failures)
     SdConfig c;
     Checkpoint *ck;
     Err e = {0};
-    const char *path = in_dir("fail.safetensors"), *out = in_dir("fail-out.safetensors");
+    const char *path = test_path("fail.safetensors"), *out = test_path("fail-out.safetensors");
     CHECK_OK(synth_config(&c, "sd2", &e), &e);
     CHECK_OK(synth_model(path, &c, &e), &e);
     int rc = 1;

@@ -10,25 +10,16 @@
 
 static char out[8192], err[8192], args[2048];
 
-static const char *in_dir(const char *name)
-{
-    static char path[4][512];
-    static int next;
-    char *p = path[next++ % 4];
-    snprintf(p, 512, "%s/%s", test_dir(), name);
-    return p;
-}
-
 static int put(const char *name, const char *text)
 {
     Err e = {0};
-    return io_write_file(in_dir(name), text, strlen(text), &e);
+    return io_write_file(test_path(name), text, strlen(text), &e);
 }
 
 static int train(const char *to, const char *more)
 {
     snprintf(args, sizeof args, "train -m %s -o %s --output_name x --resolution 64 --network_dim 4 --seed 5 --threads 2 "
-             "--max_train_steps 3 --resolution 64 --no_metadata --shuffle_caption %s", fixture_model(), in_dir(to), more);
+             "--max_train_steps 3 --resolution 64 --no_metadata --shuffle_caption %s", fixture_model(), test_path(to), more);
     return test_sdc(args, out, err, sizeof out);
 }
 
@@ -48,7 +39,7 @@ TEST(dataset_config_refuses)
         {"[general]\ncustom_attributes = {a = 1}", "inline tables"}, {"[datasets]", "unknown section"}};
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
         char more[600];
-        snprintf(more, sizeof more, "--dataset_config %s", in_dir("b.toml"));
+        snprintf(more, sizeof more, "--dataset_config %s", test_path("b.toml"));
         CHECK_INT(put("b.toml", bad[i][0]), 0);
         CHECK_INT(train("bad", more), 2);
         if (!strstr(err, bad[i][1])) test_fail(__FILE__, __LINE__, "\"%s\": %s", bad[i][0], err);
@@ -60,31 +51,31 @@ TEST(dataset_config_trains_as_folders_do)
     Err e = {0};
     char text[1024], more[600];
     CHECK(fixture_model() != NULL);
-    CHECK_OK(fixture_data(in_dir("data"), &e), &e);
-    snprintf(more, sizeof more, "-d %s", in_dir("data"));
+    CHECK_OK(fixture_data(test_path("data"), &e), &e);
+    snprintf(more, sizeof more, "-d %s", test_path("data"));
     CHECK_INT(train("folders", more), 0);
     snprintf(text, sizeof text, "[[datasets]]\n[[datasets.subsets]]\nimage_dir = '%s'\nnum_repeats = 3\n"
-             "class_tokens = 'cat'\n", in_dir("data/3_cat"));
+             "class_tokens = 'cat'\n", test_path("data/3_cat"));
     CHECK_INT(put("c.toml", text), 0);
-    snprintf(more, sizeof more, "--dataset_config %s", in_dir("c.toml"));
+    snprintf(more, sizeof more, "--dataset_config %s", test_path("c.toml"));
     CHECK_INT(train("config", more), 0);
-    CHECK(fixture_same_file(in_dir("folders/x.safetensors"), in_dir("config/x.safetensors")));
+    CHECK(fixture_same_file(test_path("folders/x.safetensors"), test_path("config/x.safetensors")));
     /* the nearest level wins: the subset over its data set, that over [general], that over the command line */
     snprintf(text, sizeof text, "[general]\nresolution = 128\ncaption_prefix = 'g'\nflip_aug = true\nkeep_tokens = 0\n"
              "[[datasets]]\nresolution = [64, 64]\nbatch_size = 2\ncaption_prefix = 'd' # not this\n"
              "[[ datasets.subsets ]]\nimage_dir = \"%s\"\nnum_repeats = 3\ncaption_prefix = 's'\nclass_tokens = 'cat'\n"
-             "[[datasets.subsets]]\nimage_dir = 'nowhere'\nnum_repeats = 0\n", in_dir("data/3_cat"));
+             "[[datasets.subsets]]\nimage_dir = 'nowhere'\nnum_repeats = 0\n", test_path("data/3_cat"));
     CHECK_INT(put("l.toml", text), 0);
-    snprintf(more, sizeof more, "--dataset_config %s --caption_prefix c --keep_tokens 2", in_dir("l.toml"));
+    snprintf(more, sizeof more, "--dataset_config %s --caption_prefix c --keep_tokens 2", test_path("l.toml"));
     CHECK_INT(train("levels", more), 0);
-    snprintf(more, sizeof more, "-d %s --caption_prefix s --flip_aug --train_batch_size 2", in_dir("data"));
+    snprintf(more, sizeof more, "-d %s --caption_prefix s --flip_aug --train_batch_size 2", test_path("data"));
     CHECK_INT(train("plain", more), 0);
-    CHECK(fixture_same_file(in_dir("levels/x.safetensors"), in_dir("plain/x.safetensors")));
-    CHECK(!fixture_same_file(in_dir("levels/x.safetensors"), in_dir("folders/x.safetensors")));
+    CHECK(fixture_same_file(test_path("levels/x.safetensors"), test_path("plain/x.safetensors")));
+    CHECK(!fixture_same_file(test_path("levels/x.safetensors"), test_path("folders/x.safetensors")));
     /* a validation split, and what does not go together */
-    snprintf(more, sizeof more, "--dataset_config %s --validation_split 0.3", in_dir("c.toml"));
+    snprintf(more, sizeof more, "--dataset_config %s --validation_split 0.3", test_path("c.toml"));
     CHECK_INT(train("split", more), 0);
-    snprintf(more, sizeof more, "-d x --dataset_config %s", in_dir("c.toml"));
+    snprintf(more, sizeof more, "-d x --dataset_config %s", test_path("c.toml"));
     CHECK_INT(train("no", more), 2);
     CHECK(strstr(err, "excludes"));
 }
@@ -96,19 +87,19 @@ TEST(in_json_reads_captions_and_tags)
         {"[]", ERR_INPUT, "not an object"}, {"{\"a.png\": 3}", ERR_INPUT, "not an object with"}, {"{", ERR_INPUT, ":"},
         {"{\"nothing.png\": {}}", ERR_INPUT, "no picture"}, {"{\"a.png\": {}, \"a.png\": {}}", ERR_INPUT, "uplicate"}};
     Err e = {0};
-    CHECK_OK(io_mkdirs(in_dir("j"), &e), &e);
+    CHECK_OK(io_mkdirs(test_path("j"), &e), &e);
     Image im;
     CHECK_OK(image_new(&im, 64, 64, 3, &e), &e);
     memset(im.px, 9, 64 * 64 * 3);
-    CHECK_OK(image_save(in_dir("j/a.png"), &im, NULL, &e), &e);
-    CHECK_OK(image_save(in_dir("j/b.png"), &im, NULL, &e), &e);
+    CHECK_OK(image_save(test_path("j/a.png"), &im, NULL, &e), &e);
+    CHECK_OK(image_save(test_path("j/b.png"), &im, NULL, &e), &e);
     image_free(&im);
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         Dataset *ds = NULL;
         e = (Err){0};
         char dir[512], file[512];
-        snprintf(dir, sizeof dir, "%s", in_dir("j"));
-        snprintf(file, sizeof file, "%s", in_dir("m.json"));
+        snprintf(dir, sizeof dir, "%s", test_path("j"));
+        snprintf(file, sizeof file, "%s", test_path("m.json"));
         CHECK_INT(put("m.json", cases[i].json), 0);
         DataSubset sub = {.dir = dir, .metadata = file, .repeats = 2};
         DataSet set = {.batch_size = 1, .bucket = {.w = 64, .h = 64}};

@@ -13,15 +13,6 @@
 
 static char err[8192], args[4096];
 
-static const char *at(const char *name)
-{
-    static char path[8][512];
-    static int next;
-    char *p = path[next++ % 8];
-    snprintf(p, 512, "%s/%s", test_dir(), name);
-    return p;
-}
-
 static int is_gpu(void) { return strncmp(kern_device(), "cpu", 3) != 0; }
 
 /* An emulator runs the threads of a block in the order of this seed: bits must not
@@ -41,24 +32,10 @@ static void other_order(int on)
 static int sample(const char *name, const char *more)
 {
     snprintf(args, sizeof args, "sample -m " POCKET " -o %s -W 64 -H 64 --steps 3 --seed 7 "
-             "--dtype f32 -p \"a cat\" %s", at(name), more);
+             "--dtype f32 -p \"a cat\" %s", test_path(name), more);
     int rc = test_sdc(args, NULL, err, sizeof err);
     if (rc) test_fail(__FILE__, __LINE__, "exit %d: %s", rc, err);
     return rc;
-}
-
-/* The largest difference of two pictures' pixels, 256 when they cannot be compared. */
-static int distance(const char *a, const char *b)
-{
-    Image x = {0}, y = {0};
-    int far = 256;
-    if (!image_load(&x, at(a), NULL) && !image_load(&y, at(b), NULL) && x.w == y.w && x.h == y.h) {
-        far = 0;
-        for (int i = 0; i < x.w * x.h * 3; i++)
-            if (abs(x.px[i] - y.px[i]) > far) far = abs(x.px[i] - y.px[i]);
-    }
-    image_free(&x), image_free(&y);
-    return far;
 }
 
 /* One evaluation of a network differs by 2e-5 (test_graph.c: some 300 roundings in a
@@ -71,8 +48,8 @@ TEST(gpu_samples_what_the_processor_does)
     other_order(1);
     int rc = sample("b.png", "");
     other_order(0);
-    CHECK(!rc && fixture_same_file(at("a.png"), at("b.png")));
-    CHECK(distance("a.png", "cpu.png") <= 1);
+    CHECK(!rc && fixture_same_file(test_path("a.png"), test_path("b.png")));
+    CHECK(fixture_distance(test_path("a.png"), test_path("cpu.png")) <= 1);
 }
 
 /* ---- training ------------------------------------------------------------ */
@@ -82,7 +59,7 @@ static int train(const char *name, const char *more)
 {
     snprintf(args, sizeof args, "train -m " POCKET " -d %s -o %s --output_name x --resolution 64 "
              "--network_dim 4 --seed 5 --max_train_steps 3 --optimizer_type SGD --learning_rate 1 "
-             "--mixed_precision no --save_precision float %s", at("data"), at(name), more);
+             "--mixed_precision no --save_precision float %s", test_path("data"), test_path(name), more);
     int rc = test_sdc(args, NULL, err, sizeof err);
     if (rc) test_fail(__FILE__, __LINE__, "exit %d: %s", rc, err);
     return rc;
@@ -111,7 +88,7 @@ static double gap(const char *a, const char *b, const char *part)
 {
     Err e = {0};
     size_t n, m;
-    float *x = values(at(a), part, &n, &e), *y = values(at(b), part, &m, &e);
+    float *x = values(test_path(a), part, &n, &e), *y = values(test_path(b), part, &m, &e);
     double diff = 0, norm = 0;
     for (size_t i = 0; x && y && i < n && n == m; i++) {
         diff += ((double)x[i] - (double)y[i]) * ((double)x[i] - (double)y[i]);
@@ -127,12 +104,12 @@ TEST(gpu_trains_what_the_processor_does)
 {
     Err e = {0};
     if (!is_gpu()) return;
-    CHECK_OK(fixture_data(at("data"), &e), &e);
+    CHECK_OK(fixture_data(test_path("data"), &e), &e);
     if (train("a", "") || train("cpu", "--device cpu")) return;
     other_order(1);
     int rc = train("b", "");
     other_order(0);
-    CHECK(!rc && fixture_same_file(at("a/x.safetensors"), at("b/x.safetensors")));
+    CHECK(!rc && fixture_same_file(test_path("a/x.safetensors"), test_path("b/x.safetensors")));
     CHECK_NEAR(gap("a/x.safetensors", "cpu/x.safetensors", "lora_up"), 0, 6e-5);
     CHECK_NEAR(gap("a/x.safetensors", "cpu/x.safetensors", "lora_down"), 0, 2e-5);
 }
@@ -150,7 +127,7 @@ static int sample_with(const char *name, const char *value, const char *more)
 {
     setenv(name, value, 1);
     snprintf(args, sizeof args, "sample -m %s -o %s -W 64 -H 64 --steps 1 --dtype f32 -p cat %s",
-             fixture_model(), at("x.png"), more);
+             fixture_model(), test_path("x.png"), more);
     int rc = test_sdc(args, NULL, err, sizeof err);
     unsetenv(name);
     return rc;
@@ -164,7 +141,7 @@ TEST(gpu_failure_names_the_layer)
     CHECK(strstr(err, "cuda:0 (") && strstr(err, "failed in or before layer"));
     CHECK(strstr(err, "illegal memory access"));
     CHECK(strstr(err, "; with --trace it says which"));
-    CHECK_INT(io_exists(at("x.png")), 0);
+    CHECK_INT(io_exists(test_path("x.png")), 0);
     CHECK_INT(sample_with("SDC_EMU_FAIL", "time_embed_kernel", "--trace"), 1);
     CHECK(strstr(err, "failed in layer") && strstr(err, "(time_embed)"));
 }

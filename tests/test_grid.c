@@ -12,26 +12,17 @@
 
 static char out[8192], err[8192], args[4096];
 
-static const char *at(const char *name)
-{
-    static char path[8][512];
-    static int next;
-    char *p = path[next++ % 8];
-    snprintf(p, 512, "%s/%s", test_dir(), name);
-    return p;
-}
-
 static int grid(const char *more)
 {
     snprintf(args, sizeof args, "grid -m %s -o %s -W 64 -H 64 --steps 2 --seed 7 --threads 1 %s", fixture_model(),
-             at("g.png"), more);
+             test_path("g.png"), more);
     return test_sdc(args, out, err, sizeof out);
 }
 
 static int sample(const char *to, const char *more)
 {
     snprintf(args, sizeof args, "sample -m %s -o %s -W 64 -H 64 --steps 2 --seed 7 --threads 1 %s", fixture_model(),
-             at(to), more);
+             test_path(to), more);
     return test_sdc(args, out, err, sizeof out);
 }
 
@@ -49,7 +40,7 @@ static int has(const char *sheet_name, const char *name)
 {
     Image sheet = {0}, im = {0};
     int found = 0;
-    if (!image_load(&sheet, at(sheet_name), NULL) && !image_load(&im, at(name), NULL))
+    if (!image_load(&sheet, test_path(sheet_name), NULL) && !image_load(&im, test_path(name), NULL))
         for (int y = 0; y + im.h <= sheet.h && !found; y++)
             for (int x = 0; x + im.w <= sheet.w && !found; x++) found = has_at(&sheet, &im, x, y);
     image_free(&sheet);
@@ -61,10 +52,10 @@ static int has(const char *sheet_name, const char *name)
 static int make_loras(void)
 {
     Err e = {0};
-    if (fixture_data(at("data"), &e)) return -1;
+    if (fixture_data(test_path("data"), &e)) return -1;
     snprintf(args, sizeof args, "train -m %s -d %s -o %s --output_name x --resolution 64 --network_dim 2 --threads 1 "
              "--seed 5 --learning_rate 0.3 --max_train_epochs 2 --train_batch_size 4 --save_every_n_epochs 1",
-             fixture_model(), at("data"), at("lora"));
+             fixture_model(), test_path("data"), test_path("lora"));
     return test_sdc(args, out, err, sizeof out);
 }
 
@@ -76,7 +67,7 @@ typedef struct { int cell; const char *options; } Want;
         char cell_[32];                                                                          \
         snprintf(cell_, sizeof cell_, "g-%d.png", (want)[i_].cell);                              \
         CHECK_INT(sample("s.png", (want)[i_].options), 0);                                       \
-        if (!fixture_same_file(at("s.png"), at(cell_)) || !has("g.png", "s.png")) {              \
+        if (!fixture_same_file(test_path("s.png"), test_path(cell_)) || !has("g.png", "s.png")) {              \
             test_fail(__FILE__, __LINE__, "cell %d is not: %s", (want)[i_].cell, (want)[i_].options); \
             return;                                                                              \
         }                                                                                        \
@@ -104,24 +95,24 @@ TEST(grid_changes_loras_in_place)
     char more[2048], second[700], third[700], last[700];
     CHECK_INT(make_loras(), 0);
     snprintf(more, sizeof more, "-p 'a cat' --lora %s --x 'lora_strength: 0, 0.5-1[2]' --y 'lora_epoch: 1,last' --save_cells",
-             at("lora/x.safetensors"));
+             test_path("lora/x.safetensors"));
     CHECK_INT(grid(more), 0);
-    snprintf(second, sizeof second, "-p 'a cat' --lora %s:0.5", at("lora/x-000001.safetensors"));
-    snprintf(third, sizeof third, "-p 'a cat' --lora %s:1", at("lora/x-000001.safetensors"));
-    snprintf(last, sizeof last, "-p 'a cat' --lora %s:0.5", at("lora/x.safetensors"));
+    snprintf(second, sizeof second, "-p 'a cat' --lora %s:0.5", test_path("lora/x-000001.safetensors"));
+    snprintf(third, sizeof third, "-p 'a cat' --lora %s:1", test_path("lora/x-000001.safetensors"));
+    snprintf(last, sizeof last, "-p 'a cat' --lora %s:0.5", test_path("lora/x.safetensors"));
     const Want want[] = {{2, second}, {3, third}, {5, last}};
     CHECK_CELLS(want);
-    CHECK(!fixture_same_file(at("g-2.png"), at("g-5.png")));
+    CHECK(!fixture_same_file(test_path("g-2.png"), test_path("g-5.png")));
     /* in tags, by name; from none to one and back */
     static const Want without[] = {{1, "-p 'a  cat' --dtype int8"}}, after[] = {{2, "-p 'a  cat'"}};
     snprintf(more, sizeof more, "-p 'a <lora:x:1> cat' --lora_dir %s --x 'lora: none, x-000001:0.3' --save_cells "
-             "--dtype int8", at("lora"));
+             "--dtype int8", test_path("lora"));
     CHECK_INT(grid(more), 0);
-    snprintf(second, sizeof second, "-p 'a <lora:x-000001:0.3> cat' --lora_dir %s --dtype int8", at("lora"));
+    snprintf(second, sizeof second, "-p 'a <lora:x-000001:0.3> cat' --lora_dir %s --dtype int8", test_path("lora"));
     const Want tags[] = {{2, second}};
     CHECK_CELLS(without);
     CHECK_CELLS(tags);
-    snprintf(more, sizeof more, "-p 'a <lora:x:1> cat' --lora_dir %s --x 'lora: x, none' --save_cells", at("lora"));
+    snprintf(more, sizeof more, "-p 'a <lora:x:1> cat' --lora_dir %s --x 'lora: x, none' --save_cells", test_path("lora"));
     CHECK_INT(grid(more), 0);
     CHECK_CELLS(after);
 }
@@ -129,8 +120,8 @@ TEST(grid_changes_loras_in_place)
 TEST(grid_repeats_from_its_own_text)
 {
     CHECK_INT(grid("-p 'a cat, sitting' --x 'seed: -1,3' --y 'Prompt S/R: \"cat, sitting\", \"dog\"'"), 0);
-    CHECK_INT(rename(at("g.png"), at("first.png")), 0);
-    snprintf(args, sizeof args, "grid -m %s --from_png %s -o %s --threads 1", fixture_model(), at("first.png"), at("g.png"));
+    CHECK_INT(rename(test_path("g.png"), test_path("first.png")), 0);
+    snprintf(args, sizeof args, "grid -m %s --from_png %s -o %s --threads 1", fixture_model(), test_path("first.png"), test_path("g.png"));
     CHECK_INT(test_sdc(args, out, err, sizeof out), 0);
     CHECK(!strstr(err, "cannot be repeated"));
     CHECK(has("g.png", "first.png"));
@@ -153,7 +144,7 @@ TEST(grid_refuses_bad_axes)
         char more[300];
         snprintf(more, sizeof more, "-p 'a cat' --y '%s'", bad[i].axis);
         int rc = grid(more);
-        if ((rc != 2 && rc != 3) || !strstr(err, bad[i].said) || io_exists(at("g.png")))
+        if ((rc != 2 && rc != 3) || !strstr(err, bad[i].said) || io_exists(test_path("g.png")))
             test_fail(__FILE__, __LINE__, "%s: exit %d, %s", bad[i].axis, rc, err);
     }
     CHECK_INT(grid("-p 'a cat'"), 2);
@@ -170,18 +161,18 @@ TEST(grid_keeps_what_is_drawn)
     const char *bin = getenv("SDC_BIN");
     char cmd[2000];
     snprintf(cmd, sizeof cmd, "exec %s grid -m %s -p x -W 64 -H 64 --threads 1 --steps 20 -x 'seed: 1-100' --save_cells "
-             "-o %s >/dev/null 2>&1", bin ? bin : "./sdc", fixture_model(), at("g.png"));
+             "-o %s >/dev/null 2>&1", bin ? bin : "./sdc", fixture_model(), test_path("g.png"));
     pid_t pid = fork();
     if (!pid) {
         execl("/bin/sh", "sh", "-c", cmd, (char *)NULL);
         _exit(127);
     }
-    for (int i = 0; i < 3000 && !io_exists(at("g-1.png")); i++) usleep(20000);
+    for (int i = 0; i < 3000 && !io_exists(test_path("g-1.png")); i++) usleep(20000);
     kill(pid, SIGTERM);
     int st;
     waitpid(pid, &st, 0);
     CHECK(WIFEXITED(st));
     CHECK_INT(WEXITSTATUS(st), 143);
     CHECK(has("g.png", "g-1.png"));
-    CHECK(!io_exists(at("g-100.png")));
+    CHECK(!io_exists(test_path("g-100.png")));
 }

@@ -123,19 +123,10 @@ static void close_run(Run *r)
 static const PipelineConfig small = {.prompt = "a cat", .negative = "dog", .width = 64, .height = 64,
                                      .steps = 2, .cfg_scale = 7, .sampler = SAMPLER_EULER, .rng = RNG_CPU};
 
-static const char *in_dir(const char *name)
-{
-    static char path[4][512];
-    static int next;
-    char *p = path[next++ % 4];
-    snprintf(p, 512, "%s/%s", test_dir(), name);
-    return p;
-}
-
 static int train(const char *to, const char *more)
 {
     snprintf(args, sizeof args, "train -m %s -d %s -o %s --output_name x --resolution 64 --network_dim 4 --seed 5 "
-             "--threads 2 --learning_rate 5e-3 --save_precision float %s", fixture_model(), in_dir("data"), to, more);
+             "--threads 2 --learning_rate 5e-3 --save_precision float %s", fixture_model(), test_path("data"), to, more);
     return test_sdc(args, out, err, sizeof out);
 }
 
@@ -149,9 +140,9 @@ TEST(int8_merges_loras_before_it_rounds)
     Err e = {0};
     Tokenizer *tok;
     char lora[600], *loras[] = {lora};
-    CHECK_OK(fixture_data(in_dir("data"), &e), &e);
-    CHECK_INT(train(in_dir("l"), "--max_train_steps 4"), 0);
-    snprintf(lora, sizeof lora, "%s:0.8", in_dir("l/x.safetensors"));
+    CHECK_OK(fixture_data(test_path("data"), &e), &e);
+    CHECK_INT(train(test_path("l"), "--max_train_steps 4"), 0);
+    snprintf(lora, sizeof lora, "%s:0.8", test_path("l/x.safetensors"));
     CHECK_OK(bpe_open(&tok, &e), &e);
     Run *i8 = mem_calloc(1, sizeof *i8), *f32 = mem_calloc(1, sizeof *f32), *base = mem_calloc(1, sizeof *base);
     CHECK_OK(open_run(i8, fixture_model(), "int8", loras, &small, tok, &e), &e);
@@ -188,15 +179,15 @@ static double last_loss(const char *text)
 TEST(int8_base_trains_a_lora)
 {
     Err e = {0};
-    CHECK_OK(fixture_data(in_dir("data"), &e), &e);
-    CHECK_INT(train(in_dir("a"), "--max_train_steps 12 --mixed_precision bf16"), 0);
+    CHECK_OK(fixture_data(test_path("data"), &e), &e);
+    CHECK_INT(train(test_path("a"), "--max_train_steps 12 --mixed_precision bf16"), 0);
     double want = last_loss(err);
-    CHECK_INT(train(in_dir("b"), "--max_train_steps 12 --mixed_precision bf16 --int8_base"), 0);
+    CHECK_INT(train(test_path("b"), "--max_train_steps 12 --mixed_precision bf16 --int8_base"), 0);
     CHECK_NEAR(last_loss(err), want, 0.03 * want);
-    CHECK_INT(train(in_dir("c"), "--max_train_steps 12 --mixed_precision bf16 --int8_base --threads 1"), 0);
-    CHECK(fixture_same_file(in_dir("b/x.safetensors"), in_dir("c/x.safetensors")));
-    CHECK(!fixture_same_file(in_dir("a/x.safetensors"), in_dir("b/x.safetensors")));
-    CHECK_INT(train(in_dir("d"), "--full --int8_base"), 2);
+    CHECK_INT(train(test_path("c"), "--max_train_steps 12 --mixed_precision bf16 --int8_base --threads 1"), 0);
+    CHECK(fixture_same_file(test_path("b/x.safetensors"), test_path("c/x.safetensors")));
+    CHECK(!fixture_same_file(test_path("a/x.safetensors"), test_path("b/x.safetensors")));
+    CHECK_INT(train(test_path("d"), "--full --int8_base"), 2);
     CHECK(strstr(err, "--int8_base: only for a LoRA"));
 }
 
@@ -204,7 +195,7 @@ TEST(int8_base_trains_a_lora)
 TEST(int8_is_refused_where_it_cannot_run)
 {
     if (!strncmp(kern_device(), "cpu", 3)) return;
-    snprintf(args, sizeof args, "sample -m %s -p cat -o %s --dtype int8", fixture_model(), in_dir("x.png"));
+    snprintf(args, sizeof args, "sample -m %s -p cat -o %s --dtype int8", fixture_model(), test_path("x.png"));
     CHECK_INT(test_sdc(args, out, err, sizeof out), 2);
     CHECK(strstr(err, "int8 weights") && strstr(err, "bf16"));
 }

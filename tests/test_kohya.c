@@ -245,15 +245,6 @@ TEST(lora_norm_is_that_of_the_product)
 
 /* ---- data sets ----------------------------------------------------------- */
 
-static const char *below(const char *name)
-{
-    static char path[4][512];
-    static int next;
-    char *p = path[next++ % 4];
-    snprintf(p, 512, "%s/%s", test_dir(), name);
-    return p;
-}
-
 /* 64x64, opaque from x = 16, red from y = 16. */
 static int put_rgba(const char *name, int channels, Err *e)
 {
@@ -265,7 +256,7 @@ static int put_rgba(const char *name, int channels, Err *e)
         p[1] = p[2] = 9;
         if (channels == 4) p[3] = i % 64 < 16 ? 0 : 255;
     }
-    int rc = image_save(below(name), &im, NULL, e);
+    int rc = image_save(test_path(name), &im, NULL, e);
     image_free(&im);
     return rc;
 }
@@ -276,9 +267,9 @@ TEST(dataset_masks_are_kohyas)
     Dataset *ds;
     float *mask;
     char dir[512], masks[512];
-    snprintf(dir, sizeof dir, "%s", below("data"));
-    snprintf(masks, sizeof masks, "%s", below("masks"));
-    CHECK_OK(io_mkdirs(below("data/1_a"), &e), &e);
+    snprintf(dir, sizeof dir, "%s", test_path("data"));
+    snprintf(masks, sizeof masks, "%s", test_path("masks"));
+    CHECK_OK(io_mkdirs(test_path("data/1_a"), &e), &e);
     CHECK_OK(io_mkdirs(masks, &e), &e);
     CHECK_OK(put_rgba("data/1_a/a.png", 4, &e), &e);
     CHECK_OK(put_rgba("data/1_a/b.png", 3, &e), &e);
@@ -314,7 +305,7 @@ TEST(dataset_holds_pictures_out)
     Err e = {0};
     Dataset *ds[3];
     char dir[512];
-    snprintf(dir, sizeof dir, "%s", below("data"));
+    snprintf(dir, sizeof dir, "%s", test_path("data"));
     CHECK_OK(fixture_data(dir, &e), &e);
     DataConfig c = {.train_dir = dir, .batch_size = 1, .bucket = {.w = 64, .h = 64}, .split = 0.25, .split_seed = 3};
     CHECK_OK(dataset_open(&ds[0], &c, &e), &e);
@@ -384,9 +375,9 @@ TEST(caption_lines_are_kept_for_wildcards)
     static const char text[] = "\xEF\xBB\xBF one \r\n\r\n\n two\nthree ";
     Err e = {0};
     char *all = NULL, *first = NULL;
-    CHECK_OK(io_write_file(below("c.txt"), text, sizeof text - 1, &e), &e);
-    CHECK_OK(caption_read_lines(&all, below("c.txt"), &e), &e);
-    CHECK_OK(caption_read(&first, below("c.txt"), &e), &e);
+    CHECK_OK(io_write_file(test_path("c.txt"), text, sizeof text - 1, &e), &e);
+    CHECK_OK(caption_read_lines(&all, test_path("c.txt"), &e), &e);
+    CHECK_OK(caption_read(&first, test_path("c.txt"), &e), &e);
     int ok = !strcmp(all, "one\ntwo\nthree") && !strcmp(first, "one");
     mem_free(all);
     mem_free(first);
@@ -398,7 +389,7 @@ TEST(caption_lines_are_kept_for_wildcards)
 static int train(const char *to, const char *more)
 {
     char args[2048], logs[512];
-    snprintf(logs, sizeof logs, "%s", below("logs"));
+    snprintf(logs, sizeof logs, "%s", test_path("logs"));
     snprintf(args, sizeof args, "train -m %s -d %s -o %s --output_name x --resolution 64 --network_dim 4 --threads 2 "
              "--max_train_epochs 2 --train_batch_size 2 --learning_rate 1e-2 --noise_offset 0.1 "
              "--noise_offset_random_strength --adaptive_noise_scale 0.05 --multires_noise_iterations 4 "
@@ -406,7 +397,7 @@ static int train(const char *to, const char *more)
              "--alpha_mask --scale_weight_norms 0.01 --enable_wildcard --secondary_separator ';;' "
              "--validation_split 0.25 --lr_scheduler cosine_with_min_lr --lr_scheduler_min_lr_ratio 0.1 "
              "--save_every_n_steps 1 --save_last_n_steps 1 --metadata_author 'me & you' --logging_dir %s "
-             "--log_prefix p --seed 5 --save_precision float %s", fixture_model(), below("data"), below(to), logs, more);
+             "--log_prefix p --seed 5 --save_precision float %s", fixture_model(), test_path("data"), test_path(to), logs, more);
     return test_sdc(args, out, err, sizeof out);
 }
 
@@ -442,20 +433,20 @@ TEST(train_with_kohyas_options_resumes_and_reports)
     Err e = {0};
     char *text, want[64];
     CHECK(fixture_model());
-    CHECK_OK(fixture_data(below("data"), &e), &e);
+    CHECK_OK(fixture_data(test_path("data"), &e), &e);
     CHECK_INT(train("a", ""), 0);
     CHECK_INT(train("b", "--stop_after_steps 3"), 130);
     CHECK_INT(train("b", "--resume --noise_offset 0.2"), 2);
     CHECK(strstr(err, "noise_offset"));
     CHECK_INT(train("b", "--resume"), 0);
-    CHECK(fixture_same_file(below("a/x.safetensors"), below("b/x.safetensors")));
-    CHECK(norms_are_scaled(below("a/x.safetensors"), &e));
+    CHECK(fixture_same_file(test_path("a/x.safetensors"), test_path("b/x.safetensors")));
+    CHECK(norms_are_scaled(test_path("a/x.safetensors"), &e));
     CHECK_INT(train("c", "--ip_noise_gamma 0.3 --max_train_epochs 1"), 0);
     CHECK_INT(train("d", "--ip_noise_gamma 0 --max_train_epochs 1"), 0);
-    CHECK(!fixture_same_file(below("c/x.safetensors"), below("d/x.safetensors")));
-    CHECK_INT(io_exists(below("a/x-step00000009.safetensors")), 1);
-    CHECK_INT(io_exists(below("a/x-step00000007.safetensors")), 0);
-    CHECK_OK(io_read_text(&text, NULL, below("b/x.jsonl"), 1 << 20, &e), &e);
+    CHECK(!fixture_same_file(test_path("c/x.safetensors"), test_path("d/x.safetensors")));
+    CHECK_INT(io_exists(test_path("a/x-step00000009.safetensors")), 1);
+    CHECK_INT(io_exists(test_path("a/x-step00000007.safetensors")), 0);
+    CHECK_OK(io_read_text(&text, NULL, test_path("b/x.jsonl"), 1 << 20, &e), &e);
     int steps = 0, held = 0;
     for (char *line = strtok(text, "\n"); line; line = strtok(NULL, "\n")) {
         snprintf(want, sizeof want, "{\"step\": %d, ", steps + 1);
@@ -465,13 +456,13 @@ TEST(train_with_kohyas_options_resumes_and_reports)
     mem_free(text);
     CHECK_INT(steps, 10);
     CHECK_INT(held, 2);
-    CHECK_OK(io_read_text(&text, NULL, below("b/x-report.html"), 1 << 20, &e), &e);
+    CHECK_OK(io_read_text(&text, NULL, test_path("b/x-report.html"), 1 << 20, &e), &e);
     int whole = strstr(text, "<svg") && strstr(text, "scale_weight_norms") && strstr(text, "&#39;me &#38; you&#39;") && !strstr(text, " --resume");
     mem_free(text);
     CHECK(whole);
     char **names;
     size_t count;
-    CHECK_OK(io_list(&names, &count, below("logs"), &e), &e);
+    CHECK_OK(io_list(&names, &count, test_path("logs"), &e), &e);
     int prefixed = count && names[0][0] == 'p' && strlen(names[0]) == 15;
     io_list_free(names, count);
     CHECK(prefixed);
@@ -551,15 +542,15 @@ TEST(train_merges_base_weights_first)
     Err e = {0};
     char more[700];
     CHECK(fixture_model());
-    CHECK_OK(fixture_data(below("data"), &e), &e);
+    CHECK_OK(fixture_data(test_path("data"), &e), &e);
     CHECK_INT(train("a", "--max_train_epochs 1"), 0);
-    snprintf(more, sizeof more, "--max_train_epochs 1 --base_weights %s --base_weights_multiplier 0.5", below("a/x.safetensors"));
+    snprintf(more, sizeof more, "--max_train_epochs 1 --base_weights %s --base_weights_multiplier 0.5", test_path("a/x.safetensors"));
     CHECK_INT(train("b", more), 0);
-    CHECK(!fixture_same_file(below("a/x.safetensors"), below("b/x.safetensors")));
-    snprintf(more, sizeof more, "--max_train_epochs 1 --base_weights %s --base_weights_multiplier 0", below("a/x.safetensors"));
+    CHECK(!fixture_same_file(test_path("a/x.safetensors"), test_path("b/x.safetensors")));
+    snprintf(more, sizeof more, "--max_train_epochs 1 --base_weights %s --base_weights_multiplier 0", test_path("a/x.safetensors"));
     CHECK_INT(train("c", more), 0);
-    CHECK(fixture_same_file(below("a/x.safetensors"), below("c/x.safetensors")));
-    snprintf(more, sizeof more, "--base_weights %s", below("data"));
+    CHECK(fixture_same_file(test_path("a/x.safetensors"), test_path("c/x.safetensors")));
+    snprintf(more, sizeof more, "--base_weights %s", test_path("data"));
     CHECK_INT(train("d", more), 3);
 }
 
@@ -572,7 +563,7 @@ TEST(train_checks_what_kohya_checks)
         {"--lr_scheduler_min_lr_ratio 2", "between 0 and 1"}};
     Err e = {0};
     CHECK(fixture_model());
-    CHECK_OK(fixture_data(below("data"), &e), &e);
+    CHECK_OK(fixture_data(test_path("data"), &e), &e);
     for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
         CHECK_INT(train("a", wrong[i][0]), 2);
         if (!strstr(err, wrong[i][1])) test_fail(__FILE__, __LINE__, "%s: %s", wrong[i][0], err);

@@ -17,22 +17,13 @@
 
 static char out[1 << 16], err[1 << 14];
 
-static const char *below(const char *name)
-{
-    static char buf[4][400];
-    static int n;
-    char *p = buf[n++ % 4];
-    snprintf(p, sizeof buf[0], "%s/%s", test_dir(), name);
-    return p;
-}
-
 /* Two steps on the small model. */
 static int train(const char *to, const char *more)
 {
     char args[2048];
     snprintf(args, sizeof args, "train -m %s -d %s -o %s --output_name x --resolution 64 --network_dim 4 --threads 2 "
              "--max_train_steps 2 --learning_rate 1e-2 --seed 5 --save_precision float %s", fixture_model(),
-             below("data"), below(to), more);
+             test_path("data"), test_path(to), more);
     return test_sdc(args, out, err, sizeof out);
 }
 
@@ -40,7 +31,7 @@ static const char *result(const char *to)
 {
     char name[100];
     snprintf(name, sizeof name, "%s/x.safetensors", to);
-    return below(name);
+    return test_path(name);
 }
 
 static int inspect(const char *file)
@@ -86,7 +77,7 @@ TEST(train_writes_every_kind_of_network)
         {"dora", "--network_args dora_wd=True conv_dim=2", " LoRA with DoRA\n", "lora_up", "dora_scale"}};
     Err e = {0};
     CHECK(fixture_model());
-    CHECK_OK(fixture_data(below("data"), &e), &e);
+    CHECK_OK(fixture_data(test_path("data"), &e), &e);
     for (size_t i = 0; i < 3; i++) {
         CHECK_INT(train(kinds[i].to, kinds[i].args), 0);
         CHECK_INT(inspect(result(kinds[i].to)), 0);
@@ -108,7 +99,7 @@ TEST(train_dropout_resumes)
     char more[400];
     Err e = {0};
     CHECK(fixture_model());
-    CHECK_OK(fixture_data(below("data"), &e), &e);
+    CHECK_OK(fixture_data(test_path("data"), &e), &e);
     CHECK_INT(train("a", args), 0);
     snprintf(more, sizeof more, "%s --stop_after_steps 1", args);
     CHECK_INT(train("b", more), 130);
@@ -169,7 +160,7 @@ TEST(train_leaves_out_blocks_of_rate_0)
 {
     Err e = {0};
     CHECK(fixture_model());
-    CHECK_OK(fixture_data(below("data"), &e), &e);
+    CHECK_OK(fixture_data(test_path("data"), &e), &e);
     CHECK_INT(train("rates", "--network_train_unet_only --network_args down_lr_weight=zeros mid_lr_weight=1 "
                     "up_lr_weight=0,0,0,0,0,0,0,0,0,0.5,1,0"), 0);
     CHECK_INT(count_of(result("rates"), "down_blocks"), 0);
@@ -307,7 +298,7 @@ TEST(embeddings_are_read_in_every_form)
     for (size_t i = 0; i < sizeof files / sizeof *files; i++) {
         Embeddings em = {0};
         Err e = {0};
-        const char *path = below("word.safetensors");
+        const char *path = test_path("word.safetensors");
         CHECK_OK(synth_file(path, &files[i].t, 1, NULL, 0, &e), &e);
         int rc = embeddings_open(&em, path, 64, &e);
         CHECK_INT(rc, files[i].error ? ERR_INPUT : 0);
@@ -360,8 +351,8 @@ TEST(embeddings_of_hostile_pickles_are_refused)
     io_unmap(&whole);
     for (size_t n = 0; n < size; n += 97) {
         Embeddings em = {0};
-        CHECK_OK(io_write_file(below("cut.pt"), data, n, &e), &e);
-        CHECK_INT(embeddings_open(&em, below("cut.pt"), 64, &e), ERR_INPUT);
+        CHECK_OK(io_write_file(test_path("cut.pt"), data, n, &e), &e);
+        CHECK_INT(embeddings_open(&em, test_path("cut.pt"), 64, &e), ERR_INPUT);
         CHECK(!em.count);
     }
     mem_free(data);
@@ -371,7 +362,7 @@ static int sample(const char *prompt, const char *png, const char *more)
 {
     char args[1200];
     snprintf(args, sizeof args, "sample -m %s -p '%s' -W 64 -H 64 --steps 2 --seed 1 --threads 2 -o %s %s", fixture_model(),
-             prompt, below(png), more);
+             prompt, test_path(png), more);
     return test_sdc(args, out, err, sizeof out);
 }
 
@@ -380,7 +371,7 @@ TEST(train_textual_inversion)
     Err e = {0};
     char more[900];
     CHECK(fixture_model());
-    CHECK_OK(fixture_data(below("data"), &e), &e);
+    CHECK_OK(fixture_data(test_path("data"), &e), &e);
     CHECK_INT(train("ti", "--ti --token_string zzword --init_word cat --num_vectors_per_token 2 --use_object_template"), 0);
     Embeddings em = {0};
     CHECK_OK(embeddings_open(&em, result("ti"), 64, &e), &e);
@@ -393,20 +384,20 @@ TEST(train_textual_inversion)
     snprintf(more, sizeof more, "--embeddings %s", result("ti"));
     CHECK_INT(sample("a photo of x", "with.png", more), 0);       /* its file is x.safetensors */
     CHECK_INT(sample("a photo of x", "without.png", ""), 0);
-    CHECK(!fixture_same_file(below("with.png"), below("without.png")));
-    snprintf(more, sizeof more, "--embedding_dir %s", below("ti"));
+    CHECK(!fixture_same_file(test_path("with.png"), test_path("without.png")));
+    snprintf(more, sizeof more, "--embedding_dir %s", test_path("ti"));
     CHECK_INT(sample("a photo of x", "dir.png", more), 0);
-    CHECK(fixture_same_file(below("with.png"), below("dir.png")));
+    CHECK(fixture_same_file(test_path("with.png"), test_path("dir.png")));
     /* A1111's own file, in its folder */
     char *file;
     size_t size;
     CHECK_OK(io_read_text(&file, &size, "tests/data/ckpt/a1111.pt", 1 << 20, &e), &e);
-    CHECK_OK(io_write_file(below("ti/zzpt.pt"), file, size, &e), &e);
+    CHECK_OK(io_write_file(test_path("ti/zzpt.pt"), file, size, &e), &e);
     mem_free(file);
-    snprintf(more, sizeof more, "--embedding_dir %s", below("ti"));
+    snprintf(more, sizeof more, "--embedding_dir %s", test_path("ti"));
     CHECK_INT(sample("a photo of zzpt", "pt.png", more), 0);
     CHECK_INT(sample("a photo of zzpt", "none.png", ""), 0);
-    CHECK(!fixture_same_file(below("pt.png"), below("none.png")));
+    CHECK(!fixture_same_file(test_path("pt.png"), test_path("none.png")));
     CHECK_INT(train("bad", "--ti"), 2);
     CHECK(strstr(err, "token_string"));
     CHECK_INT(train("bad", "--token_string x"), 2);

@@ -16,21 +16,11 @@
 
 static char out[8192], err[8192], args[4096];
 
-/* A path in the test's folder; a few are valid at a time. */
-static const char *at(const char *name)
-{
-    static char path[8][512];
-    static int next;
-    char *p = path[next++ % 8];
-    snprintf(p, 512, "%s/%s", test_dir(), name);
-    return p;
-}
-
 /* A small picture of the fixture into the test's folder; the exit code. */
 static int sample(const char *name, const char *more)
 {
     snprintf(args, sizeof args, "sample -m %s -o %s -W 64 -H 64 --steps 3 --seed 7 --threads 1 "
-             "%s", fixture_model(), at(name), more);
+             "%s", fixture_model(), test_path(name), more);
     return test_sdc(args, out, err, sizeof out);
 }
 
@@ -42,28 +32,18 @@ static int sample(const char *name, const char *more)
 static int repeat(const char *from, const char *to, const char *more)
 {
     snprintf(args, sizeof args, "sample -m %s --from-png %s -o %s --threads 1 %s", fixture_model(),
-             at(from), at(to), more);
+             test_path(from), test_path(to), more);
     return test_sdc(args, out, err, sizeof out);
 }
 
 static int same(const char *a, const char *b)
 {
-    return fixture_same_file(at(a), at(b));
+    return fixture_same_file(test_path(a), test_path(b));
 }
 
-/* The largest difference of two pictures' pixels, 256 when they cannot be compared. */
 static int distance(const char *a, const char *b)
 {
-    Image x = {0}, y = {0};
-    int far = 256;
-    if (!image_load(&x, at(a), NULL) && !image_load(&y, at(b), NULL) && x.w == y.w && x.h == y.h) {
-        far = 0;
-        for (int i = 0; i < x.w * x.h * 3; i++)
-            if (abs(x.px[i] - y.px[i]) > far) far = abs(x.px[i] - y.px[i]);
-    }
-    image_free(&x);
-    image_free(&y);
-    return far;
+    return fixture_distance(test_path(a), test_path(b));
 }
 
 /* The picture's `parameters` (static). */
@@ -73,7 +53,7 @@ static const char *text_of(const char *name)
     IoMap m;
     char *t = NULL;
     text[0] = 0;
-    if (io_map(&m, at(name), NULL)) return text;
+    if (io_map(&m, test_path(name), NULL)) return text;
     if (!image_parameters(&t, m.data, m.size, NULL) && t) snprintf(text, sizeof text, "%s", t);
     mem_free(t);
     io_unmap(&m);
@@ -103,7 +83,7 @@ static int write_lora(const char *name, int unet, uint64_t seed)
     for (size_t i = 0; !rc && i < lo.count; i++)
         rng_normal((RngKey){seed, 0, (uint32_t)i, 99}, 0, lo.list[i].up,
                    (size_t)(lo.list[i].target->out * lo.list[i].rank));
-    if (!rc) rc = lora_save(at(name), lo.list, lo.count, FD_F32, NULL, 0, &e);
+    if (!rc) rc = lora_save(test_path(name), lo.list, lo.count, FD_F32, NULL, 0, &e);
     if (!rc) lora_close(&lo);
     model_close(&m);
     if (rc) fprintf(stderr, "%s\n", e.msg);
@@ -129,7 +109,7 @@ static int write_model(const char *name, int in_channels, int vocab)
     config_default_heads(&c);
     if (checkpoint_new(&ck, &c, &e)) return e.code;
     CheckpointSave s = {.values = zeros, .cast = 1, .dtype = FD_F16};
-    int rc = checkpoint_save(ck, at(name), &s, &e);
+    int rc = checkpoint_save(ck, test_path(name), &s, &e);
     checkpoint_close(ck);
     return rc;
 }
@@ -166,7 +146,7 @@ TEST(sample_depends_on_every_setting)
 TEST(sample_batch_is_single_pictures)
 {
     char more[700];
-    snprintf(more, sizeof more, "-p 'a cat' --sampler euler_a -b 2 --grid %s", at("grid.png"));
+    snprintf(more, sizeof more, "-p 'a cat' --sampler euler_a -b 2 --grid %s", test_path("grid.png"));
     SAMPLE_OK("batch.png", more);
     SAMPLE_OK("one.png", "-p 'a cat' --sampler euler_a");
     SAMPLE_OK("two.png", "-p 'a cat' --sampler euler_a --seed 8");
@@ -174,7 +154,7 @@ TEST(sample_batch_is_single_pictures)
     CHECK(same("batch-1.png", "two.png"));
     Image im;
     Err e = {0};
-    CHECK_OK(image_load(&im, at("grid.png"), &e), &e);
+    CHECK_OK(image_load(&im, test_path("grid.png"), &e), &e);
     int w = im.w, h = im.h;
     image_free(&im);
     CHECK(w >= 128 && h >= 64);
@@ -185,16 +165,16 @@ TEST(sample_prompt_file_is_one_run_per_line)
     char more[700];
     Err e = {0};
     const char *lines = "# two\na cat --d 7\na dog --d 8 --n blurry --ss euler --l 3\n";
-    CHECK_OK(io_write_file(at("p.txt"), lines, strlen(lines), &e), &e);
+    CHECK_OK(io_write_file(test_path("p.txt"), lines, strlen(lines), &e), &e);
     snprintf(args, sizeof args, "sample -m %s -o %s -W 64 -H 64 --steps 3 --threads 1 --prompt_file %s --grid %s",
-             fixture_model(), at("file.png"), at("p.txt"), at("grid.png"));
+             fixture_model(), test_path("file.png"), test_path("p.txt"), test_path("grid.png"));
     CHECK_INT(test_sdc(args, out, err, sizeof out), 0);
     SAMPLE_OK("one.png", "-p 'a cat'");
     snprintf(more, sizeof more, "-p 'a dog' --seed 8 -n blurry --sampler euler --cfg_scale 3");
     SAMPLE_OK("two.png", more);
     CHECK(same("file.png", "one.png"));
     CHECK(same("file-1.png", "two.png"));
-    CHECK_INT(io_exists(at("grid.png")), 1);
+    CHECK_INT(io_exists(test_path("grid.png")), 1);
 }
 
 /* ---- against `sdc probe`, which the goldens hold to other programs -------- */
@@ -204,7 +184,7 @@ static int write_tensor(const char *name, const char *key, FileDtype dt, int ndi
 {
     TensorWriter *w = NULL;
     Err e = {0};
-    int rc = tensorwriter_new(&w, at(name), &e);
+    int rc = tensorwriter_new(&w, test_path(name), &e);
     if (!rc) rc = tensorwriter_add(w, key, dt, ndim, shape, &e);
     if (!rc) rc = tensorwriter_begin(w, &e);
     if (!rc) rc = tensorwriter_write_f32(w, v, n, &e);
@@ -216,7 +196,7 @@ static int read_tensor(const char *name, const char *key, float *v, size_t n)
 {
     TensorFile *f;
     Err e = {0};
-    if (tensorfile_open(&f, at(name), &e)) return e.code;
+    if (tensorfile_open(&f, test_path(name), &e)) return e.code;
     const FileTensor *t = tensorfile_find(f, key);
     int rc = t && (size_t)t->count == n ? tensorfile_read_f32(f, t, 0, t->count, v, &e) : ERR_FAIL;
     tensorfile_close(f);
@@ -225,8 +205,8 @@ static int read_tensor(const char *name, const char *key, float *v, size_t n)
 
 static int probe(const char *net, const char *in, const char *to, const char *more)
 {
-    snprintf(args, sizeof args, "probe %s -m %s --in %s --out %s %s", net, fixture_model(), at(in),
-             at(to), more);
+    snprintf(args, sizeof args, "probe %s -m %s --in %s --out %s %s", net, fixture_model(), test_path(in),
+             test_path(to), more);
     return test_sdc(args, out, err, sizeof out);
 }
 
@@ -260,10 +240,10 @@ static int write_sampler_input(const float *cond, const float *uncond)
     Err e = {0};
     const int64_t x[5] = {STEPS - 1, 1, 4, 8, 8}, z[3] = {1, 77, 64};
     snprintf(args, sizeof args, "probe randn --rng nv --seed 7 --shape 4,8,8 --draws %d --out %s",
-             STEPS, at("randn"));
+             STEPS, test_path("randn"));
     TRY(test_sdc(args, out, err, sizeof out));
     TRY(read_tensor("randn", "randn", draws, STEPS * LATENTS));
-    int rc = tensorwriter_new(&w, at("input"), &e);
+    int rc = tensorwriter_new(&w, test_path("input"), &e);
     if (!rc) rc = tensorwriter_add(w, "noise", FD_F32, 4, x + 1, &e);
     if (!rc) rc = tensorwriter_add(w, "step_noise", FD_F32, 5, x, &e);
     if (!rc) rc = tensorwriter_add(w, "cond", FD_F32, 3, z, &e);
@@ -296,7 +276,7 @@ TEST(sample_is_text_encoder_sampler_and_vae)
               "--cfg-scale 6.5 --dtype f32");
     Image im;
     Err e = {0};
-    CHECK_OK(image_load(&im, at("a.png"), &e), &e);
+    CHECK_OK(image_load(&im, test_path("a.png"), &e), &e);
     int far = 0, low = 255, high = 0;
     for (int c = 0; c < 3; c++)
         for (int i = 0; i < 64 * 64; i++) {
@@ -343,11 +323,11 @@ TEST(sample_lora_by_option_and_by_tag)
     CHECK_INT(write_lora("x.safetensors", 1, 3), 0);
     CHECK_INT(write_lora("y.safetensors", 1, 4), 0);
     SAMPLE_OK("base.png", "-p 'a cat'");
-    snprintf(more, sizeof more, "-p 'a cat' --lora %s:0", at("x.safetensors"));
+    snprintf(more, sizeof more, "-p 'a cat' --lora %s:0", test_path("x.safetensors"));
     SAMPLE_OK("zero.png", more);
     CHECK_INT(distance("base.png", "zero.png"), 0);
-    snprintf(more, sizeof more, "-p 'a cat' --lora %s:0.7:0.3 --lora %s:-0.25", at("x.safetensors"),
-             at("y.safetensors"));
+    snprintf(more, sizeof more, "-p 'a cat' --lora %s:0.7:0.3 --lora %s:-0.25", test_path("x.safetensors"),
+             test_path("y.safetensors"));
     SAMPLE_OK("option.png", more);
     CHECK(distance("base.png", "option.png") > 0);
     snprintf(more, sizeof more, "-p 'a cat <lora:x:0.3:0.7><lora:y:-0.25>' --lora-dir %s",
@@ -357,10 +337,10 @@ TEST(sample_lora_by_option_and_by_tag)
     CHECK(strstr(text_of("option.png"), "a cat <lora:x:0.3:0.7> <lora:y:-0.25>\n"));
     CHECK(strstr(text_of("option.png"), "Lora hashes: \"x: "));
     CHECK_INT(write_lora("text.safetensors", 0, 6), 0);
-    snprintf(more, sizeof more, "-p 'a cat' --lora %s:0.7:0", at("text.safetensors"));
+    snprintf(more, sizeof more, "-p 'a cat' --lora %s:0.7:0", test_path("text.safetensors"));
     SAMPLE_OK("text0.png", more);
     CHECK_INT(distance("base.png", "text0.png"), 0);
-    snprintf(more, sizeof more, "-p 'a cat' --lora %s:0:0.7", at("text.safetensors"));
+    snprintf(more, sizeof more, "-p 'a cat' --lora %s:0:0.7", test_path("text.safetensors"));
     SAMPLE_OK("text1.png", more);
     CHECK(distance("base.png", "text1.png") > 0);
     CHECK_INT(sample("no.png", "-p 'a cat <lora:nowhere:1>'"), 2);
@@ -371,14 +351,14 @@ TEST(sample_from_png_repeats_loras)
 {
     char more[1200];
     CHECK_INT(write_lora("x.safetensors", 1, 3), 0);
-    snprintf(more, sizeof more, "-p 'a cat ' --lora %s:0.7:0.123456789", at("x.safetensors"));
+    snprintf(more, sizeof more, "-p 'a cat ' --lora %s:0.7:0.123456789", test_path("x.safetensors"));
     SAMPLE_OK("a.png", more);
     snprintf(more, sizeof more, "--lora-dir %s", test_dir());
     CHECK_INT(repeat("a.png", "b.png", more), 0);
     CHECK(same("a.png", "b.png"));
     CHECK(!strstr(err, "note:"));
     /* the file lies elsewhere: named by --lora, which replaces the tag */
-    snprintf(more, sizeof more, "--lora %s:0.7:0.123456789", at("x.safetensors"));
+    snprintf(more, sizeof more, "--lora %s:0.7:0.123456789", test_path("x.safetensors"));
     CHECK_INT(repeat("a.png", "c.png", more), 0);
     CHECK(same("a.png", "c.png"));
     /* another LoRA of that name is noticed */
@@ -425,9 +405,9 @@ TEST(sample_from_png_of_others)
     Err e = {0};
     CHECK_OK(image_new(&im, 8, 8, 3, &e), &e);
     memset(im.px, 0, 8 * 8 * 3);
-    int rc = image_save(at("a.png"), &im, text, &e) || image_save(at("none.png"), &im, NULL, &e) ||
-             image_save(at("bad.png"), &im, "x\nSteps: 3, Sampler: Nonsense, Seed: 1", &e) ||
-             image_save(at("plain.png"), &im, "only a prompt", &e);
+    int rc = image_save(test_path("a.png"), &im, text, &e) || image_save(test_path("none.png"), &im, NULL, &e) ||
+             image_save(test_path("bad.png"), &im, "x\nSteps: 3, Sampler: Nonsense, Seed: 1", &e) ||
+             image_save(test_path("plain.png"), &im, "only a prompt", &e);
     image_free(&im);
     CHECK_INT(rc, 0);
     CHECK_INT(repeat("a.png", "b.png", ""), 0);
@@ -455,7 +435,7 @@ TEST(sample_writes_what_a1111_writes)
              "Schedule type: Karras, CFG scale: 7, Seed: 7, Size: 64x64, Model hash: %.10s, Model: "
              "fixture-model, Clip skip: 2, RNG: CPU, Dtype: f32, Version: sdc", hex);
     CHECK_STR(text_of("a.png"), want);
-    snprintf(want, sizeof want, "%s\n", at("a.png"));
+    snprintf(want, sizeof want, "%s\n", test_path("a.png"));
     CHECK_STR(out, want);                                            /* stdout: what was written */
     SAMPLE_OK("b.jpg", "-p 'a cat' --dtype f32");
     CHECK(strstr(text_of("b.jpg"), "Seed: 7"));
@@ -471,7 +451,7 @@ TEST(sample_takes_multiples_of_8)
     CHECK(same("odd.png", "threads.png"));
     Image im;
     Err e = {0};
-    CHECK_OK(image_load(&im, at("odd.png"), &e), &e);
+    CHECK_OK(image_load(&im, test_path("odd.png"), &e), &e);
     int w = im.w, h = im.h;
     image_free(&im);
     CHECK(w == 72 && h == 104);
@@ -502,10 +482,10 @@ TEST(sample_refuses_models_that_cannot)
 {
     CHECK_INT(write_model("inpaint.safetensors", 9, 49408), 0);
     CHECK_INT(write_model("cut.safetensors", 4, 1000), 0);
-    snprintf(args, sizeof args, "sample -m %s -p x -o %s", at("inpaint.safetensors"), at("a.png"));
+    snprintf(args, sizeof args, "sample -m %s -p x -o %s", test_path("inpaint.safetensors"), test_path("a.png"));
     CHECK_INT(test_sdc(args, out, err, sizeof out), 3);
     CHECK(strstr(err, "inpainting"));
-    snprintf(args, sizeof args, "sample -m %s -p x -o %s", at("cut.safetensors"), at("a.png"));
+    snprintf(args, sizeof args, "sample -m %s -p x -o %s", test_path("cut.safetensors"), test_path("a.png"));
     CHECK_INT(test_sdc(args, out, err, sizeof out), 3);
     CHECK(strstr(err, "vocabulary has 1000"));
     CHECK_INT(files_in_folder(), 2);
@@ -514,11 +494,11 @@ TEST(sample_refuses_models_that_cannot)
 TEST(sample_finds_out_early_that_it_cannot_write)
 {
     Err e = {0};
-    CHECK_OK(io_write_file(at("file"), "x", 1, &e), &e);
+    CHECK_OK(io_write_file(test_path("file"), "x", 1, &e), &e);
     CHECK(sample("file/a.png", "-p x --steps 1000") != 0);
     CHECK(!strstr(err, "steps:"));
     SAMPLE_OK("new/folder/a.png", "-p x");
-    CHECK_INT(io_exists(at("new/folder/a.png")), 1);
+    CHECK_INT(io_exists(test_path("new/folder/a.png")), 1);
 }
 
 TEST(sample_dry_run_prints_the_memory)
@@ -549,7 +529,7 @@ TEST(sample_within_a_budget_gives_the_same_picture)
     snprintf(more, sizeof more, "-p x --dry-run --vram 1M,%.6fM", total / (1 << 20) + 8);
     SAMPLE_OK("c.png", more);
     CHECK(strstr(out, "does not fit") && strstr(out, "all at once"));
-    CHECK_INT(io_exists(at("c.png")), 0);
+    CHECK_INT(io_exists(test_path("c.png")), 0);
 }
 
 /* A signal between pictures: those that are done stay, nothing else does. */
@@ -562,13 +542,13 @@ TEST(sample_stops_cleanly)
         snprintf(first, sizeof first, "s%d.png", k);
         snprintf(cmd, sizeof cmd, "exec %s sample -m %s -p x -W 64 -H 64 --threads 1 --steps 20 "
                  "-b 9000 -o %s "
-                 ">/dev/null 2>&1", bin ? bin : "./sdc", fixture_model(), at(first));
+                 ">/dev/null 2>&1", bin ? bin : "./sdc", fixture_model(), test_path(first));
         pid_t pid = fork();
         if (!pid) {
             execl("/bin/sh", "sh", "-c", cmd, (char *)NULL);
             _exit(127);
         }
-        for (int i = 0; i < 3000 && !io_exists(at(first)); i++) usleep(20000);
+        for (int i = 0; i < 3000 && !io_exists(test_path(first)); i++) usleep(20000);
         usleep(30000);
         kill(pid, signals[k]);
         int st, whole = 0;
@@ -577,9 +557,9 @@ TEST(sample_stops_cleanly)
         CHECK_INT(WEXITSTATUS(st), 128 + signals[k]);
         for (int i = 0; i < 9000; i++) {
             snprintf(name, sizeof name, i ? "s%d-%d.png" : "s%d.png", k, i);
-            if (!io_exists(at(name))) break;
+            if (!io_exists(test_path(name))) break;
             CHECK_INT(distance(name, name), 0);
-            remove(at(name));
+            remove(test_path(name));
             whole++;
         }
         CHECK(whole >= 1 && whole < 9000);

@@ -14,15 +14,6 @@
 
 static char out[16384], err[16384];
 
-static const char *below(const char *name)
-{
-    static char path[4][512];
-    static int next;
-    char *p = path[next++ % 4];
-    snprintf(p, 512, "%s/%s", test_dir(), name);
-    return p;
-}
-
 /* Where the rule stops on these losses, one every 10 steps from 0 on; -1: nowhere. */
 static int stops_at(const double *loss, size_t count)
 {
@@ -72,7 +63,7 @@ static int train(const char *to, const char *more)
 {
     char args[2048];
     snprintf(args, sizeof args, "train -m %s -d %s -o %s --output_name x --resolution 64 --network_dim 4 --threads 2 --seed 5 "
-             "--mixed_precision no --save_precision float %s", fixture_model(), below("data"), below(to), more);
+             "--mixed_precision no --save_precision float %s", fixture_model(), test_path("data"), test_path(to), more);
     return test_sdc(args, out, err, sizeof out);
 }
 
@@ -98,16 +89,16 @@ TEST(auto_keeps_the_best_and_resumes_to_the_same_end)
     Err e = {0};
     char *log;
     CHECK(fixture_model());
-    CHECK_OK(fixture_data(below("data"), &e), &e);
+    CHECK_OK(fixture_data(test_path("data"), &e), &e);
     const char *more = "--auto --validate_every_n_steps 1 --max_train_steps 40 --learning_rate 0.3 --train_batch_size 2";
     CHECK_INT(train("a", more), 0);
     CHECK(strstr(out, "Stopped at step "));
     int end = (int)number_after(out, "Stopped at step "), best = (int)number_after(out, "lowest at step ");
     CHECK(end < 40 && best >= 1 && best < end);
-    CHECK_INT(steps_of(below("a/x.safetensors")), best);
-    CHECK_INT(io_exists(below("a/x-state.safetensors")), 0);
+    CHECK_INT(steps_of(test_path("a/x.safetensors")), best);
+    CHECK_INT(io_exists(test_path("a/x-state.safetensors")), 0);
     /* the lowest of the log is at that step, and both losses are there by timestep */
-    CHECK_OK(io_read_text(&log, NULL, below("a/x.jsonl"), 1 << 20, &e), &e);
+    CHECK_OK(io_read_text(&log, NULL, test_path("a/x.jsonl"), 1 << 20, &e), &e);
     double least = INFINITY;
     int at = -1, bands = 0;
     for (char *line = strtok(log, "\n"); line; line = strtok(NULL, "\n")) {
@@ -122,11 +113,11 @@ TEST(auto_keeps_the_best_and_resumes_to_the_same_end)
     char stop[300];
     snprintf(stop, sizeof stop, "%s --stop_after_steps %d", more, best + 1);
     CHECK_INT(train("b", stop), 130);
-    CHECK_INT(steps_of(below("b/x.safetensors")), best);
+    CHECK_INT(steps_of(test_path("b/x.safetensors")), best);
     snprintf(stop, sizeof stop, "%s --resume", more);
     CHECK_INT(train("b", stop), 0);
     CHECK_INT((int)number_after(out, "Stopped at step "), end);
-    CHECK(fixture_same_file(below("a/x.safetensors"), below("b/x.safetensors")));
+    CHECK(fixture_same_file(test_path("a/x.safetensors"), test_path("b/x.safetensors")));
 }
 
 /* The kept weights have a row of samples, and the other strengths are theirs. */
@@ -135,33 +126,33 @@ TEST(auto_draws_what_it_keeps)
     Err e = {0};
     char name[80], *report;
     CHECK(fixture_model());
-    CHECK_OK(fixture_data(below("data"), &e), &e);
-    CHECK_OK(io_write_file(below("prompts.txt"), "a cat --s 2 --d 5\n", 18, &e), &e);
+    CHECK_OK(fixture_data(test_path("data"), &e), &e);
+    CHECK_OK(io_write_file(test_path("prompts.txt"), "a cat --s 2 --d 5\n", 18, &e), &e);
     char more[900];
     for (int every = 1; every <= 39; every += 38) {
         snprintf(more, sizeof more, "--auto --validate_every_n_steps 1 --max_train_steps 40 --learning_rate 0.3 --train_batch_size 2 "
-                 "--sample_every_n_steps %d --sample_strengths 1 --sample_prompts %s", every, below("prompts.txt"));
+                 "--sample_every_n_steps %d --sample_strengths 1 --sample_prompts %s", every, test_path("prompts.txt"));
         CHECK_INT(train(every == 1 ? "each" : "a", more), 0);
     }
     int best = (int)number_after(out, "lowest at step ");
     snprintf(name, sizeof name, "a/sample/x_%06d_00_5.png", best);
-    CHECK(fixture_same_file(below(name), below("a/sample/x_s1.00_00_5.png")));
+    CHECK(fixture_same_file(test_path(name), test_path("a/sample/x_s1.00_00_5.png")));
     snprintf(name, sizeof name, "each/sample/x_%06d_00_5.png", best);      /* drawn when the run was there */
-    CHECK(fixture_same_file(below(name), below("a/sample/x_s1.00_00_5.png")));
-    CHECK_OK(io_read_text(&report, NULL, below("a/x-report.html"), 1 << 22, &e), &e);
+    CHECK(fixture_same_file(test_path(name), test_path("a/sample/x_s1.00_00_5.png")));
+    CHECK_OK(io_read_text(&report, NULL, test_path("a/x-report.html"), 1 << 22, &e), &e);
     snprintf(name, sizeof name, "step %d (kept)", best);
     CHECK(strstr(report, name));
     mem_free(report);
     /* without it, the last weights have a row, too */
     snprintf(name, sizeof name, "%s", "--sample_every_n_steps 4 --max_train_steps 5 --sample_at_first");
-    snprintf(more, sizeof more, "--learning_rate 0.3 --train_batch_size 2 %s --sample_prompts %s", name, below("prompts.txt"));
+    snprintf(more, sizeof more, "--learning_rate 0.3 --train_batch_size 2 %s --sample_prompts %s", name, test_path("prompts.txt"));
     CHECK_INT(train("b", more), 0);
-    CHECK_OK(io_read_text(&report, NULL, below("b/x.jsonl"), 1 << 20, &e), &e);
+    CHECK_OK(io_read_text(&report, NULL, test_path("b/x.jsonl"), 1 << 20, &e), &e);
     const char *near = strstr(report, "samples/distance_to_nearest_picture");
     CHECK(near && strstr(near + 1, "samples/distance") && number_after(near, "\": ") > 0);
     mem_free(report);
-    CHECK_INT(io_exists(below("b/sample/x_000005_00_5.png")), 1);       /* the end, between two rows */
-    CHECK(!fixture_same_file(below("b/sample/x_000005_00_5.png"), below("b/sample/x_000004_00_5.png")));
+    CHECK_INT(io_exists(test_path("b/sample/x_000005_00_5.png")), 1);       /* the end, between two rows */
+    CHECK(!fixture_same_file(test_path("b/sample/x_000005_00_5.png"), test_path("b/sample/x_000004_00_5.png")));
 }
 
 /* Latents of 2x1 pixels: (mean, log variance) of four channels each. */
@@ -189,11 +180,11 @@ TEST(samples_are_measured_by_the_nearest_picture)
 TEST(auto_explains_what_it_cannot_do)
 {
     Err e = {0};
-    CHECK_OK(fixture_data(below("data"), &e), &e);
+    CHECK_OK(fixture_data(test_path("data"), &e), &e);
     for (int i = 1; i < 4; i++) {
         char name[64];
         snprintf(name, sizeof name, "data/3_cat/p%d.png", i);
-        CHECK_OK(io_remove(below(name), &e), &e);
+        CHECK_OK(io_remove(test_path(name), &e), &e);
     }
     CHECK_INT(train("a", "--auto"), 2);
     CHECK(strstr(err, "--validation_dir"));
@@ -218,41 +209,41 @@ TEST(sweep_runs_equal_single_runs_and_resume)
     Err e = {0};
     char more[1024], *table, *again;
     CHECK(fixture_model());
-    CHECK_OK(fixture_data(below("data"), &e), &e);
+    CHECK_OK(fixture_data(test_path("data"), &e), &e);
     snprintf(more, sizeof more, "%s --sweep 'lr=1e-4,1e-2 dim=2,4'", swept);
     CHECK_INT(train("s", more), 0);
-    CHECK((table = read_all(below("s/x-sweep.txt"))));
+    CHECK((table = read_all(test_path("s/x-sweep.txt"))));
     CHECK(strstr(table, "lr=1e-2 dim=4") && strstr(table, "stopped early"));
     mem_free(table);
-    CHECK_INT(io_exists(below("s/x-sweep.png")), 1);
+    CHECK_INT(io_exists(test_path("s/x-sweep.png")), 1);
     /* the recommended run has ended; it again, alone, from its settings */
     int best = -1;
     for (int i = 1; i <= 4; i++) {
         char name[64];
         snprintf(name, sizeof name, "s/x-%02d.safetensors", i);
-        if (io_exists(below(name)) == 1) best = i;
+        if (io_exists(test_path(name)) == 1) best = i;
     }
     CHECK(best > 0);
     char args[1200], a[64], b[64];
-    snprintf(args, sizeof args, "train --config_file %s/x-%02d.toml --output_dir %s", below("s"), best, below("single"));
+    snprintf(args, sizeof args, "train --config_file %s/x-%02d.toml --output_dir %s", test_path("s"), best, test_path("single"));
     CHECK_INT(test_sdc(args, out, err, sizeof out), 0);
     snprintf(a, sizeof a, "s/x-%02d.safetensors", best);
     snprintf(b, sizeof b, "single/x-%02d.safetensors", best);
-    CHECK(fixture_same_file(below(a), below(b)));
+    CHECK(fixture_same_file(test_path(a), test_path(b)));
     /* stopped in the middle of each run in turn, it comes to the same table and files */
     snprintf(more, sizeof more, "%s --sweep 'lr=1e-4,1e-2 dim=2,4' --stop_after_steps 2", swept);
     int rc = 130;
     for (int i = 0; i < 12 && rc == 130; i++) rc = train("t", more);
     CHECK_INT(rc, 0);
-    table = read_all(below("s/x-sweep.txt"));
-    again = read_all(below("t/x-sweep.txt"));
+    table = read_all(test_path("s/x-sweep.txt"));
+    again = read_all(test_path("t/x-sweep.txt"));
     int same = table && again && !strncmp(table, again, strcspn(table, "*"));
     mem_free(table);
     mem_free(again);
     CHECK(same);
     snprintf(b, sizeof b, "t/x-%02d.safetensors", best);
-    CHECK(fixture_same_file(below(a), below(b)));
-    snprintf(args, sizeof args, "train --config_file %s/x-best.toml --dry_run", below("s"));
+    CHECK(fixture_same_file(test_path(a), test_path(b)));
+    snprintf(args, sizeof args, "train --config_file %s/x-best.toml --dry_run", test_path("s"));
     CHECK_INT(test_sdc(args, out, err, sizeof out), 0);
     /* another sweep under the same name */
     snprintf(more, sizeof more, "%s --sweep 'lr=1e-4,1e-3'", swept);
@@ -266,8 +257,8 @@ static int killed(const char *to, const char *more, unsigned ms)
     const char *bin = getenv("SDC_BIN");
     char cmd[3000];
     snprintf(cmd, sizeof cmd, "exec %s train -m %s -d %s -o %s --output_name x --resolution 64 --network_dim 4 --threads 2 --seed 5 "
-             "--mixed_precision no --save_precision float %s >/dev/null 2>&1", bin ? bin : "./sdc", fixture_model(), below("data"),
-             below(to), more);
+             "--mixed_precision no --save_precision float %s >/dev/null 2>&1", bin ? bin : "./sdc", fixture_model(), test_path("data"),
+             test_path(to), more);
     pid_t pid = fork();
     if (!pid) {
         execl("/bin/sh", "sh", "-c", cmd, (char *)NULL);
@@ -287,7 +278,7 @@ TEST(sweep_survives_sigkill_at_any_moment)
     int kills = 0;
     unsigned seed = 4242;
     CHECK(fixture_model());
-    CHECK_OK(fixture_data(below("data"), &e), &e);
+    CHECK_OK(fixture_data(test_path("data"), &e), &e);
     snprintf(more, sizeof more, "%s --sweep 'lr=1e-4,1e-2'", swept);
     CHECK_INT(train("s", more), 0);
     for (int round = 0; round < 4; round++) {
@@ -296,7 +287,7 @@ TEST(sweep_survives_sigkill_at_any_moment)
     }
     CHECK(kills > 0);
     CHECK_INT(train("k", more), 0);
-    char *table = read_all(below("s/x-sweep.txt")), *again = read_all(below("k/x-sweep.txt"));
+    char *table = read_all(test_path("s/x-sweep.txt")), *again = read_all(test_path("k/x-sweep.txt"));
     int same = table && again && !strncmp(table, again, strcspn(table, "*"));
     mem_free(table);
     mem_free(again);
@@ -305,8 +296,8 @@ TEST(sweep_survives_sigkill_at_any_moment)
         char name[64], other[64];
         snprintf(name, sizeof name, "s/x-%02d.safetensors", i);
         snprintf(other, sizeof other, "k/x-%02d.safetensors", i);
-        CHECK_INT(io_exists(below(other)), io_exists(below(name)));
-        if (io_exists(below(name)) == 1) CHECK(fixture_same_file(below(name), below(other)));
+        CHECK_INT(io_exists(test_path(other)), io_exists(test_path(name)));
+        if (io_exists(test_path(name)) == 1) CHECK(fixture_same_file(test_path(name), test_path(other)));
     }
 }
 
@@ -317,7 +308,7 @@ TEST(sweep_reads_lists_and_explains_its_errors)
         {"lr=1e-4,1e-4", "twice"}, {"output_name=a,b", "must be the same"}, {"vae=a,b", "must be the same"}, {"full_fp16=a,b", "no option that can be varied"}};
     Err e = {0};
     char more[300];
-    CHECK_OK(fixture_data(below("data"), &e), &e);
+    CHECK_OK(fixture_data(test_path("data"), &e), &e);
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
         snprintf(more, sizeof more, "--sweep '%s'", bad[i].sweep);
         CHECK_INT(train("a", more), 2);
@@ -326,8 +317,8 @@ TEST(sweep_reads_lists_and_explains_its_errors)
     CHECK_INT(train("a", "--unet_lr 1e-4 --sweep lr=1e-4,1e-3"), 2);
     CHECK(strstr(err, "unet_lr"));
     const char *toml = "learning_rate = [1e-4, 3e-4]\nnetwork_dim = [2, 4, 8]\noptimizer_type = \"Lion\"\n";
-    CHECK_OK(io_write_file(below("sweep.toml"), toml, strlen(toml), &e), &e);
-    snprintf(more, sizeof more, "sweep %s -m m -d d --dry_run", below("sweep.toml"));
+    CHECK_OK(io_write_file(test_path("sweep.toml"), toml, strlen(toml), &e), &e);
+    snprintf(more, sizeof more, "sweep %s -m m -d d --dry_run", test_path("sweep.toml"));
     CHECK_INT(test_sdc(more, out, err, sizeof out), 0);
     CHECK(strstr(out, "  1  learning_rate=0.0001 network_dim=2\n") && strstr(out, "  6  learning_rate=3e-4 network_dim=8\n"));
 }

@@ -82,14 +82,6 @@ TEST(golden_tagger)
 
 /* ---- files ---------------------------------------------------------------------- */
 
-static const char *in_dir(const char *name)
-{
-    static char ring[4][500];
-    static int at;
-    snprintf(ring[at % 4], sizeof ring[0], "%s/%s", test_dir(), name);
-    return ring[at++ % 4];
-}
-
 static int copy(const char *from, const char *to, size_t most, Err *e)
 {
     IoMap m;
@@ -102,9 +94,9 @@ static int copy(const char *from, const char *to, size_t most, Err *e)
 /* A whole tagger in the test's folder. */
 static int put_tagger(Err *e)
 {
-    TRY(copy(ROOT "wd/model.safetensors", in_dir("model.safetensors"), SIZE_MAX, e));
-    TRY(copy(ROOT "wd/config.json", in_dir("config.json"), SIZE_MAX, e));
-    return copy(ROOT "wd/selected_tags.csv", in_dir("selected_tags.csv"), SIZE_MAX, e);
+    TRY(copy(ROOT "wd/model.safetensors", test_path("model.safetensors"), SIZE_MAX, e));
+    TRY(copy(ROOT "wd/config.json", test_path("config.json"), SIZE_MAX, e));
+    return copy(ROOT "wd/selected_tags.csv", test_path("selected_tags.csv"), SIZE_MAX, e);
 }
 
 /* name gets text (NULL: it is removed); opening the tagger must fail with that code and say
@@ -114,8 +106,8 @@ static int refuses(const char *name, const char *text, const char *part)
     Tagger t;
     Err e = {0};
     char good[200];
-    int rc = text ? io_write_file(in_dir(name), text, strlen(text), &e)
-                  : io_remove(in_dir(name), &e);
+    int rc = text ? io_write_file(test_path(name), text, strlen(text), &e)
+                  : io_remove(test_path(name), &e);
     if (!rc) rc = open_tagger(&t, test_dir(), DT_F32, &e);
     int ok = rc == ERR_INPUT && strstr(e.msg, part) &&
              (strstr(e.msg, name) || strstr(e.msg, "model.safe"));
@@ -123,7 +115,7 @@ static int refuses(const char *name, const char *text, const char *part)
     if (!rc) tagger_close(&t);
     e = (Err){0};
     snprintf(good, sizeof good, ROOT "wd/%s", name);
-    return ok && !copy(good, in_dir(name), SIZE_MAX, &e);
+    return ok && !copy(good, test_path(name), SIZE_MAX, &e);
 }
 
 #define CONFIG(args) "{\"architecture\": \"vit_base_patch16_224\", \"num_classes\": 11, " \
@@ -175,7 +167,7 @@ static int change_model(const char *name, int ndim, const int64_t *shape, int dr
     TensorFile *f;
     TensorWriter *w;
     TRY(tensorfile_open(&f, ROOT "wd/model.safetensors", e));
-    TRY(tensorwriter_new(&w, in_dir("model.safetensors"), e));
+    TRY(tensorwriter_new(&w, test_path("model.safetensors"), e));
     for (size_t i = 0; i < tensorfile_count(f); i++) {
         const FileTensor *t = tensorfile_at(f, i);
         if (strcmp(t->name, name)) TRY(tensorwriter_add(w, t->name, FD_F32, t->ndim, t->shape, e));
@@ -262,8 +254,8 @@ static int put_pictures(Err *e)
     static const char *const colours[] = {"red", "green", "blue"};
     static const char *const shapes[] = {"square", "bar"};
     char path[600];
-    TRY(io_mkdirs(in_dir("data/1_x"), e));
-    TRY(io_write_file(in_dir("config.json"), new_config, strlen(new_config), e));
+    TRY(io_mkdirs(test_path("data/1_x"), e));
+    TRY(io_write_file(test_path("config.json"), new_config, strlen(new_config), e));
     for (int i = 0; i < 12; i++) {
         Image im;
         TRY(image_new(&im, 16, 16, 3, e));
@@ -304,17 +296,17 @@ TEST(tagger_training_learns_and_resumes)
     CHECK_OK(put_pictures(&e), &e);
     if (train("a", "--max_train_steps 160")) test_fail(__FILE__, __LINE__, "%s", err);
     CHECK_INT(train("b", "--max_train_steps 160 --stop_after_steps 60"), 130);
-    CHECK_INT(io_exists(in_dir("b/model.safetensors")), 0);
+    CHECK_INT(io_exists(test_path("b/model.safetensors")), 0);
     CHECK_INT(train("b", "--max_train_steps 150 --resume"), 2);
     CHECK(strstr(err, "max_train_steps"));
     CHECK_INT(train("b", "--max_train_steps 160 --resume"), 0);
     IoMap a, b;
-    CHECK_OK(io_map(&a, in_dir("a/model.safetensors"), &e), &e);
-    CHECK_OK(io_map(&b, in_dir("b/model.safetensors"), &e), &e);
+    CHECK_OK(io_map(&a, test_path("a/model.safetensors"), &e), &e);
+    CHECK_OK(io_map(&b, test_path("b/model.safetensors"), &e), &e);
     CHECK(a.size == b.size && !memcmp(a.data, b.data, a.size));
     io_unmap(&a), io_unmap(&b);
-    CHECK_INT(io_exists(in_dir("b/state.safetensors")), 0);
-    CHECK_OK(open_tagger(&t, in_dir("a"), DT_F32, &e), &e);
+    CHECK_INT(io_exists(test_path("b/state.safetensors")), 0);
+    CHECK_OK(open_tagger(&t, test_path("a"), DT_F32, &e), &e);
     CHECK_INT(t.tags.count, 5);                      /* not "a", not "once" */
     CHECK_STR(t.tags.list[0].name, "bar");           /* 6 as "square", and first by alphabet */
     CHECK_INT(t.tags.list[0].count, 6);
@@ -337,8 +329,8 @@ TEST(tagger_training_refuses)
     CHECK_INT(train("a", "--tagger x"), 2);
     CHECK_INT(train("a", "--init nothing.json"), 3);
     CHECK(strstr(err, "nothing.json"));
-    CHECK_OK(io_write_file(in_dir("config.json"), CONFIG(""), strlen(CONFIG("")), &e), &e);
+    CHECK_OK(io_write_file(test_path("config.json"), CONFIG(""), strlen(CONFIG("")), &e), &e);
     CHECK_INT(train("a", ""), 3);                    /* no sizes */
     CHECK(strstr(err, "config.json: patch_size is 0"));
-    CHECK_INT(io_exists(in_dir("a")), 0);
+    CHECK_INT(io_exists(test_path("a")), 0);
 }

@@ -19,18 +19,9 @@ static int train(const char *to, const char *more)
     return test_sdc(args, out, err, sizeof out);
 }
 
-static const char *in_dir(const char *name)
-{
-    static char path[4][512];
-    static int next;
-    char *p = path[next++ % 4];
-    snprintf(p, 512, "%s/%s", test_dir(), name);
-    return p;
-}
-
 static int prepare(Err *e)
 {
-    return fixture_model() ? fixture_data(in_dir("data"), e) : ERR_FAIL;
+    return fixture_model() ? fixture_data(test_path("data"), e) : ERR_FAIL;
 }
 
 #define TRAIN_OK(to, more)                                                        \
@@ -41,9 +32,9 @@ TEST(train_writes_a_kohya_lora)
 {
     Err e = {0};
     CHECK_OK(prepare(&e), &e);
-    TRAIN_OK(in_dir("a"), "--max_train_epochs 1 --save_precision float");
+    TRAIN_OK(test_path("a"), "--max_train_epochs 1 --save_precision float");
     TensorFile *f;
-    CHECK_OK(tensorfile_open(&f, in_dir("a/x.safetensors"), &e), &e);
+    CHECK_OK(tensorfile_open(&f, test_path("a/x.safetensors"), &e), &e);
     const FileTensor *up = tensorfile_find(f, "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_v.lora_up.weight");
     const FileTensor *te = tensorfile_find(f, "lora_te_text_model_encoder_layers_1_mlp_fc2.lora_down.weight");
     int ok = up && te && up->shape[0] == 32 && up->shape[1] == 4 && te->shape[1] == 256;
@@ -55,16 +46,16 @@ TEST(train_writes_a_kohya_lora)
     tensorfile_close(f);
     CHECK(ok);
     CHECK(v[0] != 0);                                  /* it has learnt something */
-    CHECK_INT(io_exists(in_dir("a/x-state.safetensors")), 0);
+    CHECK_INT(io_exists(test_path("a/x-state.safetensors")), 0);
 }
 
 TEST(train_is_the_same_at_any_thread_count)
 {
     Err e = {0};
     CHECK_OK(prepare(&e), &e);
-    TRAIN_OK(in_dir("a"), "--max_train_steps 3 --train_batch_size 2 --threads 1");
-    TRAIN_OK(in_dir("b"), "--max_train_steps 3 --train_batch_size 2 --threads 3");
-    CHECK(fixture_same_file(in_dir("a/x.safetensors"), in_dir("b/x.safetensors")));
+    TRAIN_OK(test_path("a"), "--max_train_steps 3 --train_batch_size 2 --threads 1");
+    TRAIN_OK(test_path("b"), "--max_train_steps 3 --train_batch_size 2 --threads 3");
+    CHECK(fixture_same_file(test_path("a/x.safetensors"), test_path("b/x.safetensors")));
 }
 
 /* The average is saved, the weights go on: a stop that saves in between changes nothing. */
@@ -72,12 +63,12 @@ TEST(train_saves_the_average_of_use_ema)
 {
     Err e = {0};
     CHECK_OK(prepare(&e), &e);
-    TRAIN_OK(in_dir("plain"), "--max_train_steps 4");
-    TRAIN_OK(in_dir("a"), "--max_train_steps 4 --use_ema --ema_decay 0.5");
-    CHECK(!fixture_same_file(in_dir("plain/x.safetensors"), in_dir("a/x.safetensors")));
-    CHECK_INT(train(in_dir("b"), "--max_train_steps 4 --use_ema --ema_decay 0.5 --stop_after_steps 2"), 130);
-    TRAIN_OK(in_dir("b"), "--max_train_steps 4 --use_ema --ema_decay 0.5 --resume");
-    CHECK(fixture_same_file(in_dir("a/x.safetensors"), in_dir("b/x.safetensors")));
+    TRAIN_OK(test_path("plain"), "--max_train_steps 4");
+    TRAIN_OK(test_path("a"), "--max_train_steps 4 --use_ema --ema_decay 0.5");
+    CHECK(!fixture_same_file(test_path("plain/x.safetensors"), test_path("a/x.safetensors")));
+    CHECK_INT(train(test_path("b"), "--max_train_steps 4 --use_ema --ema_decay 0.5 --stop_after_steps 2"), 130);
+    TRAIN_OK(test_path("b"), "--max_train_steps 4 --use_ema --ema_decay 0.5 --resume");
+    CHECK(fixture_same_file(test_path("a/x.safetensors"), test_path("b/x.safetensors")));
     static const char *const refused[][2] = {
         {"--use_ema --ema_decay 1", "between 0 and 1"},
         {"--use_ema --optimizer_type SGDScheduleFree", "averages by itself"},
@@ -85,7 +76,7 @@ TEST(train_saves_the_average_of_use_ema)
         {"--optimizer_type Adafactor --lr_warmup_steps 2 --max_train_steps 4", "warmup_init"},
         {"--lr_scheduler piecewise_constant", "step_rules"}};
     for (int i = 0; i < 5; i++) {
-        CHECK_INT(train(in_dir("c"), refused[i][0]), 2);
+        CHECK_INT(train(test_path("c"), refused[i][0]), 2);
         if (!strstr(err, refused[i][1])) test_fail(__FILE__, __LINE__, "%s: %s", refused[i][0], err);
     }
 }
@@ -104,14 +95,14 @@ TEST(train_resumes_to_the_same_bytes)
         const char *base = "--max_train_steps 6 --train_batch_size 2 --gradient_accumulation_steps 2 "
                            "--shuffle_caption --caption_dropout_rate 0.2 --flip_aug --lr_scheduler cosine";
         snprintf(more, sizeof more, "%s --optimizer_type %s", base, kinds[i]);
-        TRAIN_OK(in_dir(whole), more);
+        TRAIN_OK(test_path(whole), more);
         /* stopped by a signal that is already waiting when the run starts its 3rd step */
         snprintf(more, sizeof more, "%s --optimizer_type %s --save_state_every_n_steps 1 --stop_after_steps 3", base, kinds[i]);
-        CHECK_INT(train(in_dir(part), more), 130);
+        CHECK_INT(train(test_path(part), more), 130);
         snprintf(more, sizeof more, "%s --optimizer_type %s --resume", base, kinds[i]);
-        TRAIN_OK(in_dir(part), more);
+        TRAIN_OK(test_path(part), more);
         CHECK(strstr(err, "at step 3"));
-        CHECK(fixture_same_file(in_dir(a), in_dir(b)));
+        CHECK(fixture_same_file(test_path(a), test_path(b)));
     }
 }
 
@@ -119,8 +110,8 @@ TEST(train_refuses_a_state_of_another_run)
 {
     Err e = {0};
     CHECK_OK(prepare(&e), &e);
-    CHECK_INT(train(in_dir("a"), "--max_train_steps 4 --stop_after_steps 2"), 130);
-    CHECK_INT(train(in_dir("a"), "--max_train_steps 4 --unet_lr 1e-3 --resume"), 2);
+    CHECK_INT(train(test_path("a"), "--max_train_steps 4 --stop_after_steps 2"), 130);
+    CHECK_INT(train(test_path("a"), "--max_train_steps 4 --unet_lr 1e-3 --resume"), 2);
     CHECK(strstr(err, "unet_lr"));
 }
 
@@ -132,13 +123,13 @@ TEST(train_survives_sigkill_at_any_moment)
     int kills = many ? atoi(many) : 6, killed = 0;
     CHECK_OK(prepare(&e), &e);
     const char *more = "--max_train_steps 40 --save_state_every_n_steps 1 --resume";
-    TRAIN_OK(in_dir("w"), more);
+    TRAIN_OK(test_path("w"), more);
     unsigned seed = 12345;
     char cmd[2300];
     const char *bin = getenv("SDC_BIN");
     for (int round = 0; killed < kills && round < 20 * kills; round++) {
         snprintf(args, sizeof args, "train -m %s -d %s -o %s --output_name x --resolution 64 --network_dim 4 --seed 5 "
-                 "--threads 2 %s", fixture_model(), in_dir("data"), in_dir("k"), more);
+                 "--threads 2 %s", fixture_model(), test_path("data"), test_path("k"), more);
         snprintf(cmd, sizeof cmd, "exec %s %s >/dev/null 2>&1", bin ? bin : "./sdc", args);
         pid_t pid = fork();
         if (!pid) {
@@ -153,23 +144,23 @@ TEST(train_survives_sigkill_at_any_moment)
         killed += WIFSIGNALED(st) != 0;
         if (WIFEXITED(st)) {                           /* done before the blow: start another run */
             CHECK_INT(WEXITSTATUS(st), 0);
-            CHECK(fixture_same_file(in_dir("w/x.safetensors"), in_dir("k/x.safetensors")));
-            remove(in_dir("k/x.safetensors"));
+            CHECK(fixture_same_file(test_path("w/x.safetensors"), test_path("k/x.safetensors")));
+            remove(test_path("k/x.safetensors"));
         }
     }
     CHECK_INT(killed, kills);
-    TRAIN_OK(in_dir("k"), more);
-    CHECK(fixture_same_file(in_dir("w/x.safetensors"), in_dir("k/x.safetensors")));
+    TRAIN_OK(test_path("k"), more);
+    CHECK(fixture_same_file(test_path("w/x.safetensors"), test_path("k/x.safetensors")));
 }
 
 TEST(train_full_writes_every_key)
 {
     Err e = {0};
     CHECK_OK(prepare(&e), &e);
-    TRAIN_OK(in_dir("a"), "--full --max_train_steps 2 --learning_rate 1e-3");
+    TRAIN_OK(test_path("a"), "--full --max_train_steps 2 --learning_rate 1e-3");
     TensorFile *a, *b;
     CHECK_OK(tensorfile_open(&a, fixture_model(), &e), &e);
-    CHECK_OK(tensorfile_open(&b, in_dir("a/x.safetensors"), &e), &e);
+    CHECK_OK(tensorfile_open(&b, test_path("a/x.safetensors"), &e), &e);
     size_t missing = 0;
     for (size_t i = 0; i < tensorfile_count(a); i++) missing += !tensorfile_find(b, tensorfile_at(a, i)->name);
     size_t na = tensorfile_count(a), nb = tensorfile_count(b);
@@ -183,22 +174,22 @@ TEST(train_vae_lowers_its_loss)
 {
     Err e = {0};
     CHECK_OK(prepare(&e), &e);
-    TRAIN_OK(in_dir("a"), "--train_vae --max_train_steps 12 --train_batch_size 2 --vae_crop 32 --learning_rate 2e-3");
-    CHECK(io_exists(in_dir("a/x.safetensors")) == 1);
+    TRAIN_OK(test_path("a"), "--train_vae --max_train_steps 12 --train_batch_size 2 --vae_crop 32 --learning_rate 2e-3");
+    CHECK(io_exists(test_path("a/x.safetensors")) == 1);
 }
 
 TEST(train_with_latents_on_disk_is_the_same)
 {
     Err e = {0};
     CHECK_OK(prepare(&e), &e);
-    TRAIN_OK(in_dir("a"), "--max_train_steps 3 --flip_aug");
+    TRAIN_OK(test_path("a"), "--max_train_steps 3 --flip_aug");
     for (int i = 0; i < 2; i++) {                      /* filling the cache, then reading it */
-        TRAIN_OK(in_dir("b"), "--max_train_steps 3 --flip_aug --cache_latents_to_disk");
-        CHECK(fixture_same_file(in_dir("a/x.safetensors"), in_dir("b/x.safetensors")));
+        TRAIN_OK(test_path("b"), "--max_train_steps 3 --flip_aug --cache_latents_to_disk");
+        CHECK(fixture_same_file(test_path("a/x.safetensors"), test_path("b/x.safetensors")));
     }
     char **names;
     size_t count;
-    CHECK_OK(io_list(&names, &count, in_dir("data/.sdc-latents"), &e), &e);
+    CHECK_OK(io_list(&names, &count, test_path("data/.sdc-latents"), &e), &e);
     io_list_free(names, count);
     CHECK_INT(count, 8);
 }
@@ -209,23 +200,23 @@ TEST(train_makes_sample_pictures_and_a_grid)
     const char *prompts = "# comment\na cat --w 64 --h 64 --s 2 --d 3\na (big:1.2) cat --w 64 --h 64 --s 2 --l 1 --ss euler_a\n";
     char more[700];
     CHECK_OK(prepare(&e), &e);
-    CHECK_OK(io_write_file(in_dir("prompts.txt"), prompts, strlen(prompts), &e), &e);
+    CHECK_OK(io_write_file(test_path("prompts.txt"), prompts, strlen(prompts), &e), &e);
     snprintf(more, sizeof more, "--max_train_epochs 2 --train_batch_size 4 --sample_at_first --sample_every_n_epochs 1 "
-             "--save_every_n_epochs 1 --sample_prompts %s", in_dir("prompts.txt"));
-    TRAIN_OK(in_dir("a"), more);
-    CHECK_INT(io_exists(in_dir("a/x-000001.safetensors")), 1);
-    CHECK_INT(io_exists(in_dir("a/sample/x_e000002_01_6.png")), 1);
-    CHECK_INT(io_exists(in_dir("a/sample/x_e000000_00_3.png")), 1);
-    CHECK_INT(io_exists(in_dir("a/x-grid.png")), 1);
+             "--save_every_n_epochs 1 --sample_prompts %s", test_path("prompts.txt"));
+    TRAIN_OK(test_path("a"), more);
+    CHECK_INT(io_exists(test_path("a/x-000001.safetensors")), 1);
+    CHECK_INT(io_exists(test_path("a/sample/x_e000002_01_6.png")), 1);
+    CHECK_INT(io_exists(test_path("a/sample/x_e000000_00_3.png")), 1);
+    CHECK_INT(io_exists(test_path("a/x-grid.png")), 1);
 }
 
 TEST(train_dry_run_writes_nothing)
 {
     Err e = {0};
     CHECK_OK(prepare(&e), &e);
-    TRAIN_OK(in_dir("none"), "--dry_run");
+    TRAIN_OK(test_path("none"), "--dry_run");
     CHECK(strstr(err, "memory"));
-    CHECK_INT(io_exists(in_dir("none")), 0);
+    CHECK_INT(io_exists(test_path("none")), 0);
 }
 
 /* The bytes in front of " bytes" in the line that begins with name. */
@@ -244,22 +235,22 @@ TEST(train_full_in_bf16_resumes_to_the_same_file)
                        "--save_precision float --no_metadata --save_state_every_n_steps 1";
     char more[700];
     CHECK_OK(prepare(&e), &e);
-    TRAIN_OK(in_dir("a"), full);
+    TRAIN_OK(test_path("a"), full);
     snprintf(more, sizeof more, "%s --stop_after_steps 2", full);
-    CHECK_INT(train(in_dir("b"), more), 130);
+    CHECK_INT(train(test_path("b"), more), 130);
     snprintf(more, sizeof more, "%s --resume", full);
-    TRAIN_OK(in_dir("b"), more);
-    CHECK(fixture_same_file(in_dir("a/x.safetensors"), in_dir("b/x.safetensors")));
+    TRAIN_OK(test_path("b"), more);
+    CHECK(fixture_same_file(test_path("a/x.safetensors"), test_path("b/x.safetensors")));
     snprintf(more, sizeof more, "%s --dry_run", full);
-    TRAIN_OK(in_dir("c"), more);
+    TRAIN_OK(test_path("c"), more);
     double half = bytes_of("weights") + bytes_of("optimizer");
     CHECK(bytes_of("gradients") == 0);
-    TRAIN_OK(in_dir("c"), "--full --dry_run");
+    TRAIN_OK(test_path("c"), "--full --dry_run");
     CHECK(bytes_of("gradients") > 0);
     CHECK(half < 0.6 * (bytes_of("weights") + bytes_of("optimizer")));
-    CHECK_INT(train(in_dir("c"), "--full --full_bf16 --gradient_accumulation_steps 2"), 2);
-    CHECK_INT(train(in_dir("c"), "--full_bf16"), 2);
-    CHECK_INT(train(in_dir("c"), "--full --full_bf16 --optimizer_type Prodigy"), 2);
+    CHECK_INT(train(test_path("c"), "--full --full_bf16 --gradient_accumulation_steps 2"), 2);
+    CHECK_INT(train(test_path("c"), "--full_bf16"), 2);
+    CHECK_INT(train(test_path("c"), "--full --full_bf16 --optimizer_type Prodigy"), 2);
 }
 
 /* Under the address sanitizer a program keeps what it frees for a while, and would count it
@@ -272,8 +263,8 @@ TEST(train_within_a_budget_gives_the_same_file)
     freed_is_free();
     char more[200];
     CHECK_OK(prepare(&e), &e);
-    TRAIN_OK(in_dir("a"), "--resolution 64 --train_batch_size 16 --micro_batch_size 16 --max_train_steps 2 --save_precision float --no_metadata");
-    TRAIN_OK(in_dir("a"), "--resolution 64 --train_batch_size 16 --micro_batch_size 16 --max_train_steps 2 --dry_run");
+    TRAIN_OK(test_path("a"), "--resolution 64 --train_batch_size 16 --micro_batch_size 16 --max_train_steps 2 --save_precision float --no_metadata");
+    TRAIN_OK(test_path("a"), "--resolution 64 --train_batch_size 16 --micro_batch_size 16 --max_train_steps 2 --dry_run");
     double total = bytes_of("total"), activations = bytes_of("activations");
     CHECK(total > activations && activations > 100000);
     CHECK(!strstr(strstr(out, "total"), "latents"));
@@ -288,16 +279,16 @@ TEST(train_within_a_budget_gives_the_same_file)
     for (int part = 3; part <= last && (rc == 5 || (rc == 0 && !strstr(err, "recompute"))); part += part < 6 ? 1 : 6) {
         snprintf(more, sizeof more, "--resolution 64 --train_batch_size 16 --micro_batch_size 16 --max_train_steps 2 --save_precision float --no_metadata --ram %.6fM",
                  (total - activations / part) / (1 << 20));
-        rc = train(in_dir("b"), more);
+        rc = train(test_path("b"), more);
     }
     CHECK_INT(rc, 0);
     CHECK(strstr(err, "recompute"));
-    CHECK(fixture_same_file(in_dir("a/x.safetensors"), in_dir("b/x.safetensors")));
-    CHECK_INT(train(in_dir("c"), "--ram 1M"), 5);
+    CHECK(fixture_same_file(test_path("a/x.safetensors"), test_path("b/x.safetensors")));
+    CHECK_INT(train(test_path("c"), "--ram 1M"), 5);
     CHECK(strstr(err, "at least"));
-    CHECK_INT(io_exists(in_dir("c")), 0);
-    CHECK_INT(train(in_dir("c"), "--ram 6"), 2);
-    CHECK_INT(train(in_dir("c"), "--ram 6G,5G"), 2);
+    CHECK_INT(io_exists(test_path("c")), 0);
+    CHECK_INT(train(test_path("c"), "--ram 6"), 2);
+    CHECK_INT(train(test_path("c"), "--ram 6G,5G"), 2);
 }
 
 TEST(train_table_gets_slower_with_less_memory)
@@ -308,12 +299,12 @@ TEST(train_table_gets_slower_with_less_memory)
     double need[3], seconds[3], total;
     int pictures[3], rows = 0;
     CHECK_OK(prepare(&e), &e);
-    TRAIN_OK(in_dir("a"), "--resolution 64 --train_batch_size 12 --dry_run");
+    TRAIN_OK(test_path("a"), "--resolution 64 --train_batch_size 12 --dry_run");
     total = bytes_of("total") / (1 << 20);
     double part = bytes_of("activations") / (1 << 20) / 4;
     snprintf(more, sizeof more, "--resolution 64 --train_batch_size 12 --dry_run --vram %.3fM,%.3fM,%.3fM", total - 2 * part,
              total - part, total * 1.2);
-    TRAIN_OK(in_dir("a"), more);
+    TRAIN_OK(test_path("a"), more);
     for (const char *s = strchr(out, '\n'); s && s[1] && rows < 3; s = strchr(s + 1, '\n'), rows++)
         CHECK_INT(sscanf(s, " %*f MB %lf MB %lf s %d pictures", &need[rows], &seconds[rows], &pictures[rows]), 3);
     CHECK_INT(rows, 3);
@@ -327,13 +318,13 @@ TEST(train_in_pieces_learns_the_same)
 {
     Err e = {0};
     CHECK_OK(prepare(&e), &e);
-    TRAIN_OK(in_dir("a"), "--train_batch_size 4 --max_train_steps 3 --save_precision float");
-    TRAIN_OK(in_dir("b"), "--train_batch_size 4 --max_train_steps 3 --save_precision float --micro_batch_size 3");
-    CHECK(!fixture_same_file(in_dir("a/x.safetensors"), in_dir("b/x.safetensors")));
+    TRAIN_OK(test_path("a"), "--train_batch_size 4 --max_train_steps 3 --save_precision float");
+    TRAIN_OK(test_path("b"), "--train_batch_size 4 --max_train_steps 3 --save_precision float --micro_batch_size 3");
+    CHECK(!fixture_same_file(test_path("a/x.safetensors"), test_path("b/x.safetensors")));
     double worst = 0, size = 0;
     TensorFile *f[2];
-    CHECK_OK(tensorfile_open(&f[0], in_dir("a/x.safetensors"), &e), &e);
-    CHECK_OK(tensorfile_open(&f[1], in_dir("b/x.safetensors"), &e), &e);
+    CHECK_OK(tensorfile_open(&f[0], test_path("a/x.safetensors"), &e), &e);
+    CHECK_OK(tensorfile_open(&f[1], test_path("b/x.safetensors"), &e), &e);
     for (size_t i = 0; i < tensorfile_count(f[0]); i++) {
         float a[4096], b[4096];
         const FileTensor *t = tensorfile_at(f[0], i), *u = tensorfile_find(f[1], t->name);
@@ -358,37 +349,37 @@ TEST(train_makes_missing_class_pictures)
     CHECK_OK(prepare(&e), &e);
     char more[700], first[600];
     snprintf(more, sizeof more, "--max_train_steps 1 --num_class_images 2 --class_prompt \"a dog\" --reg_data_dir %s",
-             in_dir("reg"));
+             test_path("reg"));
     char dry[760];
     snprintf(dry, sizeof dry, "%s --dry_run", more);
-    TRAIN_OK(in_dir("a"), dry);
-    CHECK(strstr(err, "2 class pictures are missing") && !io_exists(in_dir("reg")));
-    TRAIN_OK(in_dir("a"), more);
+    TRAIN_OK(test_path("a"), dry);
+    CHECK(strstr(err, "2 class pictures are missing") && !io_exists(test_path("reg")));
+    TRAIN_OK(test_path("a"), more);
     CHECK(strstr(err, "(2 of regularisation)"));
     char *caption;
-    CHECK_OK(io_read_text(&caption, NULL, in_dir("reg/1_class/class-00000.txt"), 100, &e), &e);
+    CHECK_OK(io_read_text(&caption, NULL, test_path("reg/1_class/class-00000.txt"), 100, &e), &e);
     int same = !strcmp(caption, "a dog");
     free(caption);
     CHECK(same);
-    snprintf(first, sizeof first, "%s", in_dir("reg/1_class/class-00000.png"));
-    CHECK(!fixture_same_file(first, in_dir("reg/1_class/class-00001.png")));
-    CHECK_INT(rename(first, in_dir("kept.png")), 0);
-    TRAIN_OK(in_dir("b"), more);
-    CHECK(fixture_same_file(first, in_dir("kept.png")));
-    CHECK(fixture_same_file(in_dir("a/x.safetensors"), in_dir("b/x.safetensors")));
-    TRAIN_OK(in_dir("b"), more);
+    snprintf(first, sizeof first, "%s", test_path("reg/1_class/class-00000.png"));
+    CHECK(!fixture_same_file(first, test_path("reg/1_class/class-00001.png")));
+    CHECK_INT(rename(first, test_path("kept.png")), 0);
+    TRAIN_OK(test_path("b"), more);
+    CHECK(fixture_same_file(first, test_path("kept.png")));
+    CHECK(fixture_same_file(test_path("a/x.safetensors"), test_path("b/x.safetensors")));
+    TRAIN_OK(test_path("b"), more);
     CHECK(!strstr(err, "class pictures"));
-    CHECK_INT(train(in_dir("b"), "--max_train_steps 1 --num_class_images 2"), 2);
+    CHECK_INT(train(test_path("b"), "--max_train_steps 1 --num_class_images 2"), 2);
 }
 
 TEST(train_explains_its_errors)
 {
     Err e = {0};
     CHECK_OK(prepare(&e), &e);
-    CHECK_INT(train(in_dir("a"), "--unet_lr 0 --text_encoder_lr 0"), 2);
-    CHECK_INT(train(in_dir("a"), "--learning_rat 1e-4"), 2);
+    CHECK_INT(train(test_path("a"), "--unet_lr 0 --text_encoder_lr 0"), 2);
+    CHECK_INT(train(test_path("a"), "--learning_rat 1e-4"), 2);
     CHECK(strstr(err, "did you mean --learning_rate"));
-    CHECK_INT(io_exists(in_dir("a/x.safetensors")), 0);
+    CHECK_INT(io_exists(test_path("a/x.safetensors")), 0);
 }
 
 /* A LoRA of absurd size makes the loss overflow: the run stops before anything
@@ -398,18 +389,18 @@ TEST(train_stops_at_a_loss_that_is_not_finite)
     Err e = {0};
     char more[700];
     CHECK_OK(prepare(&e), &e);
-    TRAIN_OK(in_dir("a"), "--max_train_steps 2 --save_precision float");
+    TRAIN_OK(test_path("a"), "--max_train_steps 2 --save_precision float");
     char from[512];
-    snprintf(from, sizeof from, "%s", in_dir("a/x.safetensors"));
+    snprintf(from, sizeof from, "%s", test_path("a/x.safetensors"));
     for (int i = 0; i < 6; i++) {                      /* a weight is at most 1e6 */
-        snprintf(args, sizeof args, "merge --lora %s:1e6 --out %s", from, in_dir(i % 2 ? "h1.safetensors" : "h0.safetensors"));
+        snprintf(args, sizeof args, "merge --lora %s:1e6 --out %s", from, test_path(i % 2 ? "h1.safetensors" : "h0.safetensors"));
         CHECK_INT(test_sdc(args, out, err, sizeof out), 0);
-        snprintf(from, sizeof from, "%s", in_dir(i % 2 ? "h1.safetensors" : "h0.safetensors"));
+        snprintf(from, sizeof from, "%s", test_path(i % 2 ? "h1.safetensors" : "h0.safetensors"));
     }
     snprintf(more, sizeof more, "--max_train_steps 2 --network_weights %s", from);
-    CHECK_INT(train(in_dir("b"), more), 1);
+    CHECK_INT(train(test_path("b"), more), 1);
     CHECK(strstr(err, "finite"));
-    CHECK_INT(io_exists(in_dir("b/x.safetensors")), 0);
+    CHECK_INT(io_exists(test_path("b/x.safetensors")), 0);
 }
 
 TEST(plan_lists_what_fits)
