@@ -8,7 +8,12 @@
 #include "engine/mem.h"
 
 /* Purposes of RngKey; 0xCA.... belongs to captions. */
-enum { DRAW_DROPOUT = 0xCA0001, DRAW_SHUFFLE = 0xCA0002, DRAW_TAGS = 0xCA0003, DRAW_CHOICE = 0xCA0004 };
+enum {
+    DRAW_DROPOUT = 0xCA0001,
+    DRAW_SHUFFLE = 0xCA0002,
+    DRAW_TAGS = 0xCA0003,
+    DRAW_CHOICE = 0xCA0004
+};
 
 static int is_blank(char ch) { return ch == ' ' || (ch >= '\t' && ch <= '\r'); }
 
@@ -62,7 +67,10 @@ static int read_lines(char **text, const char *path, int all, Err *e)
 
 int caption_read(char **text, const char *path, Err *e) { return read_lines(text, path, 0, e); }
 
-int caption_read_lines(char **text, const char *path, Err *e) { return read_lines(text, path, 1, e); }
+int caption_read_lines(char **text, const char *path, Err *e)
+{
+    return read_lines(text, path, 1, e);
+}
 
 int caption_check(const CaptionConfig *c, Err *e)
 {
@@ -90,7 +98,8 @@ static int varies_tags(const CaptionConfig *c)
 
 int caption_is_fixed(const CaptionConfig *c)
 {
-    return !c->wildcards && !varies_tags(c) && c->dropout_rate <= 0 && c->dropout_every_n_epochs == 0;
+    return !c->wildcards && !varies_tags(c) && c->dropout_rate <= 0 &&
+           c->dropout_every_n_epochs == 0;
 }
 
 /* Tags of a caption: head stays in front, flex varies, tail stays behind. */

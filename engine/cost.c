@@ -5,10 +5,14 @@
 #include <time.h>
 
 /* Ratios of a processor with bf16 products; only they matter. */
-const Speed cost_nominal = {
-    .flops = {[COST_LINEAR] = 3e11, [COST_LINEAR_DW] = 2e11, [COST_CONV] = 3e11,
-              [COST_CONV_DW] = 2e11, [COST_ATTENTION] = 1.5e11, [COST_ATTENTION_BWD] = 1.5e11, [COST_MEMORY] = 1},
-    .bytes = 1.5e10};
+const Speed cost_nominal = {.flops = {[COST_LINEAR] = 3e11,
+                                      [COST_LINEAR_DW] = 2e11,
+                                      [COST_CONV] = 3e11,
+                                      [COST_CONV_DW] = 2e11,
+                                      [COST_ATTENTION] = 1.5e11,
+                                      [COST_ATTENTION_BWD] = 1.5e11,
+                                      [COST_MEMORY] = 1},
+                            .bytes = 1.5e10};
 
 CostKind cost_kind(OpKind op)
 {
@@ -131,7 +135,8 @@ static double probe_work(const Probe *p, CostKind kind)
 static double now(const Dev *d)
 {
     struct timespec ts;
-    clock_gettime(d->threads == 1 && !dev_own_memory(d) ? CLOCK_THREAD_CPUTIME_ID : CLOCK_MONOTONIC, &ts);
+    clock_gettime(d->threads == 1 && !dev_own_memory(d) ? CLOCK_THREAD_CPUTIME_ID : CLOCK_MONOTONIC,
+                  &ts);
     return (double)ts.tv_sec + (double)ts.tv_nsec * 1e-9;
 }
 

@@ -146,8 +146,9 @@ static int add_subsets(Dataset *ds, Err *e)
         const char *path = of->dir ? of->dir : of->metadata;
         char *name = base_name(path);
         if (!name) return err_nomem(e, strlen(path), "the list of folders");
-        int rc = io_exists(path) ? add_folder(ds, path, name, of, e)
-                                 : err_set(e, ERR_INPUT, "%s: %s is not there", ds->cfg.train_dir, path);
+        int rc = io_exists(path)
+                     ? add_folder(ds, path, name, of, e)
+                     : err_set(e, ERR_INPUT, "%s: %s is not there", ds->cfg.train_dir, path);
         mem_free(name);
         TRY(rc);
     }
@@ -166,7 +167,9 @@ static int find_caption(char **text, const DataSubset *of, const char *path, Err
         char *name = mem_printf("%.*s%s%s", (int)(dot - path), path, *ext[i] == '.' ? "" : ".",
                                 ext[i]);
         if (!name) return err_nomem(e, strlen(path), "the list of pictures");
-        int rc = io_exists(name) == 1 ? (of->wildcards ? caption_read_lines : caption_read)(text, name, e) : 0;
+        int rc = io_exists(name) == 1
+                     ? (of->wildcards ? caption_read_lines : caption_read)(text, name, e)
+                     : 0;
         mem_free(name);
         TRY(rc);
     }
@@ -223,8 +226,8 @@ static int scan_pictures(Dataset *ds, size_t folder, Err *e)
     io_list_free(names, count);
     ds->folders[folder].count = ds->item_count - f->first;
     if (missing && ds->cfg.caption.prefix && !f->class_tokens)
-        notice(ds, "%zu of %zu pictures have no caption file: \"%s\" alone is their caption", missing,
-               ds->folders[folder].count, ds->cfg.caption.prefix);
+        notice(ds, "%zu of %zu pictures have no caption file: \"%s\" alone is their caption",
+               missing, ds->folders[folder].count, ds->cfg.caption.prefix);
     else if (missing > 1)
         notice(ds, "%s: %zu pictures in all have no caption file", f->path, missing);
     if (!rc && !f->count) notice(ds, "folder %s has no pictures", f->path);
@@ -234,7 +237,8 @@ static int scan_pictures(Dataset *ds, size_t folder, Err *e)
 /* How many of a folder's pictures are held out. */
 static size_t held_of(const Dataset *ds, size_t count)
 {
-    if (!ds->cfg.split_some) return count - (size_t)ceil((double)count * (1 - ds->cfg.split) - 1e-9);
+    if (!ds->cfg.split_some)
+        return count - (size_t)ceil((double)count * (1 - ds->cfg.split) - 1e-9);
     size_t fifth = (count + 2) / 5;
     return count < 2 ? 0 : fifth < 1 ? 1 : fifth > SOME_MAX ? SOME_MAX : fifth;
 }
@@ -250,7 +254,8 @@ static int split(Dataset *ds, Err *e)
         if (f->is_reg) continue;
         if (!index) return err_nomem(e, f->count * sizeof *index, "the list of pictures");
         for (uint32_t k = 0; k < f->count; k++) index[k] = k;
-        rng_shuffle((RngKey){ds->cfg.split_seed, 0, (uint32_t)i, DRAW_SPLIT}, index, (uint32_t)f->count);
+        rng_shuffle((RngKey){ds->cfg.split_seed, 0, (uint32_t)i, DRAW_SPLIT}, index,
+                    (uint32_t)f->count);
         size_t stay = f->count - held_of(ds, f->count);
         for (size_t k = 0; k < f->count; k++) {
             DataItem *it = &ds->items[f->first + index[k]];
@@ -261,9 +266,11 @@ static int split(Dataset *ds, Err *e)
     }
     if (held) return 0;
     if (ds->cfg.split_some)
-        return err_set(e, ERR_USAGE, "--auto: every folder has a single picture, and none can be held out; give "
+        return err_set(e, ERR_USAGE,
+                       "--auto: every folder has a single picture, and none can be held out; give "
                        "--validation_dir");
-    return err_set(e, ERR_USAGE, "--validation_split %g: leaves no picture to validate with; give more",
+    return err_set(e, ERR_USAGE,
+                   "--validation_split %g: leaves no picture to validate with; give more",
                    ds->cfg.split);
 }
 
@@ -404,7 +411,8 @@ static int open_sets(Dataset *ds, Err *e)
     c->batch_size = 0;
     for (size_t i = 0; i < n; i++, ds->set_count++) {
         if (sets[i].batch_size < 1 || sets[i].batch_size > 65536)
-            return err_set(e, ERR_USAGE, "--train_batch_size %d: must be at least 1", sets[i].batch_size);
+            return err_set(e, ERR_USAGE, "--train_batch_size %d: must be at least 1",
+                           sets[i].batch_size);
         if (sets[i].batch_size > c->batch_size) c->batch_size = sets[i].batch_size;
         TRY(bucket_open(&ds->sizes[i], &sets[i].bucket, e));
     }
@@ -554,5 +562,6 @@ int dataset_caption(char **text, const Dataset *ds, const DataSample *s, uint32_
 {
     RngKey key = {.seed = ds->cfg.seed, .sample = s->entry};
     const DataItem *it = &ds->items[s->item];
-    return caption_process(text, &ds->folders[it->folder].of.caption, it->caption, key, epoch, step, e);
+    return caption_process(text, &ds->folders[it->folder].of.caption, it->caption, key, epoch, step,
+                           e);
 }

@@ -25,8 +25,8 @@
  * kohya's dataset_config. */
 typedef struct {
     const char *dir;                 /* NULL: the paths in metadata are absolute */
-    const char *metadata;            /* .json or .jsonl: {"picture": {"caption":, "tags":}}; NULL: */
-                                     /* all pictures of dir, with their caption files */
+    const char *metadata; /* .json or .jsonl: {"picture": {"caption":, "tags":}}; NULL: */
+                          /* all pictures of dir, with their caption files */
     const char *class_tokens;        /* caption of pictures that have none; NULL: "" */
     const char *caption_extension;   /* NULL: .txt, then .caption */
     const char *mask_dir;            /* masks: folder of pictures named as these; NULL: none */
@@ -63,7 +63,7 @@ typedef struct {
     int repeats;                     /* of training pictures, whatever their folder says; 0: that */
     int flat_repeats;                /* of pictures that lie in no such folder; 0: once */
     double split;                    /* part of the training pictures that is held out, by folder */
-    int split_some;                  /* instead: a fifth of each folder of two or more, 20 at most */
+    int split_some; /* instead: a fifth of each folder of two or more, 20 at most */
     uint64_t split_seed;
     int held_out;                    /* 1: only those are here, once each; 0: only the others */
     int flip_aug;                    /* mirror every second use, at random */

@@ -48,7 +48,8 @@ static char *join(const DataSubset *of, const char *caption, const char *tags)
     for (const char *at = caption; all && *at; at += strspn(at, "\r\n")) {
         int n = (int)strcspn(at, "\r\n");
         int blank = (int)strspn(at, " \t") >= n;
-        char *more = blank ? all : mem_printf("%s%s%.*s%s%s", all, *all ? "\n" : "", n, at, sep, tags);
+        char *more =
+            blank ? all : mem_printf("%s%s%.*s%s%s", all, *all ? "\n" : "", n, at, sep, tags);
         if (more != all) mem_free(all);
         all = more;
         at += n;
@@ -61,15 +62,20 @@ static int add_entry(Dataset *ds, size_t folder, const char *name, const json_t 
     const DataFolder *f = &ds->folders[folder];
     const char *caption = text_of(entry, "caption"), *tags = text_of(entry, "tags");
     if (!json_is_object(entry))
-        return err_set(e, ERR_INPUT, "%s: \"%.200s\" is not an object with caption and tags", f->of.metadata, name);
+        return err_set(e, ERR_INPUT, "%s: \"%.200s\" is not an object with caption and tags",
+                       f->of.metadata, name);
     if (*name != '/' && !f->of.dir)
-        return err_set(e, ERR_INPUT, "%s: \"%.200s\" is not an absolute path, and image_dir is not given",
+        return err_set(e, ERR_INPUT,
+                       "%s: \"%.200s\" is not an absolute path, and image_dir is not given",
                        f->of.metadata, name);
     if (strlen(name) > 4096 || (caption && strlen(caption) > CAPTION_MAX_BYTES) ||
         (tags && strlen(tags) > CAPTION_MAX_BYTES))
-        return err_set(e, ERR_INPUT, "%s: the entry of \"%.200s\" is too long", f->of.metadata, name);
+        return err_set(e, ERR_INPUT, "%s: the entry of \"%.200s\" is too long", f->of.metadata,
+                       name);
     char *path = find_picture(f, name);
-    if (!path) return err_set(e, ERR_INPUT, "%s: there is no picture \"%.200s\" in %s", f->of.metadata, name, f->path);
+    if (!path)
+        return err_set(e, ERR_INPUT, "%s: there is no picture \"%.200s\" in %s", f->of.metadata,
+                       name, f->path);
     char *text = join(&f->of, caption ? caption : "", tags);
     if (!text) {
         mem_free(path);
@@ -109,7 +115,9 @@ static int read_lines(Dataset *ds, size_t folder, char *text, Err *e)
         json_error_t why;
         json_t *entry = json_loads(text, JSON_REJECT_DUPLICATES, &why);
         const char *name = text_of(entry, "image_path");
-        if (!name) rc = err_set(e, ERR_INPUT, "%s:%d: %s", file, line, entry ? "image_path is missing" : why.text);
+        if (!name)
+            rc = err_set(e, ERR_INPUT, "%s:%d: %s", file, line,
+                         entry ? "image_path is missing" : why.text);
         else rc = add_entry(ds, folder, name, entry, e);
         json_decref(entry);
     }

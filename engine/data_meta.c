@@ -59,8 +59,8 @@ static int load_mask(Image *im, const Dataset *ds, const DataItem *item, Err *e)
         found = io_exists(path) == 1;
         if (found) rc = image_load(im, path, e);
         if (!rc && found && (im->w != item->w || im->h != item->h)) {
-            rc = err_set(e, ERR_INPUT, "%s: %dx%d, but the picture it masks is %dx%d", path, im->w, im->h,
-                         item->w, item->h);
+            rc = err_set(e, ERR_INPUT, "%s: %dx%d, but the picture it masks is %dx%d", path, im->w,
+                         im->h, item->w, item->h);
             image_free(im);
         }
         mem_free(path);

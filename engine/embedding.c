@@ -23,7 +23,8 @@ static char *name_of(const char *path)
     return s;
 }
 
-int embeddings_add(Embeddings *em, const char *name, const float *values, int rows, int width, Err *e)
+int embeddings_add(Embeddings *em, const char *name, const float *values, int rows, int width,
+                   Err *e)
 {
     Embedding *list = mem_grow(em->list, em->count, &em->cap, sizeof *list);
     if (!list) return err_nomem(e, sizeof *list, "an embedding");
@@ -54,20 +55,28 @@ static int read_vectors(float **values, int *rows, const TensorFile *tf, int wid
     const char *path = tensorfile_path(tf);
     const FileTensor *t = vectors_of(tf);
     if (!t || t->ndim < 1 || t->ndim > 2)
-        return err_set(e, ERR_INPUT, "%s: no textual-inversion embedding: emb_params, string_to_param or a single tensor "
-                       "is expected%s", path, tensorfile_find(tf, "clip_g") ? "; this one is for SDXL" : "");
+        return err_set(
+            e, ERR_INPUT,
+            "%s: no textual-inversion embedding: emb_params, string_to_param or a single tensor "
+            "is expected%s",
+            path, tensorfile_find(tf, "clip_g") ? "; this one is for SDXL" : "");
     int64_t cols = t->shape[t->ndim - 1], n = t->ndim == 2 ? t->shape[0] : 1;
     if (cols != width)
-        return err_set(e, ERR_INPUT, "%s: vectors of %lld numbers; the model's text encoder has %d (768: SD 1.x, 1024: "
-                       "SD 2.x)", path, (long long)cols, width);
+        return err_set(
+            e, ERR_INPUT,
+            "%s: vectors of %lld numbers; the model's text encoder has %d (768: SD 1.x, 1024: "
+            "SD 2.x)",
+            path, (long long)cols, width);
     if (n < 1 || n > ROWS_MAX)
-        return err_set(e, ERR_INPUT, "%s: %lld vectors; 1 to %d can be used", path, (long long)n, ROWS_MAX);
+        return err_set(e, ERR_INPUT, "%s: %lld vectors; 1 to %d can be used", path, (long long)n,
+                       ROWS_MAX);
     *rows = (int)n;
     if (!(*values = mem_alloc((size_t)(n * cols) * sizeof **values)))
         return err_nomem(e, (size_t)(n * cols) * sizeof **values, t->name);
     TRY(tensorfile_read_f32(tf, t, 0, n * cols, *values, e));
     for (int64_t i = 0; i < n * cols; i++)
-        if (!isfinite((*values)[i])) return err_set(e, ERR_INPUT, "%s: tensor %s contains NaN or infinity", path, t->name);
+        if (!isfinite((*values)[i]))
+            return err_set(e, ERR_INPUT, "%s: tensor %s contains NaN or infinity", path, t->name);
     return 0;
 }
 
@@ -102,10 +111,12 @@ int embedding_save(const char *path, const float *values, int rows, int width, F
     int64_t dim[2] = {rows, width};
     TRY(tensorwriter_new(&w, path, e));
     int rc = 0;
-    for (size_t i = 0; i < meta_count && !rc; i++) rc = tensorwriter_meta(w, meta[i].key, meta[i].value, e);
+    for (size_t i = 0; i < meta_count && !rc; i++)
+        rc = tensorwriter_meta(w, meta[i].key, meta[i].value, e);
     if (!rc) rc = tensorwriter_add(w, "emb_params", dtype, 2, dim, e);
     if (!rc) rc = tensorwriter_begin(w, e);
-    while (!rc && tensorwriter_next(w)) rc = tensorwriter_write_f32(w, values, (size_t)rows * (size_t)width, e);
+    while (!rc && tensorwriter_next(w))
+        rc = tensorwriter_write_f32(w, values, (size_t)rows * (size_t)width, e);
     if (!rc) return tensorwriter_commit(w, e);
     tensorwriter_abort(w);
     return rc;

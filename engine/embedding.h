@@ -27,7 +27,8 @@ typedef struct {
 /* Adds a file's. ERR_INPUT when it is none, or made for a text encoder of another width. */
 int embeddings_open(Embeddings *em, const char *path, int width, Err *e);
 /* Adds `rows` vectors under a name. */
-int embeddings_add(Embeddings *em, const char *name, const float *values, int rows, int width, Err *e);
+int embeddings_add(Embeddings *em, const char *name, const float *values, int rows, int width,
+                   Err *e);
 void embeddings_close(Embeddings *em);                 /* zeroed em ok */
 
 /* Writes rows x width vectors as emb_params. */

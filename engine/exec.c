@@ -131,7 +131,8 @@ int exec_set_part(Exec *x, const char *name, size_t first, const void *host, siz
 {
     const Tensor *t = graph_find(x->g, name);
     if (!t || first + count > tensor_count(t))
-        return err_set(e, ERR_FAIL, "the graph has no tensor %s of %zu values", name, first + count);
+        return err_set(e, ERR_FAIL, "the graph has no tensor %s of %zu values", name,
+                       first + count);
     upload(x, t, first, host, count);
     return 0;
 }
@@ -174,10 +175,12 @@ static void call(const Exec *x, const Node *n, void *const *a, void *const *y, c
     case OP_conv2d_dw: o->conv2d_dw[t](d, &n->p.conv2d, dw, db, a[0], a[1]); break;
     case OP_attention: o->attention[t](d, &n->p.attention, y[0], y[1], a[0], a[1], a[2]); break;
     case OP_attention_bwd:
-        o->attention_bwd[t](d, &n->p.attention, y[0], y[1], y[2], a[0], a[1], a[2], a[3], a[4], a[5]);
+        o->attention_bwd[t](d, &n->p.attention, y[0], y[1], y[2], a[0], a[1], a[2], a[3], a[4],
+                            a[5]);
         break;
     case OP_groupnorm:                     /* with given statistics these are an input */
-        o->groupnorm[t](d, &n->p.groupnorm, y[0], n->p.groupnorm.given ? a[3] : y[1], a[0], a[1], a[2]);
+        o->groupnorm[t](d, &n->p.groupnorm, y[0], n->p.groupnorm.given ? a[3] : y[1], a[0], a[1],
+                        a[2]);
         break;
     case OP_groupnorm_bwd:
         o->groupnorm_bwd[t](d, &n->p.groupnorm, y[0], dw, db, a[0], a[1], a[2], a[3], a[4], acc[0]);
@@ -199,8 +202,12 @@ static void call(const Exec *x, const Node *n, void *const *a, void *const *y, c
         break;
     case OP_rowsum: o->rowsum[t](d, &n->p.rowsum, y[0], a[0], acc[0]); break;
     case OP_time_embed: o->time_embed[t](d, &n->p.time_embed, y[0], a[0]); break;
-    case OP_token_embed: o->token_embed[t](d, &n->p.token_embed, y[0], a[0], a[1], a[2], a[3]); break;
-    case OP_token_embed_bwd: o->token_embed_bwd[t](d, &n->p.token_embed, dw, db, y[0], a[0], a[1]); break;
+    case OP_token_embed:
+        o->token_embed[t](d, &n->p.token_embed, y[0], a[0], a[1], a[2], a[3]);
+        break;
+    case OP_token_embed_bwd:
+        o->token_embed_bwd[t](d, &n->p.token_embed, dw, db, y[0], a[0], a[1]);
+        break;
     case OP_loss: o->loss[t](d, &n->p.loss, y[0], y[1], a[0], a[1], a[2], a[3], a[4]); break;
     case OP_loss_bwd:
         o->loss_bwd[t](d, &n->p.loss, y[0], a[0], a[1], a[2], a[3], a[4], a[5]);
@@ -292,7 +299,8 @@ static int walk(Exec *x, int quiet, Err *e)
         if (!quiet) TRY(ask(x, i, e));
         double start = x->trace ? now_ms() : 0;
         if (n->op != OP_update) run_node(x, n);
-        else if (x->update) TRY(x->update(x->update_ctx, n->in[0]->of, exec_address(x, n->in[0]), e));
+        else if (x->update)
+            TRY(x->update(x->update_ctx, n->in[0]->of, exec_address(x, n->in[0]), e));
         if (x->trace && !quiet) {
             dev_sync(d);
             trace_node(x, n, now_ms() - start);

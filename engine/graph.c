@@ -122,7 +122,8 @@ Tensor *graph_param_grad(Graph *g, Param *p)
 Tensor *graph_scratch(Graph *g, Node *n, size_t bytes)
 {
     enum { FLOATS = 16 };              /* rows of 64 bytes, so that large ones are an int of rows */
-    Tensor *t = new_tensor(g, n->name, DT_F32, 2, (int[]){(int)((bytes + 4 * FLOATS - 1) / (4 * FLOATS)), FLOATS});
+    Tensor *t = new_tensor(g, n->name, DT_F32, 2,
+                           (int[]){(int)((bytes + 4 * FLOATS - 1) / (4 * FLOATS)), FLOATS});
     n->scratch = t == &g->bad ? NULL : t;
     return t;
 }
@@ -184,15 +185,16 @@ static void shape_text(const Tensor *t, char *s, size_t cap)
 }
 
 /* Records "scope: op: what, got A and B" unless ok. */
-static int require(Graph *g, int ok, const char *op, const char *what, const Tensor *a, const Tensor *b)
+static int require(Graph *g, int ok, const char *op, const char *what, const Tensor *a,
+                   const Tensor *b)
 {
     if (g->err.code) return 0;
     if (ok) return 1;
     char sa[64] = "", sb[64] = "";
     shape_text(a, sa, sizeof sa);
     if (b) shape_text(b, sb, sizeof sb);
-    err_set(&g->err, ERR_INPUT, "%s: %s: %s, got %s (%s)%s%s%s%s", g->scope ? g->scope : "graph", op,
-            what, a->name, sa, b ? " and " : "", b ? b->name : "", b ? " " : "", sb);
+    err_set(&g->err, ERR_INPUT, "%s: %s: %s, got %s (%s)%s%s%s%s", g->scope ? g->scope : "graph",
+            op, what, a->name, sa, b ? " and " : "", b ? b->name : "", b ? " " : "", sb);
     return 0;
 }
 
@@ -244,14 +246,16 @@ Tensor *graph_conv2d(Graph *g, Tensor *x, Tensor *w, Tensor *b, Tensor *rowbias,
     Conv2d p = {x->dim[0], x->dim[1], x->dim[2], x->dim[3], w->dim[0], w->dim[1],
                 stride, pad_lo, pad_hi, alpha, w->dt, 0, 0};
     int dim[4] = {p.n, conv2d_out(&p, p.h), conv2d_out(&p, p.w), p.cout};
-    if (rowbias && !require(g, rowbias->dim[0] == p.n && tensor_count(rowbias) == (size_t)p.n * (size_t)p.cout,
-                            "conv2d", "the per-picture bias must fit", rowbias, w))
+    if (rowbias &&
+        !require(g, rowbias->dim[0] == p.n && tensor_count(rowbias) == (size_t)p.n * (size_t)p.cout,
+                 "conv2d", "the per-picture bias must fit", rowbias, w))
         return &g->bad;
     Node *n = add(g, OP_conv2d, 5, (Tensor *[]){x, w, b, rowbias, res});
     if (!n) return &g->bad;
     n->p.conv2d = p;
     Tensor *y = graph_out(g, n, 0, g->act, 4, dim);
-    if (res && !require(g, same_shape(res, y), "conv2d", "the residual must fit", res, y)) return &g->bad;
+    if (res && !require(g, same_shape(res, y), "conv2d", "the residual must fit", res, y))
+        return &g->bad;
     return y;
 }
 
@@ -261,7 +265,8 @@ Tensor *graph_attention(Graph *g, Tensor *q, Tensor *k, Tensor *v, int heads, in
     if (!require(g, tensor_last(k) == c && tensor_rows(k) % q->dim[0] == 0, "attention",
                  "q and k must fit", q, k) ||
         !require(g, same_shape(k, v), "attention", "k and v must fit", k, v) ||
-        !require(g, heads > 0 && c % heads == 0, "attention", "heads must divide the channels", q, NULL))
+        !require(g, heads > 0 && c % heads == 0, "attention", "heads must divide the channels", q,
+                 NULL))
         return &g->bad;
     Node *n = add(g, OP_attention, 3, (Tensor *[]){q, k, v});
     if (!n) return &g->bad;
@@ -376,7 +381,9 @@ Tensor *graph_token_embed(Graph *g, Tensor *ids, Tensor *table, Tensor *pos, Ten
     Node *n = add(g, OP_token_embed, 4, (Tensor *[]){ids, table, pos, more});
     if (!n) return &g->bad;
     int c = table->dim[1];
-    n->p.token_embed = (TokenEmbed){ids->dim[0], ids->dim[1], c, table->dim[0], more ? more->dim[0] : 0, table->dt};
+    n->p.token_embed =
+        (TokenEmbed){ids->dim[0], ids->dim[1], c, table->dim[0], more ? more->dim[0] : 0,
+                     table->dt};
     return graph_out(g, n, 0, g->act, 3, (int[]){ids->dim[0], ids->dim[1], c});
 }
 
@@ -394,20 +401,22 @@ Tensor *graph_cast(Graph *g, Tensor *x, Dtype dt)
 Tensor *graph_lowrank(Graph *g, Tensor *a, Tensor *b)
 {
     int dim[4] = {a->dim[0], b->dim[1], b->dim[2], b->dim[3]};
-    if (!require(g, a->ndim == 2 && a->dim[1] == b->dim[0] && a->dt == DT_F32 && b->dt == DT_F32, "lowrank",
-                 "the ranks must fit", a, b))
+    if (!require(g, a->ndim == 2 && a->dim[1] == b->dim[0] && a->dt == DT_F32 && b->dt == DT_F32,
+                 "lowrank", "the ranks must fit", a, b))
         return &g->bad;
     Node *n = add(g, OP_linear_dx, 2, (Tensor *[]){a, b});
     if (!n) return &g->bad;
     n->dt = DT_F32;
-    n->p.linear = (Linear){dim[0], b->dim[0], (int)(tensor_count(b) / (size_t)b->dim[0]), 1, DT_F32};
+    n->p.linear =
+        (Linear){dim[0], b->dim[0], (int)(tensor_count(b) / (size_t)b->dim[0]), 1, DT_F32};
     return graph_out(g, n, 0, DT_F32, b->ndim, dim);
 }
 
 Tensor *graph_compose(Graph *g, Dtype dt, Tensor *base, Tensor *a, Tensor *b, float alpha)
 {
     if (!require(g, same_shape(base, a), "compose", "the product must fit the weight", base, a) ||
-        (b && !require(g, same_shape(base, b), "compose", "the product must fit the weight", base, b)))
+        (b &&
+         !require(g, same_shape(base, b), "compose", "the product must fit the weight", base, b)))
         return &g->bad;
     Node *n = add(g, OP_compose, 3, (Tensor *[]){base, a, b});
     if (!n) return &g->bad;
@@ -418,21 +427,24 @@ Tensor *graph_compose(Graph *g, Dtype dt, Tensor *base, Tensor *a, Tensor *b, fl
 
 Tensor *graph_kron(Graph *g, Dtype dt, Tensor *base, Tensor *w1, Tensor *w2, float alpha)
 {
-    int fits = base->dim[0] == w1->dim[0] * w2->dim[0] && tensor_last(base) == w1->dim[1] * tensor_last(w2);
+    int fits = base->dim[0] == w1->dim[0] * w2->dim[0] &&
+               tensor_last(base) == w1->dim[1] * tensor_last(w2);
     if (!require(g, fits && tensor_count(base) == tensor_count(w1) * tensor_count(w2), "kron",
                  "the product must fit the weight", base, w2))
         return &g->bad;
     Node *n = add(g, OP_kron, 3, (Tensor *[]){base, w1, w2});
     if (!n) return &g->bad;
     n->dt = dt;
-    n->p.kron = (Kron){w1->dim[0], w1->dim[1], w2->dim[0], inner(w2), tensor_last(w2), alpha, base->dt};
+    n->p.kron =
+        (Kron){w1->dim[0], w1->dim[1], w2->dim[0], inner(w2), tensor_last(w2), alpha, base->dt};
     return graph_out(g, n, 0, dt, base->ndim, base->dim);
 }
 
 Tensor *graph_dora(Graph *g, Dtype dt, Tensor *v, Tensor *m, int in)
 {
     int norms = in ? tensor_last(v) : v->dim[0];
-    if (!require(g, is_vector(m, norms) && v->dt == DT_F32, "dora", "one norm each is needed", v, m))
+    if (!require(g, is_vector(m, norms) && v->dt == DT_F32, "dora", "one norm each is needed", v,
+                 m))
         return &g->bad;
     Node *n = add(g, OP_dora, 2, (Tensor *[]){v, m});
     if (!n) return &g->bad;
@@ -458,7 +470,8 @@ Tensor *graph_dropout(Graph *g, Tensor *x, Tensor *seed, Dropout p)
 Tensor *graph_loss(Graph *g, LossKind kind, Tensor *pred, Tensor *target, Tensor *mask,
                    Tensor *weight, Tensor *huber_c, Tensor **per)
 {
-    if (!require(g, same_shape(pred, target), "loss", "prediction and target must fit", pred, target))
+    if (!require(g, same_shape(pred, target), "loss", "prediction and target must fit", pred,
+                 target))
         return &g->bad;
     Node *n = add(g, OP_loss, 5, (Tensor *[]){pred, target, mask, weight, huber_c});
     if (!n) return &g->bad;
@@ -472,7 +485,8 @@ Tensor *graph_loss(Graph *g, LossKind kind, Tensor *pred, Tensor *target, Tensor
 
 Tensor *graph_recon(Graph *g, Tensor *y, Tensor *x, float edge)
 {
-    if (!require(g, same_shape(y, x) && y->ndim == 4, "recon", "pictures must fit", y, x)) return &g->bad;
+    if (!require(g, same_shape(y, x) && y->ndim == 4, "recon", "pictures must fit", y, x))
+        return &g->bad;
     Node *n = add(g, OP_recon, 2, (Tensor *[]){y, x});
     if (!n) return &g->bad;
     n->dt = y->dt;
@@ -485,7 +499,8 @@ Tensor *graph_gauss(Graph *g, Tensor *m, Tensor *noise, Tensor **kl)
     int dim[4];
     memcpy(dim, m->dim, sizeof dim);
     dim[m->ndim - 1] /= 2;
-    if (!require(g, tensor_count(noise) * 2 == tensor_count(m), "gauss", "noise must fit", m, noise)) {
+    if (!require(g, tensor_count(noise) * 2 == tensor_count(m), "gauss", "noise must fit", m,
+                 noise)) {
         *kl = &g->bad;
         return &g->bad;
     }

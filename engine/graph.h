@@ -24,9 +24,9 @@ typedef enum {
 #define X(op) OP_##op,
     OPS_LIST(X)
 #undef X
-    OP_cast,
-    OP_zero,                           /* out[0] = 0 */
-    OP_update,                         /* in[0], the gradient of a parameter, is complete: Exec.update */
+        OP_cast,
+    OP_zero,   /* out[0] = 0 */
+    OP_update, /* in[0], the gradient of a parameter, is complete: Exec.update */
     OP_COUNT
 } OpKind;
 

@@ -117,7 +117,10 @@ enum { MAX_LINES = 4, MAX_CHARS = 20 };
 
 static Layout layout(int cell_w, int cell_h, const Grid *g)
 {
-    Layout l = {.cell_w = cell_w, .cell_h = cell_h, .dx = cell_w + g->margin, .dy = cell_h + g->margin,
+    Layout l = {.cell_w = cell_w,
+                .cell_h = cell_h,
+                .dx = cell_w + g->margin,
+                .dy = cell_h + g->margin,
                 .sheets = g->sheets ? g->sheets : 1};
     l.scale = cell_w < 200 ? 1 : cell_w < 600 ? 2 : 3;
     int char_w = GRID_CHAR_W * l.scale, char_h = GRID_CHAR_H * l.scale;
@@ -142,8 +145,9 @@ static Layout layout(int cell_w, int cell_h, const Grid *g)
 static int check_size(const Layout *l, Err *e)
 {
     if (l->w <= 65535 && l->h <= 65535) return 0;
-    return err_set(e, ERR_FAIL, "a grid of %lldx%lld pixels is too large; use fewer or smaller pictures",
-                   l->w, l->h);
+    return err_set(e, ERR_FAIL,
+                   "a grid of %lldx%lld pixels is too large; use fewer or smaller pictures", l->w,
+                   l->h);
 }
 
 int grid_size(const Grid *g, int w, int h, int *out_w, int *out_h, Err *e)
@@ -198,7 +202,8 @@ int grid_compose(Image *out, const Image *cells, size_t n, const Grid *g, Err *e
     for (size_t i = 0; i < n; i++) {
         size_t at = i % per_sheet, sheet = i / per_sheet;
         int x = l.left + g->margin + (int)(at % cols) * l.dx + (w - cells[i].w) / 2;
-        int y = (int)sheet * (int)l.dz + l.title + l.top + g->margin + (int)(at / cols) * l.dy + (h - cells[i].h) / 2;
+        int y = (int)sheet * (int)l.dz + l.title + l.top + g->margin + (int)(at / cols) * l.dy +
+                (h - cells[i].h) / 2;
         if (cells[i].px) paste(out, &cells[i], x, y);
     }
     for (int k = 0; !rc && k < l.sheets; k++) rc = draw_labels(out, g, &l, k, k * (int)l.dz, e);

@@ -53,7 +53,8 @@ void io_map_drop(const IoMap *m, const uint8_t *p, size_t size)
 {
     size_t page = (size_t)sysconf(_SC_PAGESIZE);
     if (!m->data || p < m->data || p + size > m->data + m->size) return;
-    size_t first = ((size_t)(p - m->data) + page - 1) / page * page, last = (size_t)(p + size - m->data) / page * page;
+    size_t first = ((size_t)(p - m->data) + page - 1) / page * page,
+           last = (size_t)(p + size - m->data) / page * page;
     if (last > first) madvise((void *)(uintptr_t)(m->data + first), last - first, MADV_DONTNEED);
 }
 
@@ -198,7 +199,8 @@ int io_mkdirs(const char *path, Err *e)
     }
     mem_free(p);
     if (!en && io_exists(path) != 2) en = ENOTDIR;
-    if (en) return err_set(e, code_of(en, ERR_FAIL), "%s: cannot make folder: %s", path, strerror(en));
+    if (en)
+        return err_set(e, code_of(en, ERR_FAIL), "%s: cannot make folder: %s", path, strerror(en));
     return 0;
 }
 

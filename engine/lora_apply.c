@@ -29,8 +29,8 @@ typedef struct {
     float *made1, *made2;
 } Kron;
 
-static int multiply(const float **w, float **made, const float *up, const float *down, int rows, int rank,
-                    size_t n, Err *e)
+static int multiply(const float **w, float **made, const float *up, const float *down, int rows,
+                    int rank, size_t n, Err *e)
 {
     *w = up;
     if (!rank) return 0;
@@ -53,8 +53,10 @@ static int kron_open(Kron *k, const LoraModule *m, Err *e)
     *k = (Kron){0};
     if (m->algo != LORA_LOKR) return 0;
     size_t n = (size_t)(t->in / m->kron_in) * (size_t)t->k * (size_t)t->k;
-    int rc = multiply(&k->w1, &k->made1, m->up, m->down, m->kron_out, m->rank, (size_t)m->kron_in, e);
-    if (!rc) rc = multiply(&k->w2, &k->made2, m->up2, m->down2, t->out / m->kron_out, m->rank2, n, e);
+    int rc =
+        multiply(&k->w1, &k->made1, m->up, m->down, m->kron_out, m->rank, (size_t)m->kron_in, e);
+    if (!rc)
+        rc = multiply(&k->w2, &k->made2, m->up2, m->down2, t->out / m->kron_out, m->rank2, n, e);
     if (rc) kron_close(k);
     return rc;
 }
@@ -140,7 +142,8 @@ void lora_dora_norms(const LoraModule *m, const float *w, float *norm)
 /* ------------------------------------------------------------------------------------- */
 
 /* Row by row; with v, W + dW goes there and w stays. scratch: 2n floats a thread. */
-static void add_rows(const LoraModule *m, const Kron *k, float weight, float *w, float *v, float *scratch)
+static void add_rows(const LoraModule *m, const Kron *k, float weight, float *w, float *v,
+                     float *scratch)
 {
     const LoraTarget *t = m->target;
     size_t n = (size_t)t->in * (size_t)t->k * (size_t)t->k;
@@ -164,7 +167,8 @@ int lora_add_delta(const LoraModule *m, float weight, float *w, Err *e)
     if (weight == 0) return 0;
     TRY(kron_open(&k, m, e));
     int channels = m->dora_of == LORA_DORA_IN;
-    size_t bytes = ((size_t)omp_get_max_threads() * 2 + (channels ? (size_t)t->out : 0)) * n * sizeof(float);
+    size_t bytes =
+        ((size_t)omp_get_max_threads() * 2 + (channels ? (size_t)t->out : 0)) * n * sizeof(float);
     float *scratch = mem_alloc(bytes);
     int rc = scratch ? 0 : err_nomem(e, bytes, t->name);
     float *v = channels && scratch ? scratch + (size_t)omp_get_max_threads() * 2 * n : NULL;

@@ -72,8 +72,10 @@ int lora_factors(LoraModule *m, LoraFactor f[LORA_FACTORS])
         n = kron_factors(m, f);
         break;
     }
-    if (m->dora_of == LORA_DORA_OUT) f[n++] = factor("dora_scale", &m->dora, t->out, 1, 1, 0, t->conv);
-    if (m->dora_of == LORA_DORA_IN) f[n++] = factor("dora_scale", &m->dora, 1, t->in, 1, 0, t->conv);
+    if (m->dora_of == LORA_DORA_OUT)
+        f[n++] = factor("dora_scale", &m->dora, t->out, 1, 1, 0, t->conv);
+    if (m->dora_of == LORA_DORA_IN)
+        f[n++] = factor("dora_scale", &m->dora, 1, t->in, 1, 0, t->conv);
     return n;
 }
 
@@ -85,7 +87,8 @@ const char *lora_factor_in(const char *name)
     size_t n = strlen(name);
     for (size_t i = 0; i < sizeof suffixes / sizeof *suffixes; i++) {
         size_t k = strlen(suffixes[i]);
-        if (n > k && name[n - k - 1] == '.' && !strcmp(name + n - k, suffixes[i])) return name + n - k;
+        if (n > k && name[n - k - 1] == '.' && !strcmp(name + n - k, suffixes[i]))
+            return name + n - k;
     }
     return NULL;
 }

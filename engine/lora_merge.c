@@ -18,7 +18,8 @@ typedef struct {
 static Factors factors_of(const float *up, const float *down, int rank, size_t rows, size_t cols)
 {
     if (rank) return (Factors){up, down, rows, cols, (size_t)rank};
-    return rows < cols ? (Factors){NULL, up, rows, cols, rows} : (Factors){up, NULL, rows, cols, cols};
+    return rows < cols ? (Factors){NULL, up, rows, cols, rows}
+                       : (Factors){up, NULL, rows, cols, cols};
 }
 
 /* The two matrices of a LoKr. */

@@ -64,7 +64,8 @@ static Begin begins(const char *suffix)
 static int init_factor(const LoraFactor *f, Begin begin, RngKey key, Err *e)
 {
     size_t n = lora_factor_count(f);
-    float *v = *f->values = mem_calloc(n, sizeof *v), bound = 1 / sqrtf((float)f->cols * (float)(f->k * f->k));
+    float *v = *f->values = mem_calloc(n, sizeof *v),
+          bound = 1 / sqrtf((float)f->cols * (float)(f->k * f->k));
     if (!v) return err_nomem(e, n * sizeof *v, f->suffix);
     if (begin == UNIFORM) rng_uniforms(key, 0, v, n);
     for (size_t i = 0; begin == UNIFORM && i < n; i++) v[i] = (2 * v[i] - 1) * bound;

@@ -50,7 +50,8 @@ int lora_group_check(const LoraGroup *g, Err *e)
 }
 
 /* Rows and columns of a matrix of LoKr; its factors are transposed with a Tucker core. */
-static void matrix_shape(const LoraGroup *g, LoraPart whole, int tucker, int64_t *rows, int64_t *cols)
+static void matrix_shape(const LoraGroup *g, LoraPart whole, int tucker, int64_t *rows,
+                         int64_t *cols)
 {
     const FileTensor *const *p = g->part;
     *rows = p[whole] ? axis(p[whole], 0) : axis(p[whole + 1], tucker);
@@ -173,7 +174,8 @@ static int fold_core(float **down, int *rank, const LoraGroup *g, LoraPart core,
 }
 
 /* (rank, rows) in the file, (rows, rank) here. */
-static int read_transposed(float **up, const LoraGroup *g, LoraPart part, int rows, int rank, Err *e)
+static int read_transposed(float **up, const LoraGroup *g, LoraPart part, int rows, int rank,
+                           Err *e)
 {
     float *t = NULL;
     int rc = read_factor(&t, g, part, rank, rows, 1, 0, e);
@@ -192,8 +194,8 @@ typedef struct {
     int *rank;
 } Product;
 
-static int read_product(Product p, const LoraGroup *g, LoraPart a, LoraPart b, LoraPart core, int rows,
-                        int cols, int k, Err *e)
+static int read_product(Product p, const LoraGroup *g, LoraPart a, LoraPart b, LoraPart core,
+                        int rows, int cols, int k, Err *e)
 {
     if (g->part[core]) {
         TRY(fold_core(p.down, p.rank, g, core, b, cols, k, e));
@@ -212,9 +214,11 @@ static int read_lokr(LoraModule *m, const LoraGroup *g, Err *e)
     m->algo = LORA_LOKR;
     matrix_shape(g, PART_K1, 0, &out, &in);
     if (out < 1 || in < 1 || out > t->out || in > t->in || t->out % out || t->in % in)
-        return err_set(e, ERR_INPUT, "%s: tensor %s has shape [%lld,%lld], which does not divide "
-                       "the model's layer (%d,%d): is it for another model?", tensorfile_path(g->tf),
-                       name->name, (long long)out, (long long)in, t->out, t->in);
+        return err_set(e, ERR_INPUT,
+                       "%s: tensor %s has shape [%lld,%lld], which does not divide "
+                       "the model's layer (%d,%d): is it for another model?",
+                       tensorfile_path(g->tf), name->name, (long long)out, (long long)in, t->out,
+                       t->in);
     m->kron_out = (int)out;
     m->kron_in = (int)in;
     int rows = t->out / m->kron_out, cols = t->in / m->kron_in;
@@ -271,7 +275,8 @@ static int read_dora(LoraModule *m, const LoraGroup *g, Err *e)
     int across = axis(t, 0) == 1 && t->ndim > 1 && m->target->out > 1;
     m->dora_of = across && !g->peft ? LORA_DORA_IN : LORA_DORA_OUT;
     if (!across) return read_factor(&m->dora, g, PART_DORA, m->target->out, 1, 1, 0, e);
-    return read_factor(&m->dora, g, PART_DORA, 1, g->peft ? m->target->out : m->target->in, 1, 0, e);
+    return read_factor(&m->dora, g, PART_DORA, 1, g->peft ? m->target->out : m->target->in, 1, 0,
+                       e);
 }
 
 int lora_read_module(LoraModule *m, const LoraTarget *t, const LoraGroup *g, Err *e)

@@ -41,7 +41,8 @@ static int name_vs_out(const void *name, const void *o)
 static int declare(const Job *job, TensorWriter *w, Err *e)
 {
     for (size_t i = 0; i < job->count; i++)
-        TRY(tensorwriter_add(w, job->list[i].name, job->dtype, job->list[i].ndim, job->list[i].dim, e));
+        TRY(tensorwriter_add(w, job->list[i].name, job->dtype, job->list[i].ndim, job->list[i].dim,
+                             e));
     return 0;
 }
 

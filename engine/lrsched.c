@@ -52,14 +52,17 @@ int lrsched_rules(LrSched *s, const char *rules, Err *e)
         if (*end != ':') break;
         at = end + 1;
         until = strtod(at, &end);
-        if (end == at || *end != ',' || !(until >= 1 && until <= 1e9) || until != floor(until)) break;
+        if (end == at || *end != ',' || !(until >= 1 && until <= 1e9) || until != floor(until))
+            break;
         s->until[s->pieces] = (int)until;
         if (s->pieces && s->until[s->pieces] <= s->until[s->pieces - 1]) break;
         at = end + 1;
     }
     s->pieces = 0;
-    return err_set(e, ERR_USAGE, "learning rate schedule piecewise_constant: step_rules \"%.80s\" are not "
-                   "factors up to growing steps and a last factor, as 1:10,0.1:20,0.01", rules);
+    return err_set(e, ERR_USAGE,
+                   "learning rate schedule piecewise_constant: step_rules \"%.80s\" are not "
+                   "factors up to growing steps and a last factor, as 1:10,0.1:20,0.01",
+                   rules);
 }
 
 static double lr_end(const LrSched *s) { return s->lr_end > 0 ? s->lr_end : polynomial_end; }
@@ -76,15 +79,20 @@ int lrsched_check(const LrSched *s, Err *e)
     if (s->kind == LRSCHED_PIECEWISE_CONSTANT && !s->pieces)
         return err_set(e, ERR_USAGE, "learning rate schedule %s: needs --lr_scheduler_args "
                        "step_rules=1:10,0.1:20,0.01", name);
-    int minimum = s->kind == LRSCHED_COSINE_WITH_MIN_LR, decays = s->kind == LRSCHED_WARMUP_STABLE_DECAY;
+    int minimum = s->kind == LRSCHED_COSINE_WITH_MIN_LR,
+        decays = s->kind == LRSCHED_WARMUP_STABLE_DECAY;
     if (minimum && isnan(s->min_ratio))
-        return err_set(e, ERR_USAGE, "learning rate schedule %s: needs --lr_scheduler_min_lr_ratio", name);
+        return err_set(e, ERR_USAGE, "learning rate schedule %s: needs --lr_scheduler_min_lr_ratio",
+                       name);
     if ((minimum || decays) && (s->min_ratio < 0 || s->min_ratio > 1))
-        return err_set(e, ERR_USAGE, "learning rate schedule %s: a minimum of %g times the rate; give 0 to 1",
+        return err_set(e, ERR_USAGE,
+                       "learning rate schedule %s: a minimum of %g times the rate; give 0 to 1",
                        name, s->min_ratio);
     if (decays && (s->decay < 0 || s->decay > s->total - s->warmup))
-        return err_set(e, ERR_USAGE, "learning rate schedule %s: %d steps of warmup and %d of decay are more "
-                       "than %d in all; see --lr_decay_steps", name, s->warmup, s->decay, s->total);
+        return err_set(e, ERR_USAGE,
+                       "learning rate schedule %s: %d steps of warmup and %d of decay are more "
+                       "than %d in all; see --lr_decay_steps",
+                       name, s->warmup, s->decay, s->total);
     if ((s->kind == LRSCHED_COSINE_WITH_RESTARTS || minimum || decays) && s->cycles < 1)
         return err_set(e, ERR_USAGE, "learning rate schedule %s: %d cycles; give 1 or more", name,
                        s->cycles);

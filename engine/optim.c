@@ -190,7 +190,8 @@ static size_t room_bytes(const Optim *o)
 
 size_t optim_bytes(const Optim *o)
 {
-    size_t sum = MAP_BYTES + align64(o->count * 3 * sizeof(double)) + stage_bytes(o) + room_bytes(o);
+    size_t sum =
+        MAP_BYTES + align64(o->count * 3 * sizeof(double)) + stage_bytes(o) + room_bytes(o);
     for (size_t i = 0; i < o->count; i++) sum += optim_state_bytes(&o->cfg, &o->list[i]);
     return sum;
 }

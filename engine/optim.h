@@ -34,7 +34,7 @@ typedef enum {
 typedef struct {
     OptimKind kind;
     double weight_decay;
-    double beta1, beta2, beta3;      /* beta1 -1: none (Adafactor); beta3 -1: sqrt(beta2) (Prodigy) */
+    double beta1, beta2, beta3; /* beta1 -1: none (Adafactor); beta3 -1: sqrt(beta2) (Prodigy) */
     double eps, eps2;
     double momentum, dampening;      /* SGD, DAdaptSGD, DAdaptAdaGrad */
     int nesterov;

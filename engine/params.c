@@ -198,7 +198,10 @@ static size_t row_bytes(const Param *p, Dtype dt, size_t rows)
     return rows * (p->count / (size_t)p->dim[0]) * dtype_bytes(dt);
 }
 
-static size_t data_bytes(const Param *p) { return align_up(row_bytes(p, p->dt, (size_t)p->dim[0])); }
+static size_t data_bytes(const Param *p)
+{
+    return align_up(row_bytes(p, p->dt, (size_t)p->dim[0]));
+}
 
 static size_t grad_bytes(const Param *p)
 {
@@ -249,7 +252,8 @@ static char *new_block(Params *ps, size_t bytes, int gradients, int *rc, Err *e)
 size_t params_held(const Params *ps)
 {
     size_t bytes = 0;
-    for (size_t i = 0; i < ps->block_count; i++) bytes += ps->blocks[i].base ? ps->blocks[i].bytes : 0;
+    for (size_t i = 0; i < ps->block_count; i++)
+        bytes += ps->blocks[i].base ? ps->blocks[i].bytes : 0;
     return bytes;
 }
 
@@ -301,7 +305,8 @@ void params_release(Params *ps, const char *prefix)
 void params_zero_grad(Params *ps)
 {
     for (size_t i = 0; i < ps->block_count; i++)
-        if (ps->blocks[i].gradients && ps->blocks[i].base) dev_zero(ps->dev, ps->blocks[i].base, ps->blocks[i].bytes);
+        if (ps->blocks[i].gradients && ps->blocks[i].base)
+            dev_zero(ps->dev, ps->blocks[i].base, ps->blocks[i].bytes);
 }
 
 /* (O,I,kh,kw) <-> (O,kh,kw,I) for `rows` values of O; to_file chooses the
@@ -352,7 +357,8 @@ static void store(Params *ps, const Param *p, size_t first, size_t rows, float *
     if (p->dt == DT_I8) i8_from_f32(room, src, rows, (size_t)tap_count(p), (size_t)channels(p));
     else if (p->dt != DT_F32) half_from_f32(p->dt, room, src, count);
     if (p->dt != DT_F32) src = room;
-    dev_upload(ps->dev, (char *)p->data + row_bytes(p, p->dt, first), src, row_bytes(p, p->dt, rows));
+    dev_upload(ps->dev, (char *)p->data + row_bytes(p, p->dt, first), src,
+               row_bytes(p, p->dt, rows));
 }
 
 enum { CHUNK = 1 << 18 };              /* values that a thread converts at a time */
@@ -365,8 +371,8 @@ static size_t chunk_rows(const Param *p)
     return rows < 1 ? 1 : rows > (size_t)p->dim[0] ? (size_t)p->dim[0] : rows;
 }
 
-static int fill_part(Params *ps, const Param *p, const ParamSource *source, size_t first, size_t rows,
-                     Staging *s, Err *e)
+static int fill_part(Params *ps, const Param *p, const ParamSource *source, size_t first,
+                     size_t rows, Staging *s, Err *e)
 {
     size_t row = row_count(p);
     TRY(source->read(source->ctx, p, first * row, rows * row, s->file, e));
@@ -392,7 +398,8 @@ static int fill_parts(Params *ps, const Param *p, const ParamSource *source, Sta
 #pragma omp parallel for num_threads(ps->dev->threads) schedule(dynamic) if (parts > 1)
     for (size_t i = 0; i < parts; i++) {
         Err mine = {0};
-        size_t first = i * step, rows = (size_t)p->dim[0] - first < step ? (size_t)p->dim[0] - first : step;
+        size_t first = i * step,
+               rows = (size_t)p->dim[0] - first < step ? (size_t)p->dim[0] - first : step;
         int r = fill_part(ps, p, source, first, rows, &s[omp_get_thread_num()], &mine);
         if (!r) continue;
 #pragma omp critical
@@ -446,7 +453,8 @@ int params_set(Params *ps, Param *p, const float *file_layout, Err *e)
 }
 
 /* Some rows at a time: tensors of a whole model under training are large. */
-static int read_back(const Params *ps, const Param *p, const void *src, Dtype dt, float *out, Err *e)
+static int read_back(const Params *ps, const Param *p, const void *src, Dtype dt, float *out,
+                     Err *e)
 {
     size_t row = row_count(p), step = chunk_rows(p), all = (size_t)p->dim[0];
     Staging s;

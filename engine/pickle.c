@@ -442,7 +442,8 @@ static int op_build(Machine *m)
     const PickleValue *s = pickle_at(m->p, state);
     if (object->kind != PICKLE_DICT || s->kind != PICKLE_DICT) return 0;
     for (uint32_t i = 0; i + 1 < s->n; i += 2)
-        if (pickle_is(pickle_item(m->p, s, i), "_parameters") && pickle_item(m->p, s, i + 1)->kind == PICKLE_DICT)
+        if (pickle_is(pickle_item(m->p, s, i), "_parameters") &&
+            pickle_item(m->p, s, i + 1)->kind == PICKLE_DICT)
             return add_pairs(m, s->u.item[i + 1]);
     return 0;
 }

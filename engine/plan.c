@@ -46,7 +46,11 @@ static Tensor *inplace_input(const Node *n)
     switch (n->op) {
     case OP_linear: return n->in[3];
     case OP_conv2d: return n->in[4];
-    case OP_groupnorm: case OP_layernorm: case OP_act: case OP_add: case OP_dropout: return n->in[0];
+    case OP_groupnorm:
+    case OP_layernorm:
+    case OP_act:
+    case OP_add:
+    case OP_dropout: return n->in[0];
     case OP_compose_bwd: case OP_dora_bwd: return n->in[0];
     case OP_groupnorm_bwd: case OP_act_bwd: return n->prev[0] ? NULL : n->in[0];
     case OP_geglu_bwd: return n->prev[0] ? NULL : n->in[1];
@@ -75,7 +79,7 @@ static void share_buffers(Graph *g)
             if (n->out[k] && n->prev[k]) try_share(n->out[k], n->prev[k], i);
         if (n->out[0] && !n->out[0]->keep && !n->prev[0]) {
             Tensor *in = inplace_input(n);
-            int twice = 0;         /* x + x must not overwrite x while reading it as the other operand */
+            int twice = 0; /* x + x must not overwrite x while reading it as the other operand */
             for (int k = 0; k < NODE_MAX_IN; k++)
                 twice += in && n->in[k] && n->in[k]->buffer == in->buffer;
             if (twice == 1) try_share(n->out[0], in, i);
@@ -132,7 +136,8 @@ static int place(Plan *plan, Graph *g, Err *e)
     int n = 0;
     for (int i = 0; i < g->tensor_count; i++) {
         Tensor *t = g->tensors[i];
-        if (!t->param && t->buffer == t && t->last >= 0 && t->first <= g->node_count) order[n++] = t;
+        if (!t->param && t->buffer == t && t->last >= 0 && t->first <= g->node_count)
+            order[n++] = t;
     }
     qsort(order, (size_t)n, sizeof *order, by_size);
     for (int i = 0; i < n; i++) {

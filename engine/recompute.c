@@ -32,7 +32,12 @@ static int is_cheap(OpKind op)
 {
     switch (op) {
     case OP_groupnorm: case OP_layernorm: case OP_act: case OP_geglu: case OP_add: case OP_concat:
-    case OP_cast: case OP_upsample2x: case OP_linear_dx: case OP_compose: case OP_kron: case OP_dora:
+    case OP_cast:
+    case OP_upsample2x:
+    case OP_linear_dx:
+    case OP_compose:
+    case OP_kron:
+    case OP_dora:
     case OP_dropout:
         return 1;
     default:

@@ -168,7 +168,8 @@ static const char head[] =
 
 static void print_head(Page *p, const Report *r)
 {
-    put_in(p, "<!doctype html>\n<html lang=en><meta charset=utf-8>\n<title>", r->title, "</title>\n");
+    put_in(p, "<!doctype html>\n<html lang=en><meta charset=utf-8>\n<title>", r->title,
+           "</title>\n");
     page_put(p, head, sizeof head - 1);
     put_in(p, "<h1>", r->title, "</h1>\n");
     if (r->verdict) put_in(p, "<p class=verdict>", r->verdict, "</p>\n");
@@ -197,7 +198,8 @@ static void print_tables(Page *p, const Report *r)
     page_print(p, "<h2>Settings</h2>\n");
     print_rows(p, r->rows, r->row_count - r->unset);
     if (r->unset) {
-        page_print(p, "<details><summary>%zu settings that were left as they are</summary>\n", r->unset);
+        page_print(p, "<details><summary>%zu settings that were left as they are</summary>\n",
+                   r->unset);
         print_rows(p, r->rows + r->row_count - r->unset, r->unset);
         page_print(p, "</details>\n");
     }

@@ -145,7 +145,8 @@ static int cut_lines(const char *path, uint32_t step, Err *e)
 static int open_events(RunLog *l, const char *dir, const char *name, uint32_t step, Err *e)
 {
     double now = seconds();
-    l->events = mem_printf("%s/events.out.tfevents.%010.0f.%ld.%s", dir, floor(now), (long)getpid(), name);
+    l->events =
+        mem_printf("%s/events.out.tfevents.%010.0f.%ld.%s", dir, floor(now), (long)getpid(), name);
     int rc = l->events ? io_mkdirs(dir, e) : err_nomem(e, strlen(dir), "the log");
     Bytes version = event_at(now, 0), start = event_at(now, step + 1);
     put_bytes(&version, 3, "brain.Event:2", 13);
@@ -154,7 +155,8 @@ static int open_events(RunLog *l, const char *dir, const char *name, uint32_t st
     return !rc && step ? append_record(l->events, &start, e) : rc;
 }
 
-int runlog_open(RunLog *l, const char *dir, const char *name, const char *events, uint32_t step, Err *e)
+int runlog_open(RunLog *l, const char *dir, const char *name, const char *events, uint32_t step,
+                Err *e)
 {
     *l = (RunLog){.lines = mem_printf("%s/%s.jsonl", dir, name)};
     int rc = l->lines ? io_mkdirs(dir, e) : err_nomem(e, strlen(dir), "the log");

@@ -22,7 +22,8 @@ static int readers(const Graph *g, const Tensor *t, int from)
 {
     int n = 0;
     for (int i = from; i < g->node_count; i++)
-        for (int k = 0; k < NODE_MAX_IN; k++) n += g->nodes[i]->in[k] && root(g->nodes[i]->in[k]) == root(t);
+        for (int k = 0; k < NODE_MAX_IN; k++)
+            n += g->nodes[i]->in[k] && root(g->nodes[i]->in[k]) == root(t);
     return n;
 }
 
@@ -55,12 +56,13 @@ static int find(const Graph *g, int at, size_t least, Cut *c)
 {
     Node *n = g->nodes[at];
     const Conv2d *p = &n->p.conv2d;
-    if (n->op != OP_conv2d || p->n != 1 || p->ks != 3 || p->stride != 1 || p->pad_lo != 1 || p->pad_hi != 1 ||
-        p->above || p->below || p->wdt == DT_I8 || n->in[3])
+    if (n->op != OP_conv2d || p->n != 1 || p->ks != 3 || p->stride != 1 || p->pad_lo != 1 ||
+        p->pad_hi != 1 || p->above || p->below || p->wdt == DT_I8 || n->in[3])
         return 0;
     const Tensor *x = n->in[0];
     if (tensor_bytes(x) < least || !is_private(g, x) || !fits_before(x->made_by)) return 0;
-    size_t row = tensor_bytes(x) / (size_t)p->h, rows = least / 2 / row / CONV2D_STRIP * CONV2D_STRIP;
+    size_t row = tensor_bytes(x) / (size_t)p->h,
+           rows = least / 2 / row / CONV2D_STRIP * CONV2D_STRIP;
     *c = (Cut){.at = at, .rows = rows ? (int)rows : CONV2D_STRIP, .conv = n, .before = x->made_by};
     c->count = p->h / c->rows;
     c->skip = find_skip(g, c);
@@ -72,7 +74,8 @@ static int find(const Graph *g, int at, size_t least, Cut *c)
 static Tensor *place_of(const Graph *g, const Cut *c)
 {
     Tensor *y = c->conv->out[0], *t = c->skip ? c->skip->in[0] : c->conv->in[4];
-    if (!t || t->param || root(t)->keep || y->keep || root(t) == root(c->before->in[0])) return NULL;
+    if (!t || t->param || root(t)->keep || y->keep || root(t) == root(c->before->in[0]))
+        return NULL;
     if (readers(g, t, c->at + 1) || t->dt != y->dt) return NULL;
     int fits = c->skip ? tensor_bytes(y) <= tensor_bytes(t) : tensor_bytes(y) == tensor_bytes(t);
     return fits ? t : NULL;
@@ -139,7 +142,8 @@ static void add_strips(Graph *g, const Cut *c)
     for (int s = 0; s < c->count && !g->err.code; s++) {
         int r0 = s * c->rows, r1 = s == c->count - 1 ? h : r0 + c->rows;
         int a = r0 ? r0 - 1 : 0, b = r1 < h ? r1 + 1 : h;
-        Tensor *x = add_before(g, c->before, c->conv->in[0], a, b), *res = add_residual(g, c, r0, r1);
+        Tensor *x = add_before(g, c->before, c->conv->in[0], a, b),
+               *res = add_residual(g, c, r0, r1);
         Node *n = copy_of(g, c->conv);
         if (!n) return;
         n->in[0] = x;

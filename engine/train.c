@@ -32,7 +32,8 @@ int train_init(Trainer *t, Params *ps, const TrainConfig *c, Err *e)
     }
     if (!count) return err_set(e, ERR_USAGE, "nothing to train: every learning rate is 0");
     if (ps->streamed && !optim_streams(&c->optim))
-        return err_set(e, ERR_USAGE, "this optimizer, or the average of --use_ema, needs all gradients at once; "
+        return err_set(e, ERR_USAGE,
+                       "this optimizer, or the average of --use_ema, needs all gradients at once; "
                        "weights in bf16 need AdamW, Lion, SGD, their 8-bit forms, or Adafactor");
     t->optim->seed = c->seed;
     t->state_bytes = optim_bytes(t->optim);
@@ -111,16 +112,22 @@ static int one_step(Trainer *t, const TrainTask *task, Err *e)
     int micros = task->micros ? task->micros(task->ctx, t->step) : 1;
     double loss = 0;
     if (t->ps->streamed && micros > 1)
-        return err_set(e, ERR_USAGE, "weights in bf16 are updated within a batch: several batches cannot be summed");
+        return err_set(
+            e, ERR_USAGE,
+            "weights in bf16 are updated within a batch: several batches cannot be summed");
     for (int i = 0; i < micros; i++) {
         float l;
         TRY(task->run(task->ctx, t->step, i, &l, e));
         if (!isfinite(l))
-            return err_set(e, ERR_FAIL, "step %u: the loss is not a finite number; nothing was changed. A "
-                           "smaller learning rate or --mixed_precision no may help", t->step + 1);
+            return err_set(e, ERR_FAIL,
+                           "step %u: the loss is not a finite number; nothing was changed. A "
+                           "smaller learning rate or --mixed_precision no may help",
+                           t->step + 1);
         loss += l;
     }
-    OptimStep s = {.lr_factor = t->lr_factor, .max_grad_norm = t->c.max_grad_norm, .grad_norm = sqrt(t->squares)};
+    OptimStep s = {.lr_factor = t->lr_factor,
+                   .max_grad_norm = t->c.max_grad_norm,
+                   .grad_norm = sqrt(t->squares)};
     int rc = t->ps->streamed ? 0 : optim_step(t->optim, &s, e);
     if (rc) return err_prefix(e, "step %u", t->step + 1);
     t->grad_norm = s.grad_norm;

@@ -33,7 +33,8 @@ static int declare_blob(void *ctx, const char *name, const void *bytes, size_t s
 {
     char buf[NAME];
     (void)bytes;
-    return tensorwriter_add(((State *)ctx)->w, blob_name(buf, name), FD_U8, 1, (int64_t[]){(int64_t)size}, e);
+    return tensorwriter_add(((State *)ctx)->w, blob_name(buf, name), FD_U8, 1,
+                            (int64_t[]){(int64_t)size}, e);
 }
 
 /* optim_save_fn: writes the blob if it is the one that is due */
@@ -53,7 +54,8 @@ static int declare(const Trainer *t, State *s, const TrainFact *facts, size_t co
     TRY(tensorwriter_meta(s->w, "sdc_train_state", "1", e));
     snprintf(buf, sizeof buf, "%" PRIu32, t->step);
     TRY(tensorwriter_meta(s->w, "step", buf, e));
-    for (size_t i = 0; i < count; i++) TRY(tensorwriter_meta(s->w, facts[i].key, facts[i].value, e));
+    for (size_t i = 0; i < count; i++)
+        TRY(tensorwriter_meta(s->w, facts[i].key, facts[i].value, e));
     for (size_t i = 0; i < t->ps->count; i++) {
         const Param *p = t->ps->list[i];
         if (!p->trainable) continue;
@@ -62,7 +64,8 @@ static int declare(const Trainer *t, State *s, const TrainFact *facts, size_t co
     }
     TRY(tensorwriter_add(s->w, "losses", FD_F32, 1, (int64_t[]){t->c.loss_window}, e));
     if (t->point_count)
-        TRY(tensorwriter_add(s->w, "points", FD_F32, 2, (int64_t[]){(int64_t)t->point_count, 3}, e));
+        TRY(tensorwriter_add(s->w, "points", FD_F32, 2, (int64_t[]){(int64_t)t->point_count, 3},
+                             e));
     TRY(optim_save(t->optim, declare_blob, s, e));
     return tensorwriter_begin(s->w, e);
 }
@@ -95,7 +98,8 @@ static int write_all(const Trainer *t, State *s, Err *e)
 {
     for (const char *due; (due = tensorwriter_next(s->w));) {
         if (!strncmp(due, "param/", 6)) TRY(write_param(t, s, due + 6, e));
-        else if (!strcmp(due, "losses")) TRY(tensorwriter_write_f32(s->w, t->window, t->c.loss_window, e));
+        else if (!strcmp(due, "losses"))
+            TRY(tensorwriter_write_f32(s->w, t->window, t->c.loss_window, e));
         else if (!strcmp(due, "points")) TRY(write_points(t, s, e));
         else {
             /* the optimizer lists its blobs in (nearly) the file's order: one pass or few */
@@ -125,7 +129,8 @@ static int read_blob(void *ctx, const char *name, void *bytes, size_t size, Err 
     char buf[NAME];
     const FileTensor *ft = tensorfile_find(s->f, blob_name(buf, name));
     if (!ft || ft->dtype != FD_U8 || (size_t)ft->count != size)
-        return err_set(e, ERR_INPUT, "%s: tensor %s is missing or of another size", tensorfile_path(s->f), buf);
+        return err_set(e, ERR_INPUT, "%s: tensor %s is missing or of another size",
+                       tensorfile_path(s->f), buf);
     return tensorfile_read_raw(s->f, ft, 0, ft->count, bytes, e);
 }
 
@@ -134,9 +139,11 @@ static int check_facts(const TensorFile *f, const TrainFact *facts, size_t count
     for (size_t i = 0; i < count; i++) {
         const char *was = tensorfile_meta(f, facts[i].key);
         if (!was || strcmp(was, facts[i].value))
-            return err_set(e, ERR_USAGE, "%s: --%s was \"%s\" in this run and is \"%s\" now; give the old value "
-                           "to resume, or start a new output_name", tensorfile_path(f), facts[i].key,
-                           was ? was : "(not recorded)", facts[i].value);
+            return err_set(e, ERR_USAGE,
+                           "%s: --%s was \"%s\" in this run and is \"%s\" now; give the old value "
+                           "to resume, or start a new output_name",
+                           tensorfile_path(f), facts[i].key, was ? was : "(not recorded)",
+                           facts[i].value);
     }
     return 0;
 }
@@ -145,7 +152,8 @@ static int load_f32(const TensorFile *f, const char *name, size_t count, float *
 {
     const FileTensor *ft = tensorfile_find(f, name);
     if (!ft || (size_t)ft->count != count)
-        return err_set(e, ERR_INPUT, "%s: tensor %s is missing or of another size", tensorfile_path(f), name);
+        return err_set(e, ERR_INPUT, "%s: tensor %s is missing or of another size",
+                       tensorfile_path(f), name);
     return tensorfile_read_f32(f, ft, 0, ft->count, v, e);
 }
 
@@ -172,11 +180,13 @@ static int load_points(Trainer *t, const TensorFile *f, Err *e)
     if (ft->ndim != 2 || ft->shape[1] != 3)
         return err_set(e, ERR_INPUT, "%s: tensor points is of another size", tensorfile_path(f));
     float *v = mem_alloc((size_t)ft->count * sizeof *v);
-    int rc = v ? load_f32(f, "points", (size_t)ft->count, v, e) : err_nomem(e, (size_t)ft->count * 4, "points");
+    int rc = v ? load_f32(f, "points", (size_t)ft->count, v, e)
+               : err_nomem(e, (size_t)ft->count * 4, "points");
     for (int64_t i = 0; !rc && i < ft->shape[0]; i++) {
         const float *p = v + 3 * i;
         if (!(p[0] >= 0 && p[0] < 0x1p32f))
-            rc = err_set(e, ERR_INPUT, "%s: tensor points: %g is no step", tensorfile_path(f), p[0]);
+            rc =
+                err_set(e, ERR_INPUT, "%s: tensor points: %g is no step", tensorfile_path(f), p[0]);
         else rc = train_point(t, (TrainPoint){(uint32_t)p[0], p[1], p[2]}, e);
     }
     mem_free(v);

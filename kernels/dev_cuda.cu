@@ -116,13 +116,17 @@ extern "C" int dev_cuda_describe(int i, char *text, size_t cap)
     if (i >= n) return !n && !i;
     if (cudaGetDeviceProperties(&prop, i) != cudaSuccess || cudaSetDevice(i) != cudaSuccess ||
         cudaMemGetInfo(&left, &all) != cudaSuccess)
-        return snprintf(text, cap, "cuda:%d cannot be used: %s", i, cudaGetErrorString(cudaGetLastError())), 1;
+        return snprintf(text, cap, "cuda:%d cannot be used: %s", i,
+                        cudaGetErrorString(cudaGetLastError())),
+               1;
     cudaDriverGetVersion(&driver);
     cudaRuntimeGetVersion(&runtime);
-    snprintf(text, cap, "cuda:%d %s, %.1f GB free of %.1f GB, compute capability %d.%d, %d processors, "
-             "driver for CUDA %d.%d, built with %d.%d", i, prop.name, gigabytes(left), gigabytes(all),
-             prop.major, prop.minor, prop.multiProcessorCount, driver / 1000, driver % 1000 / 10,
-             runtime / 1000, runtime % 1000 / 10);
+    snprintf(text, cap,
+             "cuda:%d %s, %.1f GB free of %.1f GB, compute capability %d.%d, %d processors, "
+             "driver for CUDA %d.%d, built with %d.%d",
+             i, prop.name, gigabytes(left), gigabytes(all), prop.major, prop.minor,
+             prop.multiProcessorCount, driver / 1000, driver % 1000 / 10, runtime / 1000,
+             runtime % 1000 / 10);
     return 1;
 }
 
@@ -209,7 +213,8 @@ static void gpu_download(Dev *d, void *dst_host, const void *src, size_t bytes)
 static void gpu_copy(Dev *d, void *dst, const void *src, size_t bytes)
 {
     Gpu *g = gpu(d);
-    cuda_failed(d, "a copy", cudaMemcpyAsync(dst, src, bytes, cudaMemcpyDeviceToDevice, g->c.stream));
+    cuda_failed(d, "a copy",
+                cudaMemcpyAsync(dst, src, bytes, cudaMemcpyDeviceToDevice, g->c.stream));
 }
 
 static void gpu_zero(Dev *d, void *dst, size_t bytes)
@@ -310,9 +315,10 @@ static void gpu_close(Dev *d)
 }
 
 static const DevKind gpu_kind = {
-    1, gpu_close, gpu_name, gpu_failure, gpu_fast_bf16, gpu_alloc, gpu_free, gpu_upload, gpu_download,
-    gpu_copy, gpu_zero, gpu_sync, gpu_memory_free, gpu_record_begin, gpu_record_end, gpu_replay,
-    gpu_record_free,
+    1,          gpu_close,       gpu_name,        gpu_failure,      gpu_fast_bf16,
+    gpu_alloc,  gpu_free,        gpu_upload,      gpu_download,     gpu_copy,
+    gpu_zero,   gpu_sync,        gpu_memory_free, gpu_record_begin, gpu_record_end,
+    gpu_replay, gpu_record_free,
 };
 
 static int fill_in(Gpu *g, int number, int threads)

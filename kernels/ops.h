@@ -48,7 +48,8 @@ enum { LINEAR_ROWS = 256 };
 typedef void linear_fn(Dev *d, const Linear *p, void *y, const void *x, const void *w,
                        const float *b, const void *res);
 /* dx (M,K) T (+)= alpha * dy (M,N) w. */
-typedef void linear_dx_fn(Dev *d, const Linear *p, void *dx, const void *dy, const void *w, int acc);
+typedef void linear_dx_fn(Dev *d, const Linear *p, void *dx, const void *dy, const void *w,
+                          int acc);
 /* dw (N,K) f32 += alpha * dy^T x;  db (N) f32 += column sums of dy. Either may be NULL. */
 typedef void linear_dw_fn(Dev *d, const Linear *p, float *dw, float *db, const void *dy,
                           const void *x);
@@ -89,7 +90,8 @@ static inline Conv2d conv2d_whole(const Conv2d *p)
 typedef void conv2d_fn(Dev *d, const Conv2d *p, void *y, const void *x, const void *w,
                        const float *b, const void *rowbias, const void *res);
 /* dx (N,H,W,CIN) T (+)= gradient of y = alpha * conv(x, w). */
-typedef void conv2d_dx_fn(Dev *d, const Conv2d *p, void *dx, const void *dy, const void *w, int acc);
+typedef void conv2d_dx_fn(Dev *d, const Conv2d *p, void *dx, const void *dy, const void *w,
+                          int acc);
 /* dw (COUT,ks,ks,CIN) f32 +=;  db (COUT) f32 +=. Either may be NULL. */
 typedef void conv2d_dw_fn(Dev *d, const Conv2d *p, float *dw, float *db, const void *dy,
                           const void *x);
@@ -211,7 +213,8 @@ typedef void dora_bwd_fn(Dev *d, const Dora *p, float *dv, float *dm, const floa
  * N, and, without a factor, `all` for everything. Which ones is a function of seed (1)
  * int32, stream and the indices, so that a gradient is the same op. In place ok. */
 typedef struct { int n, t, c; float each, channel, row, all; uint32_t stream; } Dropout;
-typedef void dropout_fn(Dev *d, const Dropout *p, void *y, const void *x, const int32_t *seed, int acc);
+typedef void dropout_fn(Dev *d, const Dropout *p, void *y, const void *x, const int32_t *seed,
+                        int acc);
 
 /* A number in [0, 1) for index i of one of the four kinds of choices. */
 static inline float dropout_draw(uint32_t seed, const Dropout *p, uint32_t kind, uint32_t i)

@@ -38,7 +38,10 @@ static uint32_t stream_of(Path path)
     return h;
 }
 
-static int drops(const Build *b) { return b->dropout.each > 0 || b->dropout.channel > 0 || b->dropout.all > 0; }
+static int drops(const Build *b)
+{
+    return b->dropout.each > 0 || b->dropout.channel > 0 || b->dropout.all > 0;
+}
 
 Tensor *adapter_dropout(Build *b, Path path, Tensor *h)
 {
@@ -51,7 +54,9 @@ Tensor *adapter_dropout(Build *b, Path path, Tensor *h)
 /* LoHa loses rows of its product by those of a factor, LoKr all of it or nothing. */
 static Tensor *drop_factor(Build *b, Path path, Tensor *a, int rows)
 {
-    Dropout p = {.row = rows ? b->dropout.channel : 0, .all = b->dropout.all, .stream = stream_of(path)};
+    Dropout p = {.row = rows ? b->dropout.channel : 0,
+                 .all = b->dropout.all,
+                 .stream = stream_of(path)};
     return b->seed && (p.row > 0 || p.all > 0) ? graph_dropout(b->g, a, b->seed, p) : a;
 }
 
@@ -66,8 +71,10 @@ static Tensor *composed(Build *b, Path path, const LoraModule *m, Tensor *w, Dty
         second = product(b, path, m, "hada_w2_a", "hada_w2_b");
         return graph_compose(b->g, dt, w, first, second, s);
     case LORA_LOKR:
-        first = m->rank ? product(b, path, m, "lokr_w1_a", "lokr_w1_b") : exact(b, path, m, "lokr_w1");
-        second = m->rank2 ? product(b, path, m, "lokr_w2_a", "lokr_w2_b") : exact(b, path, m, "lokr_w2");
+        first =
+            m->rank ? product(b, path, m, "lokr_w1_a", "lokr_w1_b") : exact(b, path, m, "lokr_w1");
+        second =
+            m->rank2 ? product(b, path, m, "lokr_w2_a", "lokr_w2_b") : exact(b, path, m, "lokr_w2");
         return graph_kron(b->g, dt, w, drop_factor(b, path, first, 0), second, s);
     default:
         first = product(b, path, m, "lora_up.weight", "lora_down.weight");
@@ -79,11 +86,14 @@ Tensor *adapter_weight(Build *b, Path path, const LoraModule *m, Tensor *w)
 {
     if (m->algo == LORA_PLAIN && !m->dora_of) return w;
     if (w->dt == DT_I8) {
-        err_set(&b->g->err, ERR_USAGE, "%s: weights in 8 bits are only for plain LoRAs; LoHa, LoKr and DoRA change the "
-                "weights themselves", path.s);
+        err_set(&b->g->err, ERR_USAGE,
+                "%s: weights in 8 bits are only for plain LoRAs; LoHa, LoKr and DoRA change the "
+                "weights themselves",
+                path.s);
         return w;
     }
     if (!m->dora_of) return composed(b, path, m, w, b->g->act);
     Tensor *v = composed(b, path, m, w, DT_F32);
-    return graph_dora(b->g, b->g->act, v, adapter_factor(b, path, m, "dora_scale"), m->dora_of == LORA_DORA_IN);
+    return graph_dora(b->g, b->g->act, v, adapter_factor(b, path, m, "dora_scale"),
+                      m->dora_of == LORA_DORA_IN);
 }

@@ -18,7 +18,8 @@ static int build(Autoencode *a, Err *e)
     int n = a->c.batch, s = a->c.crop, one = 1;
     Tensor *x = graph_input(b.g, "image", DT_F32, 4, (int[]){n, s, s, 3});
     Tensor *noise = graph_input(b.g, "noise", DT_F32, 4, (int[]){n, s / 8, s / 8, SD_LATENT});
-    Tensor *scale[2] = {graph_input(b.g, "scale", DT_F32, 1, &one), graph_input(b.g, "kl_scale", DT_F32, 1, &one)};
+    Tensor *scale[2] = {graph_input(b.g, "scale", DT_F32, 1, &one),
+                        graph_input(b.g, "kl_scale", DT_F32, 1, &one)};
     Tensor *loss[2], *moments = vae_encode_build(&b, c, x);
     Tensor *z = graph_gauss(b.g, moments, noise, &loss[1]);
     loss[0] = graph_recon(b.g, vae_decode_build(&b, c, z), x, EDGE_WEIGHT);
@@ -38,7 +39,8 @@ static int load_pictures(Autoencode *a, Err *e)
         if (!item->repeats) continue;
         TRY(dataset_image(&a->pictures[i], item, 0, e));
         if (a->pictures[i].w < a->c.crop || a->pictures[i].h < a->c.crop)
-            return err_set(e, ERR_USAGE, "option --vae_crop: %s is trained at %dx%d, smaller than a crop of %d",
+            return err_set(e, ERR_USAGE,
+                           "option --vae_crop: %s is trained at %dx%d, smaller than a crop of %d",
                            item->path, a->pictures[i].w, a->pictures[i].h, a->c.crop);
     }
     return 0;
@@ -87,11 +89,13 @@ static const Image *picture(Autoencode *a, uint64_t k)
  * blue, mostly), and the others must not wait for it. */
 static void crop(Autoencode *a, uint32_t step, int i)
 {
-    static const uint8_t ORDER[6][3] = {{0, 1, 2}, {0, 2, 1}, {1, 0, 2}, {1, 2, 0}, {2, 0, 1}, {2, 1, 0}};
+    static const uint8_t ORDER[6][3] = {{0, 1, 2}, {0, 2, 1}, {1, 0, 2},
+                                        {1, 2, 0}, {2, 0, 1}, {2, 1, 0}};
     size_t s = (size_t)a->c.crop;
     const Image *p = picture(a, (uint64_t)step * (uint64_t)a->c.batch + (uint64_t)i);
     RngKey key = {a->c.seed, step, (uint32_t)i + 1, RNG_PURPOSE_CROP};
-    size_t x = rng_below(key, 0, (uint32_t)(p->w - (int)s + 1)), y = rng_below(key, 1, (uint32_t)(p->h - (int)s + 1));
+    size_t x = rng_below(key, 0, (uint32_t)(p->w - (int)s + 1)),
+           y = rng_below(key, 1, (uint32_t)(p->h - (int)s + 1));
     float *dst = a->crops + (size_t)i * s * s * 3;
     uint32_t draw = rng_below(key, 2, 10);
     const uint8_t *order = ORDER[draw < 6 ? draw : 0];
@@ -123,7 +127,8 @@ int autoencode_run(Autoencode *a, uint32_t step, float *loss, Err *e)
 /* ---- unit latents -------------------------------------------------------- */
 
 /* p = a * p + b for elements [first, first+count) in file layout. */
-static int rescale(Params *ps, const char *name, size_t first, size_t count, float a, float b, Err *e)
+static int rescale(Params *ps, const char *name, size_t first, size_t count, float a, float b,
+                   Err *e)
 {
     Param *p = params_find(ps, name);
     float *v = p ? mem_alloc(p->count * sizeof(float)) : NULL;
@@ -137,16 +142,20 @@ static int rescale(Params *ps, const char *name, size_t first, size_t count, flo
 
 int autoencode_unit_latents(Autoencode *a, int steps, Err *e)
 {
-    size_t count = (size_t)a->c.batch * (size_t)(a->c.crop / 8) * (size_t)(a->c.crop / 8) * SD_LATENT;
+    size_t count =
+        (size_t)a->c.batch * (size_t)(a->c.crop / 8) * (size_t)(a->c.crop / 8) * SD_LATENT;
     double sum = 0, squares = 0, n = (double)count * steps;
     for (int k = 0; k < steps; k++) {
         float loss;
         TRY(autoencode_run(a, (uint32_t)k, &loss, e));
         TRY(exec_get(&a->exec, "z", a->noise, count, e));
-        for (size_t i = 0; i < count; i++) sum += a->noise[i], squares += (double)a->noise[i] * a->noise[i];
+        for (size_t i = 0; i < count; i++)
+            sum += a->noise[i], squares += (double)a->noise[i] * a->noise[i];
     }
     double deviation = sqrt(squares / n - sum / n * (sum / n));
-    if (!(deviation > 1e-6)) return err_set(e, ERR_FAIL, "the latents do not vary: the autoencoder has not learnt anything");
+    if (!(deviation > 1e-6))
+        return err_set(e, ERR_FAIL,
+                       "the latents do not vary: the autoencoder has not learnt anything");
     float s = (float)(1 / (VAE_SCALE * deviation));
     Params *ps = a->m->ps;
     TRY(rescale(ps, "vae.quant_conv.weight", 0, SD_LATENT * 2 * SD_LATENT, s, 0, e));

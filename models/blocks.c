@@ -62,11 +62,12 @@ Tensor *block_conv3(Build *b, Path path, Tensor *x, int cout, int stride, int pa
     b->g->scope = path.s;
     Tensor *w = block_param(b, block_path("%s.weight", path.s), 4, (int[]){cout, 3, 3, cin});
     Tensor *own = m ? adapter_weight(b, path, m, w) : w;
-    Tensor *y = graph_conv2d(b->g, x, own, vector(b, path, "bias", cout), rowbias, res, stride, pad_lo,
-                             1, 1);
+    Tensor *y = graph_conv2d(b->g, x, own, vector(b, path, "bias", cout), rowbias, res, stride,
+                             pad_lo, 1, 1);
     if (m && own == w) {
         Tensor *down = adapter_factor(b, path, m, "lora_down.weight");
-        y = close_lora(b, path, m, graph_conv2d(b->g, x, down, NULL, NULL, NULL, stride, pad_lo, 1, 1), y);
+        y = close_lora(b, path, m,
+                       graph_conv2d(b->g, x, down, NULL, NULL, NULL, stride, pad_lo, 1, 1), y);
     }
     b->g->scope = NULL;
     return y;
@@ -76,8 +77,8 @@ Tensor *block_groupnorm(Build *b, Path path, Tensor *x, float eps, int silu)
 {
     int c = tensor_last(x);
     b->g->scope = path.s;
-    Tensor *y = graph_groupnorm(b->g, x, vector(b, path, "weight", c), vector(b, path, "bias", c), 32,
-                                eps, silu);
+    Tensor *y = graph_groupnorm(b->g, x, vector(b, path, "weight", c), vector(b, path, "bias", c),
+                                32, eps, silu);
     b->g->scope = NULL;
     return y;
 }
@@ -94,7 +95,8 @@ Tensor *block_layernorm(Build *b, Path path, Tensor *x)
 
 Tensor *block_resnet(Build *b, Path path, Tensor *x, int cout, Tensor *temb, float eps)
 {
-    Tensor *t = temb ? block_linear(b, block_path("%s.time_emb_proj", path.s), temb, cout, 1, NULL) : NULL;
+    Tensor *t =
+        temb ? block_linear(b, block_path("%s.time_emb_proj", path.s), temb, cout, 1, NULL) : NULL;
     /* first, so that the norm can be written over x */
     Tensor *skip = x;
     if (tensor_last(x) != cout)

@@ -204,7 +204,8 @@ static const FileTensor *lookup_vae(const TensorFile *tf, const char *name, KeyR
     for (int d = 0; d < 2; d++)
         for (int alt = 0; key_ref(ref, dialects[d], name, alt); alt++) {
             const FileTensor *t = tensorfile_find(tf, ref->key);
-            if (!t && !strncmp(ref->key, start, sizeof start - 1)) t = tensorfile_find(tf, ref->key + sizeof start - 1);
+            if (!t && !strncmp(ref->key, start, sizeof start - 1))
+                t = tensorfile_find(tf, ref->key + sizeof start - 1);
             if (t) return t;
         }
     key_ref(ref, KEY_LDM, name, 0);
@@ -213,15 +214,20 @@ static const FileTensor *lookup_vae(const TensorFile *tf, const char *name, KeyR
 
 static int open_vae(Checkpoint *ck, const char *path, Err *e)
 {
-    static const char *const names[] = {"diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin"};
+    static const char *const names[] = {"diffusion_pytorch_model.safetensors",
+                                        "diffusion_pytorch_model.bin"};
     if (io_exists(path) != 2) return tensorfile_open(&ck->vae, path, e);
     for (int i = 0; i < 4 && !ck->vae; i++) {
         char *file = mem_printf("%s/%s%s", path, i < 2 ? "" : "vae/", names[i % 2]);
-        int rc = !file ? err_nomem(e, strlen(path), "a path") : io_exists(file) == 1 ? tensorfile_open(&ck->vae, file, e) : 0;
+        int rc = !file                  ? err_nomem(e, strlen(path), "a path")
+                 : io_exists(file) == 1 ? tensorfile_open(&ck->vae, file, e)
+                                        : 0;
         mem_free(file);
         TRY(rc);
     }
-    return ck->vae ? 0 : err_set(e, ERR_INPUT, "%s: no %s in this folder: not a VAE of diffusers", path, names[0]);
+    return ck->vae ? 0
+                   : err_set(e, ERR_INPUT, "%s: no %s in this folder: not a VAE of diffusers", path,
+                             names[0]);
 }
 
 int checkpoint_use_vae(Checkpoint *ck, const char *path, Err *e)
@@ -233,7 +239,8 @@ int checkpoint_use_vae(Checkpoint *ck, const char *path, Err *e)
         if (component_of(en->name) != COMPONENT_VAE) continue;
         const FileTensor *t = lookup_vae(ck->vae, en->name, &ref);
         if (!t)
-            return err_set(e, ERR_INPUT, "%s: tensor %s is missing: not a VAE of Stable Diffusion 1 or 2",
+            return err_set(e, ERR_INPUT,
+                           "%s: tensor %s is missing: not a VAE of Stable Diffusion 1 or 2",
                            tensorfile_path(ck->vae), ref.key);
         en->file = ck->vae;
         TRY(bind(en, t, &ref, e));

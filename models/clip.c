@@ -36,14 +36,16 @@ Tensor *clip_build(Build *b, const SdConfig *c, Tensor *ids, int clip_skip)
 {
     int run = c->text_layers - (clip_skip > 1 ? clip_skip - 1 : 0);
     if (run < 1)
-        err_set(&b->g->err, ERR_USAGE, "option --clip-skip %d: the text encoder has %d layers", clip_skip,
-                c->text_layers);
+        err_set(&b->g->err, ERR_USAGE, "option --clip-skip %d: the text encoder has %d layers",
+                clip_skip, c->text_layers);
     Tensor *table = token_table(b, c, ids);
     Tensor *pos = block_param(b, P(TEXT ".embeddings.position_embedding.weight"), 2,
                               (int[]){SD_POSITIONS, c->text_width});
     Tensor *more = NULL;
     if (b->added_tokens)
-        more = graph_cast(b->g, block_param(b, P(CLIP_ADDED), 2, (int[]){b->added_tokens, c->text_width}), DT_F32);
+        more = graph_cast(b->g,
+                          block_param(b, P(CLIP_ADDED), 2, (int[]){b->added_tokens, c->text_width}),
+                          DT_F32);
     Tensor *x = graph_token_embed(b->g, ids, table, pos, more);
     for (int i = 0; i < run; i++) x = layer(b, c, i, x);
     return block_layernorm(b, P(TEXT ".final_layer_norm"), x);

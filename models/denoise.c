@@ -42,14 +42,16 @@ static int build(Denoise *d, Err *e)
     return model_plan(m, &d->exec, &b, e);
 }
 
-int denoise_init(Denoise *d, Model *m, const Schedule *schedule, const DenoiseConfig *c, int n, int h,
-                 int w, int chunks, int masked, int backward, Err *e)
+int denoise_init(Denoise *d, Model *m, const Schedule *schedule, const DenoiseConfig *c, int n,
+                 int h, int w, int chunks, int masked, int backward, Err *e)
 {
     *d = (Denoise){.m = m, .schedule = schedule, .c = *c, .n = n, .h = h, .w = w, .chunks = chunks,
                    .masked = masked, .backward = backward};
     if (m->ck->config.in_channels != SD_LATENT)
-        return err_set(e, ERR_USAGE, "%s: training of inpainting models is not supported yet; use a "
-                       "model with 4 input channels", m->ck->path ? m->ck->path : "model");
+        return err_set(e, ERR_USAGE,
+                       "%s: training of inpainting models is not supported yet; use a "
+                       "model with 4 input channels",
+                       m->ck->path ? m->ck->path : "model");
     size_t count = (size_t)n * (size_t)h * (size_t)w * SD_LATENT;
     d->host = mem_alloc((2 * count + 3 * (size_t)n) * sizeof(float));
     if (!d->host) return err_nomem(e, 2 * count * sizeof(float), "a batch");
@@ -83,7 +85,8 @@ static float snr_weight(const Denoise *d, int t)
 {
     const DenoiseConfig *c = &d->c;
     float w = 1;
-    if (c->min_snr_gamma > 0) w *= schedule_min_snr_weight(d->schedule, t, c->min_snr_gamma, c->v_pred);
+    if (c->min_snr_gamma > 0)
+        w *= schedule_min_snr_weight(d->schedule, t, c->min_snr_gamma, c->v_pred);
     if (c->scale_v_loss) w *= schedule_snr_scale(d->schedule, t);
     if (c->v_pred_like > 0) w += w / schedule_snr_scale(d->schedule, t) * c->v_pred_like;
     if (c->debiased) w *= schedule_debiased_weight(d->schedule, t, c->v_pred);
@@ -94,11 +97,13 @@ static int set_inputs(Denoise *d, const DenoiseBatch *b, float grad_scale, Err *
 {
     size_t k = (size_t)d->h * (size_t)d->w * SD_LATENT, n = (size_t)d->n;
     float scale = d->c.huber_scale > 0 ? d->c.huber_scale : 1;
-    float *x = d->host, *target = x + n * k, *t = target + n * k, *weight = t + n, *huber = weight + n;
+    float *x = d->host, *target = x + n * k, *t = target + n * k, *weight = t + n,
+          *huber = weight + n;
     for (int i = 0; i < d->n; i++) {
         int step = b->timestep[i];
         if (step < 0 || step >= SCHEDULE_T)
-            return err_set(e, ERR_INPUT, "tensor timesteps: %d is outside 0..%d", step, SCHEDULE_T - 1);
+            return err_set(e, ERR_INPUT, "tensor timesteps: %d is outside 0..%d", step,
+                           SCHEDULE_T - 1);
         mix(d, i, k, b, x + (size_t)i * k, target + (size_t)i * k);
         t[i] = (float)step;
         weight[i] = (b->weight ? b->weight[i] : 1) * snr_weight(d, step);
@@ -111,12 +116,14 @@ static int set_inputs(Denoise *d, const DenoiseBatch *b, float grad_scale, Err *
     TRY(model_set_ids(d->m, &d->exec, "input_ids", b->ids, tokens, e));
     TRY(exec_set(&d->exec, "weight", weight, n, e));
     TRY(exec_set(&d->exec, "huber_c", huber, n, e));
-    if (graph_find(d->exec.g, "dropout_seed")) TRY(exec_set(&d->exec, "dropout_seed", &b->dropout_seed, 1, e));
+    if (graph_find(d->exec.g, "dropout_seed"))
+        TRY(exec_set(&d->exec, "dropout_seed", &b->dropout_seed, 1, e));
     if (d->masked) TRY(exec_set(&d->exec, "mask", b->mask, n * k / SD_LATENT, e));
     return exec_set(&d->exec, "scale", &grad_scale, 1, e);
 }
 
-int denoise_run(Denoise *d, const DenoiseBatch *b, float grad_scale, float *loss, float *per, Err *e)
+int denoise_run(Denoise *d, const DenoiseBatch *b, float grad_scale, float *loss, float *per,
+                Err *e)
 {
     TRY(set_inputs(d, b, grad_scale, e));
     TRY(exec_run(&d->exec, e));

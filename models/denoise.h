@@ -51,11 +51,12 @@ typedef struct {
 } DenoiseBatch;
 
 /* Builds and plans; call before model_load. *schedule must outlive d. */
-int denoise_init(Denoise *d, Model *m, const Schedule *schedule, const DenoiseConfig *c, int n, int h,
-                 int w, int chunks, int masked, int backward, Err *e);
+int denoise_init(Denoise *d, Model *m, const Schedule *schedule, const DenoiseConfig *c, int n,
+                 int h, int w, int chunks, int masked, int backward, Err *e);
 void denoise_free(Denoise *d);                              /* zeroed d ok */
 /* Runs forward, and backward with gradients scaled by grad_scale (1 / micro
  * batches). *loss: the batch's; per (N) or NULL. */
-int denoise_run(Denoise *d, const DenoiseBatch *b, float grad_scale, float *loss, float *per, Err *e);
+int denoise_run(Denoise *d, const DenoiseBatch *b, float grad_scale, float *loss, float *per,
+                Err *e);
 
 #endif

@@ -105,7 +105,8 @@ static int alloc_batch(Finetune *f, Err *e)
     if (masked) f->mask = mem_alloc(k / SD_LATENT * sizeof(float));
     if (masked) f->masks = mem_calloc(2 * f->ds->item_count, sizeof *f->masks);
     int ok = f->latents && f->noise && f->weight && f->per && f->timestep && f->ids && f->moments;
-    ok &= (!gamma || f->input_noise) && (!scales || f->scratch) && (!masked || (f->mask && f->masks));
+    ok &=
+        (!gamma || f->input_noise) && (!scales || f->scratch) && (!masked || (f->mask && f->masks));
     if (ok) return 0;
     return err_nomem(e, 2 * k * sizeof(float), "a batch");
 }
@@ -133,8 +134,9 @@ void finetune_free(Finetune *f)
     dataset_epoch_free(&f->epoch);
     latent_cache_close(&f->cache);
     latent_pool_free(&f->own);
-    void *owned[] = {f->graphs, f->encoders, f->moments, f->latents, f->noise, f->weight, f->per, f->timestep, f->ids,
-                     f->masks, f->input_noise, f->mask, f->scratch};
+    void *owned[] = {f->graphs,      f->encoders, f->moments,  f->latents, f->noise,
+                     f->weight,      f->per,      f->timestep, f->ids,     f->masks,
+                     f->input_noise, f->mask,     f->scratch};
     for (size_t i = 0; i < sizeof owned / sizeof *owned; i++) mem_free(owned[i]);
     *f = (Finetune){0};
 }
@@ -145,7 +147,8 @@ int finetune_fit(Finetune *f, size_t slab_bytes, Err *e)
     return 0;
 }
 
-void finetune_update(Finetune *f, int (*update)(void *ctx, Param *p, float *grad, Err *e), void *ctx)
+void finetune_update(Finetune *f, int (*update)(void *ctx, Param *p, float *grad, Err *e),
+                     void *ctx)
 {
     for (size_t i = 0; i < f->graph_count; i++) {
         f->graphs[i].exec.update = update;
@@ -158,7 +161,8 @@ size_t finetune_bytes(const Finetune *f)
     size_t batch = 0, latents = 0, kinds = f->ds->cfg.flip_aug ? 2 : 1;
     for (size_t i = 0; i < f->graph_count; i++) {
         const Denoise *d = &f->graphs[i];
-        size_t each = (size_t)d->h * (size_t)d->w * SD_LATENT, all = (size_t)f->ds->cfg.batch_size * each;
+        size_t each = (size_t)d->h * (size_t)d->w * SD_LATENT,
+               all = (size_t)f->ds->cfg.batch_size * each;
         batch += 2 * (size_t)d->n * each;      /* of each graph; and two of the largest batch */
         if (all > latents) latents = all;
     }
@@ -166,7 +170,8 @@ size_t finetune_bytes(const Finetune *f)
     latents = 0;
     for (size_t i = 0; i < f->ds->item_count; i++) {
         const DataItem *item = &f->ds->items[i];
-        if (item->repeats) latents += (size_t)item->fit.bucket.w * (size_t)item->fit.bucket.h / 64 * 2 * SD_LATENT;
+        if (item->repeats)
+            latents += (size_t)item->fit.bucket.w * (size_t)item->fit.bucket.h / 64 * 2 * SD_LATENT;
     }
     if (f->c.masked) latents += latents / (2 * SD_LATENT);
     return (batch + kinds * latents) * sizeof(float);
@@ -174,7 +179,8 @@ size_t finetune_bytes(const Finetune *f)
 
 /* ---- latents ------------------------------------------------------------- */
 
-static int run_encoder(Finetune *f, const DataItem *item, int flip, float *moments, size_t count, Err *e)
+static int run_encoder(Finetune *f, const DataItem *item, int flip, float *moments, size_t count,
+                       Err *e)
 {
     Image im;
     TRY(dataset_image(&im, item, flip, e));
@@ -188,8 +194,10 @@ static int run_encoder(Finetune *f, const DataItem *item, int flip, float *momen
     if (!rc) rc = exec_get(x, "moments", moments, count, e);
     for (size_t i = 0; !rc && i < count; i++)
         if (!isfinite(moments[i]))
-            rc = err_set(e, ERR_FAIL, "%s: its latents are not finite; the VAE overflows in this dtype, try "
-                         "--mixed_precision no", item->path);
+            rc = err_set(e, ERR_FAIL,
+                         "%s: its latents are not finite; the VAE overflows in this dtype, try "
+                         "--mixed_precision no",
+                         item->path);
     mem_free(px);
     image_free(&im);
     return rc;
@@ -233,7 +241,8 @@ static int find_all(Finetune *f, size_t *missing, Err *e)
     return 0;
 }
 
-static int encode_all(Finetune *f, int (*tick)(void *ctx, size_t done, size_t total), void *ctx, Err *e)
+static int encode_all(Finetune *f, int (*tick)(void *ctx, size_t done, size_t total), void *ctx,
+                      Err *e)
 {
     size_t total = f->ds->item_count * (size_t)kinds(f), done = 0;
     for (size_t i = 0; i < f->ds->item_count; i++)
@@ -254,7 +263,8 @@ static int read_masks(Finetune *f, Err *e)
     return 0;
 }
 
-int finetune_cache(Finetune *f, int (*tick)(void *ctx, size_t done, size_t total), void *ctx, Err *e)
+int finetune_cache(Finetune *f, int (*tick)(void *ctx, size_t done, size_t total), void *ctx,
+                   Err *e)
 {
     static const char *const parts[] = {"vae.encoder.", "vae.quant_conv."};
     const Param *first = params_find(f->m->ps, "vae.encoder.conv_in.weight");
@@ -287,7 +297,8 @@ static void draw_latents(float *dst, const float *moments, size_t pixels, RngKey
 }
 
 /* The caption of a sample; the caller owns it. */
-static int caption_of(char **text, const Finetune *f, const DataSample *s, uint32_t epoch, RngKey key, Err *e)
+static int caption_of(char **text, const Finetune *f, const DataSample *s, uint32_t epoch,
+                      RngKey key, Err *e)
 {
     const char *const *t = f->c.templates;
     uint32_t count = 0;
@@ -307,9 +318,11 @@ static int fill_sample(Finetune *f, const DataBatch *b, int i, RngKey key, uint3
     key.purpose = RNG_PURPOSE_LATENT;
     draw_latents(f->latents + at, f->moments[2 * s->item + (size_t)s->flip], pixels, key);
     RngKey batch = {key.seed, key.step, key.sample - (uint32_t)i, 0};
-    noise_draw(&f->c.noise, f->noise + at, f->latents + at, b->h / 8, b->w / 8, key, batch, f->scratch);
+    noise_draw(&f->c.noise, f->noise + at, f->latents + at, b->h / 8, b->w / 8, key, batch,
+               f->scratch);
     if (f->masks)
-        memcpy(f->mask + at / SD_LATENT, f->masks[2 * s->item + (size_t)s->flip], pixels * sizeof(float));
+        memcpy(f->mask + at / SD_LATENT, f->masks[2 * s->item + (size_t)s->flip],
+               pixels * sizeof(float));
     key.purpose = RNG_PURPOSE_TIMESTEP;
     uint32_t span = (uint32_t)(f->c.max_timestep - f->c.min_timestep);
     f->timestep[i] = f->c.min_timestep + (int)rng_below(key, 0, span);
@@ -350,16 +363,22 @@ static void add_bands(const Finetune *f, int count, FinetuneBands *bands)
 }
 
 /* The batch that was filled, in pieces; each counts by its share of the pictures. bands: NULL ok. */
-static int run_batch(Finetune *f, const DataBatch *b, float grad_scale, float *loss, FinetuneBands *bands, Err *e)
+static int run_batch(Finetune *f, const DataBatch *b, float grad_scale, float *loss,
+                     FinetuneBands *bands, Err *e)
 {
-    size_t each = (size_t)(b->w / 8) * (size_t)(b->h / 8) * SD_LATENT, ids = (size_t)f->c.chunks * SD_POSITIONS;
+    size_t each = (size_t)(b->w / 8) * (size_t)(b->h / 8) * SD_LATENT,
+           ids = (size_t)f->c.chunks * SD_POSITIONS;
     double sum = 0;
     for (int at = 0, n; at < b->count; at += n) {
         n = piece(f, b->count - at);
         size_t i = (size_t)at;
         Denoise *d = graph_for(f, n, b->h / 8, b->w / 8);
-        DenoiseBatch in = {f->latents + i * each, f->noise + i * each, f->timestep + i, f->ids + i * ids,
-                           f->weight + i, f->mask ? f->mask + i * each / SD_LATENT : NULL,
+        DenoiseBatch in = {f->latents + i * each,
+                           f->noise + i * each,
+                           f->timestep + i,
+                           f->ids + i * ids,
+                           f->weight + i,
+                           f->mask ? f->mask + i * each / SD_LATENT : NULL,
                            f->input_noise ? f->input_noise + i * each : NULL,
                            f->dropout_seed + (uint32_t)at};
         float l, share = (float)n / (float)b->count;
@@ -379,7 +398,8 @@ static void finish_noise(Finetune *f, const DataBatch *b, RngKey first)
     for (int i = 0; f->input_noise && i < b->count; i++) {
         RngKey key = first;
         key.sample += (uint32_t)i;
-        noise_perturb(&f->c.noise, f->input_noise + (size_t)i * each, f->noise + (size_t)i * each, each, key, first);
+        noise_perturb(&f->c.noise, f->input_noise + (size_t)i * each, f->noise + (size_t)i * each,
+                      each, key, first);
     }
 }
 
@@ -398,8 +418,10 @@ int finetune_run(Finetune *f, uint32_t step, int micro, float *loss, Err *e)
 {
     uint32_t epoch = (uint32_t)(step / f->steps);
     TRY(epoch_of(f, epoch, e));
-    const DataBatch *b = &f->epoch.batches[step % f->steps * (size_t)f->c.accumulation + (size_t)micro];
-    TRY(fill_batch(f, b, (RngKey){f->c.seed, step, (uint32_t)(micro * f->ds->cfg.batch_size), 0}, epoch, e));
+    const DataBatch *b =
+        &f->epoch.batches[step % f->steps * (size_t)f->c.accumulation + (size_t)micro];
+    TRY(fill_batch(f, b, (RngKey){f->c.seed, step, (uint32_t)(micro * f->ds->cfg.batch_size), 0},
+                   epoch, e));
     f->dropout_seed = rng_u32((RngKey){f->c.seed, step, (uint32_t)micro, RNG_PURPOSE_DROPOUT}, 0);
     return run_batch(f, b, 1.0f / (float)finetune_micros(f, step), loss, f->bands, e);
 }
@@ -414,7 +436,8 @@ size_t finetune_validate_size(const Finetune *f, int max_batches, int times)
     return validate_batches(f, max_batches) * (size_t)f->ds->cfg.batch_size * (size_t)times;
 }
 
-int finetune_validate(Finetune *f, int max_batches, int times, double *loss, FinetuneBands *bands, Err *e)
+int finetune_validate(Finetune *f, int max_batches, int times, double *loss, FinetuneBands *bands,
+                      Err *e)
 {
     double sum = 0;
     size_t count = validate_batches(f, max_batches);
@@ -425,8 +448,11 @@ int finetune_validate(Finetune *f, int max_batches, int times, double *loss, Fin
             const DataBatch *b = &f->epoch.batches[k];
             int span = f->c.max_timestep - f->c.min_timestep;
             float l;
-            TRY(fill_batch(f, b, (RngKey){f->c.seed, (uint32_t)(k * (size_t)times) + (uint32_t)i, 0, 0}, 0, e));
-            for (int s = 0; s < b->count; s++) f->timestep[s] = f->c.min_timestep + span * i / (times + 1);
+            TRY(fill_batch(f, b,
+                           (RngKey){f->c.seed, (uint32_t)(k * (size_t)times) + (uint32_t)i, 0, 0},
+                           0, e));
+            for (int s = 0; s < b->count; s++)
+                f->timestep[s] = f->c.min_timestep + span * i / (times + 1);
             TRY(run_batch(f, b, 1, &l, bands, e));
             sum += l;
         }

@@ -78,7 +78,8 @@ void finetune_free(Finetune *f);                          /* zeroed f ok */
  * (recompute.h), and adds their wishes to the model's slab once more. */
 int finetune_fit(Finetune *f, size_t slab_bytes, Err *e);
 /* Sets Exec.update of every training graph: for streamed parameters. */
-void finetune_update(Finetune *f, int (*update)(void *ctx, Param *p, float *grad, Err *e), void *ctx);
+void finetune_update(Finetune *f, int (*update)(void *ctx, Param *p, float *grad, Err *e),
+                     void *ctx);
 /* Bytes on the host: latents and one batch. */
 size_t finetune_bytes(const Finetune *f);
 
@@ -86,7 +87,8 @@ size_t finetune_bytes(const Finetune *f);
  * released when it is done; so are its activations. tick(ctx, done, total)
  * may stop it with an ErrCode; NULL ok. ERR_FAIL naming the picture whose latents are not
  * finite. */
-int finetune_cache(Finetune *f, int (*tick)(void *ctx, size_t done, size_t total), void *ctx, Err *e);
+int finetune_cache(Finetune *f, int (*tick)(void *ctx, size_t done, size_t total), void *ctx,
+                   Err *e);
 
 /* TrainTask.run and TrainTask.micros. */
 int finetune_run(Finetune *f, uint32_t step, int micro, float *loss, Err *e);
@@ -102,7 +104,8 @@ int finetune_loss(Finetune *f, int passes, double *loss, Err *e);
  * [min, max) evenly, with noise of f->c.seed that is the same each time. One batch a step
  * (accumulation 1). bands: the same by timestep, NULL ok. */
 enum { FINETUNE_TIMES = 4 };
-int finetune_validate(Finetune *f, int max_batches, int times, double *loss, FinetuneBands *bands, Err *e);
+int finetune_validate(Finetune *f, int max_batches, int times, double *loss, FinetuneBands *bands,
+                      Err *e);
 /* How many pictures it runs. */
 size_t finetune_validate_size(const Finetune *f, int max_batches, int times);
 

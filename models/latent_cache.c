@@ -59,8 +59,8 @@ static int entry_path(char **path, const LatentCache *c, const DataItem *item, i
     return *path ? 0 : err_nomem(e, 64, "a file name");
 }
 
-int latent_cache_get(const LatentCache *c, const DataItem *item, int flip, float *moments, size_t count,
-                     int *hit, Err *e)
+int latent_cache_get(const LatentCache *c, const DataItem *item, int flip, float *moments,
+                     size_t count, int *hit, Err *e)
 {
     char *path;
     TensorFile *f = NULL;

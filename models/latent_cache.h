@@ -20,8 +20,8 @@ int latent_cache_open(LatentCache *c, const char *dir, const Model *m, Err *e);
 void latent_cache_close(LatentCache *c);           /* zeroed c ok */
 
 /* Fills moments (count) and sets *hit when there is an entry. */
-int latent_cache_get(const LatentCache *c, const DataItem *item, int flip, float *moments, size_t count,
-                     int *hit, Err *e);
+int latent_cache_get(const LatentCache *c, const DataItem *item, int flip, float *moments,
+                     size_t count, int *hit, Err *e);
 int latent_cache_put(const LatentCache *c, const DataItem *item, int flip, const float *moments,
                      size_t count, Err *e);
 

@@ -46,7 +46,8 @@ static int open_device(Model *m, const ModelOptions *o, Err *e)
 {
     TRY(model_device(&m->dev, &m->ops, o->device, o->threads, e));
     if (o->int8 && !m->ops.int8)
-        return err_set(e, ERR_USAGE, "int8 weights: there are no products for them on %s; bf16 works there",
+        return err_set(e, ERR_USAGE,
+                       "int8 weights: there are no products for them on %s; bf16 works there",
                        dev_name(m->dev));
     return 0;
 }
@@ -59,9 +60,10 @@ static int starts(const char *s, const char *prefix) { return !strncmp(s, prefix
 static int int8_weight(const char *name)
 {
     if (lora_factor_in(name)) return 0;
-    if (starts(name, "text_encoder.")) return !strstr(name, ".embeddings.") && strcmp(name, CLIP_ADDED) != 0;
-    return starts(name, "unet.") && !starts(name, "unet.conv_in.") && !starts(name, "unet.conv_out.") &&
-           !starts(name, "unet.time_embedding.");
+    if (starts(name, "text_encoder."))
+        return !strstr(name, ".embeddings.") && strcmp(name, CLIP_ADDED) != 0;
+    return starts(name, "unet.") && !starts(name, "unet.conv_in.") &&
+           !starts(name, "unet.conv_out.") && !starts(name, "unet.time_embedding.");
 }
 
 static int open_params(Model *m, const ModelOptions *o, Err *e)
@@ -213,7 +215,8 @@ static int starts_at_zero(const Layer *l, int bias)
  * sqrt(3) times that, which keeps the variance: what is left then is a chain of
  * convolutions that lets all colours through. With a chain that shrinks them
  * one axis of colour is learnt after the other, and the last one too late. */
-static void random_values(const Model *m, const CheckpointEntry *en, size_t first, size_t count, float *dst)
+static void random_values(const Model *m, const CheckpointEntry *en, size_t first, size_t count,
+                          float *dst)
 {
     const Layer *l = en->layer;
     int bias = strstr(en->name, ".bias") != NULL, zero = starts_at_zero(l, bias);
@@ -229,7 +232,8 @@ static void random_values(const Model *m, const CheckpointEntry *en, size_t firs
     float bound = gain / sqrtf((float)l->in * (float)l->k * (float)l->k);
     int drawn = l->kind != LAYER_NORM && !zero;
     if (drawn) rng_uniforms(key, (uint32_t)first, dst, count);
-    for (size_t i = 0; i < count; i++) dst[i] = drawn ? (2 * dst[i] - 1) * bound : l->kind == LAYER_NORM && !bias;
+    for (size_t i = 0; i < count; i++)
+        dst[i] = drawn ? (2 * dst[i] - 1) * bound : l->kind == LAYER_NORM && !bias;
     /* posterior variances start small, so that pictures are learnt before the prior */
     if (bias && !strcmp(l->path, "vae.quant_conv"))
         for (size_t i = 0; i < count; i++)
@@ -239,7 +243,8 @@ static void random_values(const Model *m, const CheckpointEntry *en, size_t firs
 /* The target of a weight that merged LoRAs change, or NULL. */
 static const LoraTarget *changed_by_lora(const Model *m, const CheckpointEntry *en)
 {
-    const LoraTarget *t = en && m->lora_count && !strstr(en->name, ".bias") ? model_target(m, en->layer->path) : NULL;
+    const LoraTarget *t =
+        en && m->lora_count && !strstr(en->name, ".bias") ? model_target(m, en->layer->path) : NULL;
     for (size_t i = 0; t && i < m->lora_count; i++)
         if (lora_find(&m->lora[i], t)) return t;
     return NULL;
@@ -252,8 +257,8 @@ int model_initial(const Model *m, const CheckpointEntry *en, float *dst, Err *e)
     return 0;
 }
 
-static int read_weight(const Model *m, const CheckpointEntry *en, size_t first, size_t count, float *dst,
-                       Err *e);
+static int read_weight(const Model *m, const CheckpointEntry *en, size_t first, size_t count,
+                       float *dst, Err *e);
 
 /* DoRA begins with the norms of the weight it decomposes. */
 static int dora_values(const Model *m, const LoraModule *lm, const Param *p, float *dst, Err *e)
@@ -290,15 +295,17 @@ static int lora_values(const Model *m, const Param *p, const char *suffix, float
 static int made_whole(void *ctx, const Param *p)
 {
     const Model *m = ctx;
-    return lora_factor_in(p->name) || !strcmp(p->name, CLIP_ADDED) || changed_by_lora(m, checkpoint_find(m->ck, p->name));
+    return lora_factor_in(p->name) || !strcmp(p->name, CLIP_ADDED) ||
+           changed_by_lora(m, checkpoint_find(m->ck, p->name));
 }
 
 /* Values of a tensor with what merged LoRAs change; those are read whole. */
-static int read_weight(const Model *m, const CheckpointEntry *en, size_t first, size_t count, float *dst,
-                       Err *e)
+static int read_weight(const Model *m, const CheckpointEntry *en, size_t first, size_t count,
+                       float *dst, Err *e)
 {
     if (!m->ck->path) return random_values(m, en, first, count, dst), 0;
-    TRY(tensorfile_read_f32(en->file, en->tensor, en->first + (int64_t)first, (int64_t)count, dst, e));
+    TRY(tensorfile_read_f32(en->file, en->tensor, en->first + (int64_t)first, (int64_t)count, dst,
+                            e));
     tensorfile_drop(en->file, en->tensor, en->first + (int64_t)first, (int64_t)count);
     const LoraTarget *t = changed_by_lora(m, en);
     for (size_t i = 0; t && i < m->lora_count; i++) {
@@ -314,7 +321,8 @@ static int values_of(void *ctx, const Param *p, size_t first, size_t count, floa
     const Model *m = ctx;
     const char *factor = lora_factor_in(p->name);
     if (factor) return lora_values(m, p, factor, dst, e);
-    if (!strcmp(p->name, CLIP_ADDED)) return memcpy(dst, m->embeddings.values + first, count * sizeof *dst), 0;
+    if (!strcmp(p->name, CLIP_ADDED))
+        return memcpy(dst, m->embeddings.values + first, count * sizeof *dst), 0;
     const CheckpointEntry *en = checkpoint_find(m->ck, p->name);
     if (!en || (size_t)en->count != p->count)
         return err_set(e, ERR_INPUT, "tensor %s: the model has none of this shape", p->name);
@@ -344,7 +352,8 @@ static int take_lora(Model *m, Lora *lo, const char *spec, Err *e)
     float unet, text;
     TRY(lora_spec(spec, &path, &unet, &text, e));
     for (size_t i = 0; i < m->lora_count && !lo->path; i++)
-        if (m->lora[i].path && !strcmp(m->lora[i].path, path)) *lo = m->lora[i], m->lora[i] = (Lora){0};
+        if (m->lora[i].path && !strcmp(m->lora[i].path, path))
+            *lo = m->lora[i], m->lora[i] = (Lora){0};
     lo->unet_weight = unet;
     lo->text_weight = text;
     mem_free(path);
@@ -392,7 +401,8 @@ static int set_row(const Model *m, Exec *x, const CheckpointEntry *en, size_t i,
 }
 
 /* Each id gets a row of its own, but one that repeats the id before, as padding does. */
-static int set_rows(const Model *m, Exec *x, const char *name, const int32_t *ids, size_t count, Err *e)
+static int set_rows(const Model *m, Exec *x, const char *name, const int32_t *ids, size_t count,
+                    Err *e)
 {
     const CheckpointEntry *en = checkpoint_find(m->ck, CLIP_TABLE);
     if (!en) return err_set(e, ERR_INPUT, "tensor %s: the model has none", CLIP_TABLE);
@@ -410,12 +420,14 @@ static int set_rows(const Model *m, Exec *x, const char *name, const int32_t *id
     return 0;
 }
 
-int model_set_ids(const Model *m, Exec *x, const char *name, const int32_t *ids, size_t count, Err *e)
+int model_set_ids(const Model *m, Exec *x, const char *name, const int32_t *ids, size_t count,
+                  Err *e)
 {
     int tokens = m->ck->config.vocab + m->embeddings.rows;
     for (size_t i = 0; i < count; i++)
         if (ids[i] < 0 || ids[i] >= tokens)
-            return err_set(e, ERR_INPUT, "tensor %s: token id %d is outside the vocabulary of %d", name, (int)ids[i],
-                           tokens);
-    return graph_find(x->g, CLIP_ROWS) ? set_rows(m, x, name, ids, count, e) : exec_set(x, name, ids, count, e);
+            return err_set(e, ERR_INPUT, "tensor %s: token id %d is outside the vocabulary of %d",
+                           name, (int)ids[i], tokens);
+    return graph_find(x->g, CLIP_ROWS) ? set_rows(m, x, name, ids, count, e)
+                                       : exec_set(x, name, ids, count, e);
 }

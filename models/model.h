@@ -23,7 +23,7 @@
 
 typedef struct {
     const char *path;              /* checkpoint */
-    const char *vae;               /* its VAE from another file (checkpoint_use_vae); NULL: its own */
+    const char *vae; /* its VAE from another file (checkpoint_use_vae); NULL: its own */
     const char *device;            /* "cpu"; NULL: the best there is */
     int threads;                   /* 0: all cores */
     Dtype dtype;                   /* of activations and frozen matrices */
@@ -98,7 +98,8 @@ int model_loras(Model *m, char *const *lora, size_t count, Err *e);
 
 /* Sets the input of token ids that a text encoder was built on, and with it the rows of the
  * table that these name. ERR_INPUT for an id that is not in the vocabulary. */
-int model_set_ids(const Model *m, Exec *x, const char *name, const int32_t *ids, size_t count, Err *e);
+int model_set_ids(const Model *m, Exec *x, const char *name, const int32_t *ids, size_t count,
+                  Err *e);
 
 /* The values that en has before training: from the checkpoint, or the random
  * ones of a model without a source. en->count f32 in PyTorch's layout. */

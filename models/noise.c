@@ -42,7 +42,8 @@ static void between(int at, int n, int m, int *lo, int *hi, float *part)
     *part = x - (float)*lo;
 }
 
-static void add_upsampled(float *noise, int h, int w, const float *small, int sh, int sw, float amount)
+static void add_upsampled(float *noise, int h, int w, const float *small, int sh, int sw,
+                          float amount)
 {
     for (int y = 0; y < h; y++) {
         int y0, y1, x0, x1;
@@ -51,8 +52,10 @@ static void add_upsampled(float *noise, int h, int w, const float *small, int sh
         for (int x = 0; x < w; x++) {
             between(x, w, sw, &x0, &x1, &u);
             for (int k = 0; k < SD_LATENT; k++) {
-                float a = small[(y0 * sw + x0) * SD_LATENT + k], b = small[(y0 * sw + x1) * SD_LATENT + k];
-                float c = small[(y1 * sw + x0) * SD_LATENT + k], d = small[(y1 * sw + x1) * SD_LATENT + k];
+                float a = small[(y0 * sw + x0) * SD_LATENT + k],
+                      b = small[(y0 * sw + x1) * SD_LATENT + k];
+                float c = small[(y1 * sw + x0) * SD_LATENT + k],
+                      d = small[(y1 * sw + x1) * SD_LATENT + k];
                 float top = a + u * (b - a), bottom = c + u * (d - c);
                 noise[((size_t)y * (size_t)w + (size_t)x) * SD_LATENT + (size_t)k] +=
                     amount * (top + v * (bottom - top));

@@ -33,9 +33,10 @@ static int parse(Pipeline *p, const Tokenizer *tok, int which, const char *text,
     for (size_t i = 0; !rc && i < p->chunks[which].count * CHUNK_IDS; i++) {
         int32_t id = p->chunks[which].chunks[i / CHUNK_IDS].ids[i % CHUNK_IDS];
         if (id >= vocab + p->m->embeddings.rows)
-            rc = err_set(e, ERR_INPUT, "the model's vocabulary has %d tokens and lacks number "
-                         "%d of the prompt; a model with all %d tokens of CLIP is needed", vocab, (int)id,
-                         BPE_VOCAB);
+            rc = err_set(e, ERR_INPUT,
+                         "the model's vocabulary has %d tokens and lacks number "
+                         "%d of the prompt; a model with all %d tokens of CLIP is needed",
+                         vocab, (int)id, BPE_VOCAB);
     }
     prompt_free(&prompt);
     return rc;
@@ -195,9 +196,9 @@ int pipeline_init(Pipeline *p, Model *m, const Tokenizer *tok, const PipelineCon
 
 static int same_graphs(const Pipeline *p, const Pipeline *q)
 {
-    return p->c.width == q->c.width && p->c.height == q->c.height && p->c.clip_skip == q->c.clip_skip &&
-           guided(p) == guided(q) && p->chunks[0].count == q->chunks[0].count &&
-           p->chunks[1].count == q->chunks[1].count;
+    return p->c.width == q->c.width && p->c.height == q->c.height &&
+           p->c.clip_skip == q->c.clip_skip && guided(p) == guided(q) &&
+           p->chunks[0].count == q->chunks[0].count && p->chunks[1].count == q->chunks[1].count;
 }
 
 int pipeline_reuse(Pipeline *p, const Tokenizer *tok, const PipelineConfig *c, int *fits, Err *e)
@@ -250,7 +251,10 @@ void pipeline_free(Pipeline *p)
 
 static const char *const TEXT = "text_encoder.", *const UNET = "unet.", *const VAE = "vae.";
 
-static size_t weights_of(const Pipeline *p, const char *part) { return params_part(p->m->ps, part).frozen; }
+static size_t weights_of(const Pipeline *p, const char *part)
+{
+    return params_part(p->m->ps, part).frozen;
+}
 
 static size_t most(size_t a, size_t b) { return a > b ? a : b; }
 

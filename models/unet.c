@@ -64,14 +64,15 @@ static Tensor *down(Unet *u, int level, Tensor *x)
 {
     int width = u->c->unet_width[level], heads = u->c->unet_heads[level];
     for (int i = 0; i < 2; i++) {
-        x = block_resnet(u->b, P("unet.down_blocks.%d.resnets.%d", level, i), x, width, u->temb, 1e-5f);
+        x = block_resnet(u->b, P("unet.down_blocks.%d.resnets.%d", level, i), x, width, u->temb,
+                         1e-5f);
         if (level < SD_LEVELS - 1)
             x = transformer(u, P("unet.down_blocks.%d.attentions.%d", level, i), x, heads);
         u->skip[u->skips++] = x;
     }
     if (level < SD_LEVELS - 1) {
-        x = block_conv3(u->b, P("unet.down_blocks.%d.downsamplers.0.conv", level), x, width, 2, 1, NULL,
-                        NULL);
+        x = block_conv3(u->b, P("unet.down_blocks.%d.downsamplers.0.conv", level), x, width, 2, 1,
+                        NULL, NULL);
         u->skip[u->skips++] = x;
     }
     return x;
@@ -84,14 +85,16 @@ static Tensor *up(Unet *u, int block, Tensor *x)
     int width = u->c->unet_width[level], heads = u->c->unet_heads[level];
     for (int i = 0; i < 3; i++) {
         x = graph_concat(u->b->g, x, u->skip[--u->skips]);
-        x = block_resnet(u->b, P("unet.up_blocks.%d.resnets.%d", block, i), x, width, u->temb, 1e-5f);
+        x = block_resnet(u->b, P("unet.up_blocks.%d.resnets.%d", block, i), x, width, u->temb,
+                         1e-5f);
         if (block > 0) x = transformer(u, P("unet.up_blocks.%d.attentions.%d", block, i), x, heads);
     }
     if (block == SD_LEVELS - 1) return x;
     /* a size that was rounded up on the way down is cut back on the way up */
     const Tensor *like = u->skip[u->skips - 1];
     x = graph_upsample2x(u->b->g, x, like->dim[1], like->dim[2]);
-    return block_conv3(u->b, P("unet.up_blocks.%d.upsamplers.0.conv", block), x, width, 1, 1, NULL, NULL);
+    return block_conv3(u->b, P("unet.up_blocks.%d.upsamplers.0.conv", block), x, width, 1, 1, NULL,
+                       NULL);
 }
 
 Tensor *unet_build(Build *b, const SdConfig *c, Tensor *x, Tensor *t, Tensor *context)
@@ -106,13 +109,14 @@ Tensor *unet_build(Build *b, const SdConfig *c, Tensor *x, Tensor *t, Tensor *co
                 tensor_last(context), c->text_width);
     u.temb = time_embedding(b, c, t);
     x = graph_cast(b->g, x, b->g->act);
-    x = block_conv3(b, P("unet.conv_in"), x, c->unet_width[0], 1, 1, NULL, NULL);   /* (N,64,64,320) */
+    x = block_conv3(b, P("unet.conv_in"), x, c->unet_width[0], 1, 1, NULL,
+                    NULL); /* (N,64,64,320) */
     u.skip[u.skips++] = x;
-    for (int i = 0; i < SD_LEVELS; i++) x = down(&u, i, x);                          /* (N,8,8,1280) */
+    for (int i = 0; i < SD_LEVELS; i++) x = down(&u, i, x); /* (N,8,8,1280) */
     x = block_resnet(b, P("unet.mid_block.resnets.0"), x, deep, u.temb, 1e-5f);
     x = transformer(&u, P("unet.mid_block.attentions.0"), x, c->unet_heads[SD_LEVELS - 1]);
     x = block_resnet(b, P("unet.mid_block.resnets.1"), x, deep, u.temb, 1e-5f);
-    for (int i = 0; i < SD_LEVELS; i++) x = up(&u, i, x);                            /* (N,64,64,320) */
+    for (int i = 0; i < SD_LEVELS; i++) x = up(&u, i, x); /* (N,64,64,320) */
     x = block_groupnorm(b, P("unet.conv_norm_out"), x, 1e-5f, 1);
-    return block_conv3(b, P("unet.conv_out"), x, SD_LATENT, 1, 1, NULL, NULL);       /* (N,64,64,4) */
+    return block_conv3(b, P("unet.conv_out"), x, SD_LATENT, 1, 1, NULL, NULL); /* (N,64,64,4) */
 }

@@ -24,23 +24,25 @@ static Tensor *middle(Build *b, const char *side, Tensor *x)
 Tensor *vae_encode_build(Build *b, const SdConfig *c, Tensor *image)
 {
     if (image->ndim == 4 && (image->dim[1] % 8 || image->dim[2] % 8))
-        err_set(&b->g->err, ERR_INPUT, "tensor %s: size %dx%d; height and width must be multiples of 8",
-                image->name, image->dim[1], image->dim[2]);
+        err_set(&b->g->err, ERR_INPUT,
+                "tensor %s: size %dx%d; height and width must be multiples of 8", image->name,
+                image->dim[1], image->dim[2]);
     Tensor *x = graph_cast(b->g, image, b->g->act);
-    x = block_conv3(b, P("vae.encoder.conv_in"), x, c->vae_width[0], 1, 1, NULL, NULL);  /* (N,512,512,128) */
+    x = block_conv3(b, P("vae.encoder.conv_in"), x, c->vae_width[0], 1, 1, NULL,
+                    NULL); /* (N,512,512,128) */
     for (int i = 0; i < SD_LEVELS; i++) {
         for (int j = 0; j < 2; j++)
-            x = block_resnet(b, P("vae.encoder.down_blocks.%d.resnets.%d", i, j), x, c->vae_width[i],
-                             NULL, EPS);
+            x = block_resnet(b, P("vae.encoder.down_blocks.%d.resnets.%d", i, j), x,
+                             c->vae_width[i], NULL, EPS);
         /* zeros on the right and the bottom only */
         if (i < SD_LEVELS - 1)
             x = block_conv3(b, P("vae.encoder.down_blocks.%d.downsamplers.0.conv", i), x,
                             c->vae_width[i], 2, 0, NULL, NULL);
     }
-    x = middle(b, "encoder", x);                                                          /* (N,64,64,512) */
+    x = middle(b, "encoder", x); /* (N,64,64,512) */
     x = block_groupnorm(b, P("vae.encoder.conv_norm_out"), x, EPS, 1);
     x = block_conv3(b, P("vae.encoder.conv_out"), x, 2 * SD_LATENT, 1, 1, NULL, NULL);
-    return block_linear(b, P("vae.quant_conv"), x, 2 * SD_LATENT, 1, NULL);               /* (N,64,64,8) */
+    return block_linear(b, P("vae.quant_conv"), x, 2 * SD_LATENT, 1, NULL); /* (N,64,64,8) */
 }
 
 Tensor *vae_decode_build(Build *b, const SdConfig *c, Tensor *latents)
@@ -48,15 +50,17 @@ Tensor *vae_decode_build(Build *b, const SdConfig *c, Tensor *latents)
     Tensor *x = graph_cast(b->g, latents, b->g->act);
     x = block_linear(b, P("vae.post_quant_conv"), x, SD_LATENT, 1, NULL);
     x = block_conv3(b, P("vae.decoder.conv_in"), x, c->vae_width[SD_LEVELS - 1], 1, 1, NULL, NULL);
-    x = middle(b, "decoder", x);                                                          /* (N,64,64,512) */
+    x = middle(b, "decoder", x); /* (N,64,64,512) */
     for (int i = 0; i < SD_LEVELS; i++) {
         int width = c->vae_width[SD_LEVELS - 1 - i];
         for (int j = 0; j < 3; j++)
-            x = block_resnet(b, P("vae.decoder.up_blocks.%d.resnets.%d", i, j), x, width, NULL, EPS);
+            x = block_resnet(b, P("vae.decoder.up_blocks.%d.resnets.%d", i, j), x, width, NULL,
+                             EPS);
         if (i == SD_LEVELS - 1) break;
         x = graph_upsample2x(b->g, x, 2 * x->dim[1], 2 * x->dim[2]);
-        x = block_conv3(b, P("vae.decoder.up_blocks.%d.upsamplers.0.conv", i), x, width, 1, 1, NULL, NULL);
+        x = block_conv3(b, P("vae.decoder.up_blocks.%d.upsamplers.0.conv", i), x, width, 1, 1, NULL,
+                        NULL);
     }
     x = block_groupnorm(b, P("vae.decoder.conv_norm_out"), x, EPS, 1);
-    return block_conv3(b, P("vae.decoder.conv_out"), x, 3, 1, 1, NULL, NULL);             /* (N,512,512,3) */
+    return block_conv3(b, P("vae.decoder.conv_out"), x, 3, 1, 1, NULL, NULL); /* (N,512,512,3) */
 }

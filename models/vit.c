@@ -198,8 +198,10 @@ int vit_from_tensors(VitConfig *c, const TensorFile *tf, Err *e)
     TRY(size_from(&c->classes, tf, "head.weight", 2, 0, e));
     while (grid * grid < tokens && grid < SIDE_MAX) grid++;
     if (grid * grid != tokens || (c->side && c->side != grid * c->patch))
-        return err_set(e, ERR_INPUT, "%s: %d positions in pos_embed, which is not a square "
-                       "picture%s", tensorfile_path(tf), tokens, c->side ? " of the size in config.json" : "");
+        return err_set(e, ERR_INPUT,
+                       "%s: %d positions in pos_embed, which is not a square "
+                       "picture%s",
+                       tensorfile_path(tf), tokens, c->side ? " of the size in config.json" : "");
     if (c->depth && c->depth != depth)
         return err_set(e, ERR_INPUT, "%s: %d blocks, but config.json says %d", tensorfile_path(tf),
                        depth, c->depth);

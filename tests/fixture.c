@@ -9,9 +9,15 @@
 #include "engine/io.h"
 #include "models/model.h"
 
-static const SdConfig config = {
-    .in_channels = 4, .unet_width = {32, 32, 32, 32}, .unet_heads = {8, 8, 8, 8}, .text_width = 64,
-    .text_layers = 2, .text_heads = 1, .text_ff = 256, .vocab = 49408, .vae_width = {32, 32, 32, 32}};
+static const SdConfig config = {.in_channels = 4,
+                                .unet_width = {32, 32, 32, 32},
+                                .unet_heads = {8, 8, 8, 8},
+                                .text_width = 64,
+                                .text_layers = 2,
+                                .text_heads = 1,
+                                .text_ff = 256,
+                                .vocab = 49408,
+                                .vae_width = {32, 32, 32, 32}};
 
 /* checkpoint_values_fn: random weights; the last convolution not zero, so that
  * pictures depend on prompts */
@@ -48,7 +54,8 @@ static int picture(const char *path, int which, Err *e)
     for (int y = 0; y < 64; y++)
         for (int x = 0; x < 64; x++) {
             uint8_t *p = im.px + (y * 64 + x) * 3;
-            int in = (x - 32) * (x - 32) + (y - 32) * (y - 32) < (10 + 5 * which) * (10 + 5 * which);
+            int in =
+                (x - 32) * (x - 32) + (y - 32) * (y - 32) < (10 + 5 * which) * (10 + 5 * which);
             p[0] = (uint8_t)(in ? 200 : 255);
             p[1] = (uint8_t)(in ? 40 * which : 255);
             p[2] = (uint8_t)(in ? x * 2 : 255);

@@ -169,7 +169,8 @@ static void run_all(Shared *s, int jobs, int argc, char **argv)
         const TestCase *t = s->running[i];
         live--;
         if (!st) continue;
-        printf("FAIL %s: the process ended with status 0x%x\n", t ? t->name : "(after the last test)", st);
+        printf("FAIL %s: the process ended with status 0x%x\n",
+               t ? t->name : "(after the last test)", st);
         s->failed++;
         s->running[i] = NULL;
         live += start(&pid[i], s, i, argc, argv);

@@ -50,17 +50,38 @@ int test_sdc(const char *args, char *out, char *err, size_t cap);
 
 #define CHECK(x)                                                              \
     do { if (!(x)) { test_fail(__FILE__, __LINE__, "%s", #x); return; } } while (0)
-#define CHECK_INT(a, b)                                                       \
-    do { long long a_ = (long long)(a), b_ = (long long)(b);                  \
-         if (a_ != b_) { test_fail(__FILE__, __LINE__, "%s is %lld, not %lld", #a, a_, b_); return; } } while (0)
-#define CHECK_STR(a, b)                                                       \
-    do { const char *a_ = (a), *b_ = (b);                                     \
-         if (strcmp(a_, b_)) { test_fail(__FILE__, __LINE__, "%s is \"%s\", not \"%s\"", #a, a_, b_); return; } } while (0)
-#define CHECK_NEAR(a, b, tol)                                                 \
-    do { double a_ = (a), b_ = (b);                                           \
-         if (!(fabs(a_ - b_) <= (tol))) { test_fail(__FILE__, __LINE__, "%s is %.9g, not %.9g within %.3g", #a, a_, b_, (double)(tol)); return; } } while (0)
+#define CHECK_INT(a, b)                                                                            \
+    do {                                                                                           \
+        long long a_ = (long long)(a), b_ = (long long)(b);                                        \
+        if (a_ != b_) {                                                                            \
+            test_fail(__FILE__, __LINE__, "%s is %lld, not %lld", #a, a_, b_);                     \
+            return;                                                                                \
+        }                                                                                          \
+    } while (0)
+#define CHECK_STR(a, b)                                                                            \
+    do {                                                                                           \
+        const char *a_ = (a), *b_ = (b);                                                           \
+        if (strcmp(a_, b_)) {                                                                      \
+            test_fail(__FILE__, __LINE__, "%s is \"%s\", not \"%s\"", #a, a_, b_);                 \
+            return;                                                                                \
+        }                                                                                          \
+    } while (0)
+#define CHECK_NEAR(a, b, tol)                                                                      \
+    do {                                                                                           \
+        double a_ = (a), b_ = (b);                                                                 \
+        if (!(fabs(a_ - b_) <= (tol))) {                                                           \
+            test_fail(__FILE__, __LINE__, "%s is %.9g, not %.9g within %.3g", #a, a_, b_,          \
+                      (double)(tol));                                                              \
+            return;                                                                                \
+        }                                                                                          \
+    } while (0)
 /* A call that returns an Err code must succeed. */
-#define CHECK_OK(call, e)                                                     \
-    do { if ((call) != 0) { test_fail(__FILE__, __LINE__, "%s: %s", #call, (e)->msg); return; } } while (0)
+#define CHECK_OK(call, e)                                                                          \
+    do {                                                                                           \
+        if ((call) != 0) {                                                                         \
+            test_fail(__FILE__, __LINE__, "%s: %s", #call, (e)->msg);                              \
+            return;                                                                                \
+        }                                                                                          \
+    } while (0)
 
 #endif

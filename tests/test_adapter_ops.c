@@ -31,12 +31,16 @@ TEST(kernels_compose)
 
 TEST(kernels_kron)
 {
-    static const Kron sizes[] = {{1, 1, 1, 1, 1, 1, DT_F32}, {2, 3, 4, 1, 5, 0.5f, DT_F32},
-        {3, 2, 2, 9, 17, 0.7f, DT_F32}, {8, 4, 40, 1, 300, 0.7f, DT_F32}, {5, 7, 3, 9, 16, 2, DT_F32}};
+    static const Kron sizes[] = {{1, 1, 1, 1, 1, 1, DT_F32},
+                                 {2, 3, 4, 1, 5, 0.5f, DT_F32},
+                                 {3, 2, 2, 9, 17, 0.7f, DT_F32},
+                                 {8, 4, 40, 1, 300, 0.7f, DT_F32},
+                                 {5, 7, 3, 9, 16, 2, DT_F32}};
     for (uint64_t i = 0; i < 3 * sizeof sizes / sizeof *sizes; i++) {
         Kron exact = sizes[i / 3], p = exact;
         p.wdt = (Dtype)(i % 3);
-        size_t first = (size_t)p.l1 * (size_t)p.m1, second = (size_t)p.l2 * (size_t)p.s * (size_t)p.m2;
+        size_t first = (size_t)p.l1 * (size_t)p.m1,
+               second = (size_t)p.l2 * (size_t)p.s * (size_t)p.m2;
         Case f = {.op = "kron", .p = &p, .exact = &exact, .call = call_kron};
         reads(&f, p.wdt, first * second, KERN_NORMAL), reads(&f, DT_F32, first, KERN_NORMAL);
         reads(&f, DT_F32, second, KERN_NORMAL);
@@ -44,8 +48,10 @@ TEST(kernels_kron)
         Case b = {.op = "kron_bwd", .p = &p, .call = call_kron_bwd};
         reads(&b, DT_F32, first * second, KERN_NORMAL), reads(&b, DT_F32, first, KERN_NORMAL);
         reads(&b, DT_F32, second, KERN_NORMAL);
-        writes(&b, DT_F32, i % 5 == 4 ? 0 : first, 1, sum_ulps((double)second) * sqrt((double)second), 4, 0);
-        writes(&b, DT_F32, i % 5 == 3 ? 0 : second, 1, sum_ulps((double)first) * sqrt((double)first), 4, 0);
+        writes(&b, DT_F32, i % 5 == 4 ? 0 : first, 1,
+               sum_ulps((double)second) * sqrt((double)second), 4, 0);
+        writes(&b, DT_F32, i % 5 == 3 ? 0 : second, 1,
+               sum_ulps((double)first) * sqrt((double)first), 4, 0);
         CHECK(case_check(&f, i) && case_check(&b, i));
     }
 }
@@ -65,8 +71,8 @@ static void prepare_dora_bwd(Dev *d, const Case *c, void **in)
  * terms of one sign. */
 TEST(kernels_dora)
 {
-    static const Dora sizes[] = {{1, 1, 1, 0}, {3, 1, 7, 0}, {3, 1, 7, 1}, {5, 9, 17, 0}, {5, 9, 17, 1},
-        {40, 1, 300, 0}, {300, 1, 520, 1}, {70, 9, 33, 0}};
+    static const Dora sizes[] = {{1, 1, 1, 0},  {3, 1, 7, 0},    {3, 1, 7, 1},     {5, 9, 17, 0},
+                                 {5, 9, 17, 1}, {40, 1, 300, 0}, {300, 1, 520, 1}, {70, 9, 33, 0}};
     for (uint64_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
         Dora p = sizes[i];
         size_t n = (size_t)p.n * (size_t)p.s * (size_t)p.k, m = norms(&p);
@@ -76,7 +82,8 @@ TEST(kernels_dora)
         writes(&f, T, n, 0, sum_ulps(terms), 6, 0), writes(&f, DT_F32, m, 0, sum_ulps(terms), 1, 0);
         Case b = {.op = "dora_bwd", .p = &p, .call = call_dora_bwd, .prepare = prepare_dora_bwd,
                   .alias = i % 2};
-        reads(&b, DT_F32, n, KERN_NORMAL), reads(&b, DT_F32, n, KERN_NORMAL), reads(&b, DT_F32, m, KERN_NORMAL);
+        reads(&b, DT_F32, n, KERN_NORMAL), reads(&b, DT_F32, n, KERN_NORMAL),
+            reads(&b, DT_F32, m, KERN_NORMAL);
         reads(&b, DT_F32, m, KERN_NORMAL);
         writes(&b, DT_F32, n, 0, sum_ulps(terms), 36, 0);
         writes(&b, DT_F32, i == 3 ? 0 : m, 1, sum_ulps(terms), 36, 0);
@@ -94,9 +101,12 @@ static void prepare_dropout(Dev *d, const Case *c, void **in)
 
 TEST(kernels_dropout)
 {
-    static const Dropout sizes[] = {{1, 1, 1, 0.5f, 0, 0, 0, 1}, {3, 5, 17, 0.5f, 0, 0, 0, 2},
-        {3, 5, 17, 0, 0.3f, 0, 0, 3}, {40, 1, 8, 0, 0, 0.4f, 0, 4}, {2, 300, 16, 0.1f, 0.2f, 0.3f, 0.5f, 5},
-        {2, 9, 300, 0.3f, 0, 0, 0, 6}};
+    static const Dropout sizes[] = {{1, 1, 1, 0.5f, 0, 0, 0, 1},
+                                    {3, 5, 17, 0.5f, 0, 0, 0, 2},
+                                    {3, 5, 17, 0, 0.3f, 0, 0, 3},
+                                    {40, 1, 8, 0, 0, 0.4f, 0, 4},
+                                    {2, 300, 16, 0.1f, 0.2f, 0.3f, 0.5f, 5},
+                                    {2, 9, 300, 0.3f, 0, 0, 0, 6}};
     for (uint64_t i = 0; i < 2 * sizeof sizes / sizeof *sizes; i++) {
         Dropout p = sizes[i / 2];
         size_t n = (size_t)p.n * (size_t)p.t * (size_t)p.c;
@@ -120,7 +130,8 @@ TEST(dropout_keeps_its_share)
         dropout_f32_ref(NULL, &p, y[k], x, &k, 0);
         for (int i = 0; i < N * C; i++) kept[k] += y[k][i] != 0;
         CHECK_NEAR(kept[k], N * C * 0.7, 5 * sqrt(N * C * 0.3 * 0.7));
-        for (int i = 0; i < N * C; i++) CHECK(y[k][i] == 0 || fabs((double)y[k][i] - 1 / 0.7) < 1e-6);
+        for (int i = 0; i < N * C; i++)
+            CHECK(y[k][i] == 0 || fabs((double)y[k][i] - 1 / 0.7) < 1e-6);
     }
     for (int i = 0; i < N * C; i++) same += (y[0][i] != 0) == (y[1][i] != 0);
     CHECK_NEAR(same, N * C * (0.7 * 0.7 + 0.3 * 0.3), 5 * sqrt(N * C * 0.25));

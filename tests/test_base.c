@@ -26,9 +26,18 @@ int __real_io_sync(int fd);
 int __wrap_io_sync(int fd);
 
 void *__wrap_mem_alloc(size_t n) { return hit(&mem_left) ? NULL : __real_mem_alloc(n); }
-void *__wrap_mem_calloc(size_t n, size_t s) { return hit(&mem_left) ? NULL : __real_mem_calloc(n, s); }
-void *__wrap_mem_realloc(void *p, size_t n) { return hit(&mem_left) ? NULL : __real_mem_realloc(p, n); }
-int __wrap_io_write_all(int fd, const void *p, size_t n) { return hit(&io_left) ? 28 /* ENOSPC */ : __real_io_write_all(fd, p, n); }
+void *__wrap_mem_calloc(size_t n, size_t s)
+{
+    return hit(&mem_left) ? NULL : __real_mem_calloc(n, s);
+}
+void *__wrap_mem_realloc(void *p, size_t n)
+{
+    return hit(&mem_left) ? NULL : __real_mem_realloc(p, n);
+}
+int __wrap_io_write_all(int fd, const void *p, size_t n)
+{
+    return hit(&io_left) ? 28 /* ENOSPC */ : __real_io_write_all(fd, p, n);
+}
 int __wrap_io_sync(int fd) { return hit(&io_left) ? 5 /* EIO */ : __real_io_sync(fd); }
 
 TEST(error_keeps_first_and_escapes)

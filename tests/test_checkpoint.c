@@ -92,7 +92,8 @@ TEST(checkpoint_reads_folders_old_and_new)
         SdConfig c;
         Checkpoint *ck;
         Err e = {0};
-        const char *dir = test_path(old ? "old" : "new"), *saved = test_path("from-folder.safetensors");
+        const char *dir = test_path(old ? "old" : "new"),
+                   *saved = test_path("from-folder.safetensors");
         CHECK_OK(synth_config(&c, old ? "sd1" : "sd2", &e), &e);
         CHECK_OK(synth_folder(dir, &c, old, &e), &e);
         CHECK_OK(checkpoint_open(&ck, dir, &e), &e);

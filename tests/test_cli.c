@@ -148,8 +148,9 @@ TEST(cli_bench_of_steps)
     static char out[CAP], err[CAP];
     for (size_t i = 0; i < sizeof what / sizeof *what; i++) {
         char args[400];
-        snprintf(args, sizeof args, "bench %s -m %s --width 64 --height 64 --repeat 2 --threads 1 --json",
-                 what[i], fixture_model());
+        snprintf(args, sizeof args,
+                 "bench %s -m %s --width 64 --height 64 --repeat 2 --threads 1 --json", what[i],
+                 fixture_model());
         CHECK_INT(test_sdc(args, out, err, CAP), 0);
         CHECK_INT(lines(out), 1);
         CHECK(strstr(out, "\"seconds\":[") && strstr(out, "\"peak_bytes\":"));
@@ -226,5 +227,6 @@ TEST(cli_inspect_conformance_ckpt)
 {
     conformance("tests/data/conformance/ckpt", 6);
     static char err[CAP];
-    CHECK_INT(test_sdc("inspect tests/data/conformance/ckpt/evil.ckpt", NULL, err, CAP), ERR_UNSAFE);
+    CHECK_INT(test_sdc("inspect tests/data/conformance/ckpt/evil.ckpt", NULL, err, CAP),
+              ERR_UNSAFE);
 }

@@ -18,8 +18,11 @@ static int put(const char *name, const char *text)
 
 static int train(const char *to, const char *more)
 {
-    snprintf(args, sizeof args, "train -m %s -o %s --output_name x --resolution 64 --network_dim 4 --seed 5 --threads 2 "
-             "--max_train_steps 3 --resolution 64 --no_metadata --shuffle_caption %s", fixture_model(), test_path(to), more);
+    snprintf(
+        args, sizeof args,
+        "train -m %s -o %s --output_name x --resolution 64 --network_dim 4 --seed 5 --threads 2 "
+        "--max_train_steps 3 --resolution 64 --no_metadata --shuffle_caption %s",
+        fixture_model(), test_path(to), more);
     return test_sdc(args, out, err, sizeof out);
 }
 
@@ -54,24 +57,32 @@ TEST(dataset_config_trains_as_folders_do)
     CHECK_OK(fixture_data(test_path("data"), &e), &e);
     snprintf(more, sizeof more, "-d %s", test_path("data"));
     CHECK_INT(train("folders", more), 0);
-    snprintf(text, sizeof text, "[[datasets]]\n[[datasets.subsets]]\nimage_dir = '%s'\nnum_repeats = 3\n"
-             "class_tokens = 'cat'\n", test_path("data/3_cat"));
+    snprintf(text, sizeof text,
+             "[[datasets]]\n[[datasets.subsets]]\nimage_dir = '%s'\nnum_repeats = 3\n"
+             "class_tokens = 'cat'\n",
+             test_path("data/3_cat"));
     CHECK_INT(put("c.toml", text), 0);
     snprintf(more, sizeof more, "--dataset_config %s", test_path("c.toml"));
     CHECK_INT(train("config", more), 0);
     CHECK(fixture_same_file(test_path("folders/x.safetensors"), test_path("config/x.safetensors")));
     /* the nearest level wins: the subset over its data set, that over [general], that over the command line */
-    snprintf(text, sizeof text, "[general]\nresolution = 128\ncaption_prefix = 'g'\nflip_aug = true\nkeep_tokens = 0\n"
-             "[[datasets]]\nresolution = [64, 64]\nbatch_size = 2\ncaption_prefix = 'd' # not this\n"
-             "[[ datasets.subsets ]]\nimage_dir = \"%s\"\nnum_repeats = 3\ncaption_prefix = 's'\nclass_tokens = 'cat'\n"
-             "[[datasets.subsets]]\nimage_dir = 'nowhere'\nnum_repeats = 0\n", test_path("data/3_cat"));
+    snprintf(
+        text, sizeof text,
+        "[general]\nresolution = 128\ncaption_prefix = 'g'\nflip_aug = true\nkeep_tokens = 0\n"
+        "[[datasets]]\nresolution = [64, 64]\nbatch_size = 2\ncaption_prefix = 'd' # not this\n"
+        "[[ datasets.subsets ]]\nimage_dir = \"%s\"\nnum_repeats = 3\ncaption_prefix = 's'\nclass_tokens = 'cat'\n"
+        "[[datasets.subsets]]\nimage_dir = 'nowhere'\nnum_repeats = 0\n",
+        test_path("data/3_cat"));
     CHECK_INT(put("l.toml", text), 0);
-    snprintf(more, sizeof more, "--dataset_config %s --caption_prefix c --keep_tokens 2", test_path("l.toml"));
+    snprintf(more, sizeof more, "--dataset_config %s --caption_prefix c --keep_tokens 2",
+             test_path("l.toml"));
     CHECK_INT(train("levels", more), 0);
-    snprintf(more, sizeof more, "-d %s --caption_prefix s --flip_aug --train_batch_size 2", test_path("data"));
+    snprintf(more, sizeof more, "-d %s --caption_prefix s --flip_aug --train_batch_size 2",
+             test_path("data"));
     CHECK_INT(train("plain", more), 0);
     CHECK(fixture_same_file(test_path("levels/x.safetensors"), test_path("plain/x.safetensors")));
-    CHECK(!fixture_same_file(test_path("levels/x.safetensors"), test_path("folders/x.safetensors")));
+    CHECK(
+        !fixture_same_file(test_path("levels/x.safetensors"), test_path("folders/x.safetensors")));
     /* a validation split, and what does not go together */
     snprintf(more, sizeof more, "--dataset_config %s --validation_split 0.3", test_path("c.toml"));
     CHECK_INT(train("split", more), 0);
@@ -103,10 +114,16 @@ TEST(in_json_reads_captions_and_tags)
         CHECK_INT(put("m.json", cases[i].json), 0);
         DataSubset sub = {.dir = dir, .metadata = file, .repeats = 2};
         DataSet set = {.batch_size = 1, .bucket = {.w = 64, .h = 64}};
-        DataConfig c = {.train_dir = file, .subsets = &sub, .subset_count = 1, .sets = &set, .set_count = 1};
+        DataConfig c = {.train_dir = file,
+                        .subsets = &sub,
+                        .subset_count = 1,
+                        .sets = &set,
+                        .set_count = 1};
         int rc = dataset_open(&ds, &c, &e), ok = rc == cases[i].rc;
-        if (!rc) ok &= ds->item_count == 2 && ds->entry_count == 4 && !strcmp(ds->items[0].caption, "a cat,cat, red") &&
-                       !strcmp(ds->items[1].caption, "dog");
+        if (!rc)
+            ok &= ds->item_count == 2 && ds->entry_count == 4 &&
+                  !strcmp(ds->items[0].caption, "a cat,cat, red") &&
+                  !strcmp(ds->items[1].caption, "dog");
         else ok &= strstr(e.msg, cases[i].part) != NULL;
         if (!ok) test_fail(__FILE__, __LINE__, "%s: %d %s", cases[i].json, rc, e.msg);
         dataset_close(ds);

@@ -72,7 +72,8 @@ TEST(doctor_finds_what_is_wrong)
     CHECK(strstr(out, "cannot be used") && strstr(out, "broken.png"));
     CHECK(strstr(out, "enlarged for training\n    tiny.png: 20x20, 3.2 times"));
     CHECK(strstr(out, "much to the crop\n    wide.png: 640x64"));
-    char *same = strstr(out, "the same picture twice"), *near = strstr(out, "nearly the same picture");
+    char *same = strstr(out, "the same picture twice"),
+         *near = strstr(out, "nearly the same picture");
     CHECK(same && strstr(same, "a.png and") && strstr(same, "twin.png"));
     CHECK(near && strstr(near, "near.png"));
     CHECK(strstr(out, "no caption file") && strstr(out, "bare.png"));

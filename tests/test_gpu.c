@@ -57,9 +57,11 @@ TEST(gpu_samples_what_the_processor_does)
 /* SGD: the result is as continuous in the gradients as can be. */
 static int train(const char *name, const char *more)
 {
-    snprintf(args, sizeof args, "train -m " POCKET " -d %s -o %s --output_name x --resolution 64 "
+    snprintf(args, sizeof args,
+             "train -m " POCKET " -d %s -o %s --output_name x --resolution 64 "
              "--network_dim 4 --seed 5 --max_train_steps 3 --optimizer_type SGD --learning_rate 1 "
-             "--mixed_precision no --save_precision float %s", test_path("data"), test_path(name), more);
+             "--mixed_precision no --save_precision float %s",
+             test_path("data"), test_path(name), more);
     int rc = test_sdc(args, NULL, err, sizeof err);
     if (rc) test_fail(__FILE__, __LINE__, "exit %d: %s", rc, err);
     return rc;
@@ -152,7 +154,8 @@ TEST(gpu_that_is_not_there_is_told)
     CHECK_INT(sample_with("SDC_EMU_DEVICES", "0", ""), 2);
     CHECK(strstr(err, "option --device: no GPU can be used here: "));
     CHECK_INT(sample_with("SDC_EMU_DEVICES", "0", "--device auto"), 0);
-    CHECK(strstr(err, "device     cpu (") && strstr(err, "; no GPU can be used here: no CUDA-capable"));
+    CHECK(strstr(err, "device     cpu (") &&
+          strstr(err, "; no GPU can be used here: no CUDA-capable"));
     CHECK_INT(sample_with("SDC_EMU_DEVICES", "-1", "--device auto"), 0);
     CHECK(strstr(err, "; no GPU can be used here: there is no driver), f32"));
     CHECK_INT(sample_with("SDC_EMU_SM", "61", ""), 2);

@@ -33,7 +33,8 @@ static int fixture(Fixture *f, int threads, const char *device, Err *e)
     if (!device) device = kern_device();
     ModelOptions o = {.config = &micro, .threads = threads, .device = device, .seed = 3};
     TRY(model_open(&f->m, &o, e));
-    LoraNew n = {.dim = 4, .conv_dim = 4, .alpha = 2, .conv_alpha = 2, .unet = 1, .text = 1, .seed = 5};
+    LoraNew n =
+        {.dim = 4, .conv_dim = 4, .alpha = 2, .conv_alpha = 2, .unet = 1, .text = 1, .seed = 5};
     TRY(lora_new(&f->lora, &n, f->m.targets, f->m.target_count, e));
     for (size_t i = 0; i < f->lora.count; i++) {
         LoraModule *lm = &f->lora.list[i];
@@ -82,7 +83,8 @@ TEST(plan_gives_no_two_live_buffers_the_same_bytes)
         for (int k = 0; k < i; k++) {
             const Tensor *b = g->tensors[k];
             if (b->param || b->buffer != b || a->last < b->first || b->last < a->first) continue;
-            bad += a->offset < b->offset + tensor_bytes(b) && b->offset < a->offset + tensor_bytes(a);
+            bad +=
+                a->offset < b->offset + tensor_bytes(b) && b->offset < a->offset + tensor_bytes(a);
         }
         bad += a->offset + tensor_bytes(a) > f.d.exec.plan.slab_bytes;
     }

@@ -14,15 +14,15 @@ static char out[8192], err[8192], args[4096];
 
 static int grid(const char *more)
 {
-    snprintf(args, sizeof args, "grid -m %s -o %s -W 64 -H 64 --steps 2 --seed 7 --threads 1 %s", fixture_model(),
-             test_path("g.png"), more);
+    snprintf(args, sizeof args, "grid -m %s -o %s -W 64 -H 64 --steps 2 --seed 7 --threads 1 %s",
+             fixture_model(), test_path("g.png"), more);
     return test_sdc(args, out, err, sizeof out);
 }
 
 static int sample(const char *to, const char *more)
 {
-    snprintf(args, sizeof args, "sample -m %s -o %s -W 64 -H 64 --steps 2 --seed 7 --threads 1 %s", fixture_model(),
-             test_path(to), more);
+    snprintf(args, sizeof args, "sample -m %s -o %s -W 64 -H 64 --steps 2 --seed 7 --threads 1 %s",
+             fixture_model(), test_path(to), more);
     return test_sdc(args, out, err, sizeof out);
 }
 
@@ -53,9 +53,11 @@ static int make_loras(void)
 {
     Err e = {0};
     if (fixture_data(test_path("data"), &e)) return -1;
-    snprintf(args, sizeof args, "train -m %s -d %s -o %s --output_name x --resolution 64 --network_dim 2 --threads 1 "
-             "--seed 5 --learning_rate 0.3 --max_train_epochs 2 --train_batch_size 4 --save_every_n_epochs 1",
-             fixture_model(), test_path("data"), test_path("lora"));
+    snprintf(
+        args, sizeof args,
+        "train -m %s -d %s -o %s --output_name x --resolution 64 --network_dim 2 --threads 1 "
+        "--seed 5 --learning_rate 0.3 --max_train_epochs 2 --train_batch_size 4 --save_every_n_epochs 1",
+        fixture_model(), test_path("data"), test_path("lora"));
     return test_sdc(args, out, err, sizeof out);
 }
 
@@ -79,14 +81,20 @@ TEST(grid_cells_are_pictures_of_sample)
         {1, "-p 'a cat' --steps 2 --cfg_scale 1"}, {2, "-p 'a cat' --steps 4 --cfg_scale 1"},
         {4, "-p 'a cat' --steps 4 --cfg_scale 5.5"}, {7, "-p 'a dog' --steps 2 --cfg_scale 5.5"},
     };
-    CHECK_INT(grid("-p 'a cat' --x 'Steps: 2-4 (+2)' --y 'cfg: 1,5.5' --z 'Prompt S/R: cat, dog' --save_cells"), 0);
+    CHECK_INT(
+        grid(
+            "-p 'a cat' --x 'Steps: 2-4 (+2)' --y 'cfg: 1,5.5' --z 'Prompt S/R: cat, dog' --save_cells"),
+        0);
     CHECK_CELLS(want);
     static const Want other[] = {
-        {1, "-p 'a cat' --sampler euler_a -H 72"}, {4, "-p 'a cat' --sampler heun --schedule exponential -H 72"},
+        {1, "-p 'a cat' --sampler euler_a -H 72"},
+        {4, "-p 'a cat' --sampler heun --schedule exponential -H 72"},
         {5, "-p 'a cat' --sampler euler_a -W 72"},
     };
-    CHECK_INT(grid("-p 'a cat' --x 'sampler: euler_a, heun' --y 'schedule type: automatic, exponential' "
-                   "--z 'size: 64x72,72x64' --save_cells"), 0);
+    CHECK_INT(
+        grid("-p 'a cat' --x 'sampler: euler_a, heun' --y 'schedule type: automatic, exponential' "
+             "--z 'size: 64x72,72x64' --save_cells"),
+        0);
     CHECK_CELLS(other);
 }
 
@@ -94,10 +102,13 @@ TEST(grid_changes_loras_in_place)
 {
     char more[2048], second[700], third[700], last[700];
     CHECK_INT(make_loras(), 0);
-    snprintf(more, sizeof more, "-p 'a cat' --lora %s --x 'lora_strength: 0, 0.5-1[2]' --y 'lora_epoch: 1,last' --save_cells",
-             test_path("lora/x.safetensors"));
+    snprintf(
+        more, sizeof more,
+        "-p 'a cat' --lora %s --x 'lora_strength: 0, 0.5-1[2]' --y 'lora_epoch: 1,last' --save_cells",
+        test_path("lora/x.safetensors"));
     CHECK_INT(grid(more), 0);
-    snprintf(second, sizeof second, "-p 'a cat' --lora %s:0.5", test_path("lora/x-000001.safetensors"));
+    snprintf(second, sizeof second, "-p 'a cat' --lora %s:0.5",
+             test_path("lora/x-000001.safetensors"));
     snprintf(third, sizeof third, "-p 'a cat' --lora %s:1", test_path("lora/x-000001.safetensors"));
     snprintf(last, sizeof last, "-p 'a cat' --lora %s:0.5", test_path("lora/x.safetensors"));
     const Want want[] = {{2, second}, {3, third}, {5, last}};
@@ -105,23 +116,31 @@ TEST(grid_changes_loras_in_place)
     CHECK(!fixture_same_file(test_path("g-2.png"), test_path("g-5.png")));
     /* in tags, by name; from none to one and back */
     static const Want without[] = {{1, "-p 'a  cat' --dtype int8"}}, after[] = {{2, "-p 'a  cat'"}};
-    snprintf(more, sizeof more, "-p 'a <lora:x:1> cat' --lora_dir %s --x 'lora: none, x-000001:0.3' --save_cells "
-             "--dtype int8", test_path("lora"));
+    snprintf(more, sizeof more,
+             "-p 'a <lora:x:1> cat' --lora_dir %s --x 'lora: none, x-000001:0.3' --save_cells "
+             "--dtype int8",
+             test_path("lora"));
     CHECK_INT(grid(more), 0);
-    snprintf(second, sizeof second, "-p 'a <lora:x-000001:0.3> cat' --lora_dir %s --dtype int8", test_path("lora"));
+    snprintf(second, sizeof second, "-p 'a <lora:x-000001:0.3> cat' --lora_dir %s --dtype int8",
+             test_path("lora"));
     const Want tags[] = {{2, second}};
     CHECK_CELLS(without);
     CHECK_CELLS(tags);
-    snprintf(more, sizeof more, "-p 'a <lora:x:1> cat' --lora_dir %s --x 'lora: x, none' --save_cells", test_path("lora"));
+    snprintf(more, sizeof more,
+             "-p 'a <lora:x:1> cat' --lora_dir %s --x 'lora: x, none' --save_cells",
+             test_path("lora"));
     CHECK_INT(grid(more), 0);
     CHECK_CELLS(after);
 }
 
 TEST(grid_repeats_from_its_own_text)
 {
-    CHECK_INT(grid("-p 'a cat, sitting' --x 'seed: -1,3' --y 'Prompt S/R: \"cat, sitting\", \"dog\"'"), 0);
+    CHECK_INT(
+        grid("-p 'a cat, sitting' --x 'seed: -1,3' --y 'Prompt S/R: \"cat, sitting\", \"dog\"'"),
+        0);
     CHECK_INT(rename(test_path("g.png"), test_path("first.png")), 0);
-    snprintf(args, sizeof args, "grid -m %s --from_png %s -o %s --threads 1", fixture_model(), test_path("first.png"), test_path("g.png"));
+    snprintf(args, sizeof args, "grid -m %s --from_png %s -o %s --threads 1", fixture_model(),
+             test_path("first.png"), test_path("g.png"));
     CHECK_INT(test_sdc(args, out, err, sizeof out), 0);
     CHECK(!strstr(err, "cannot be repeated"));
     CHECK(has("g.png", "first.png"));
@@ -150,7 +169,8 @@ TEST(grid_refuses_bad_axes)
     CHECK_INT(grid("-p 'a cat'"), 2);
     CHECK(strstr(err, "no axis"));
     CHECK_INT(grid("-p 'a cat' --x 'seed: 1-200' --y 'steps: 1-200'"), 2);
-    CHECK_INT(grid("-p 'a cat' --lora a.safetensors --lora b.safetensors --x 'lora_strength: 1,2'"), 2);
+    CHECK_INT(grid("-p 'a cat' --lora a.safetensors --lora b.safetensors --x 'lora_strength: 1,2'"),
+              2);
     CHECK(strstr(err, "several LoRAs"));
     CHECK_INT(grid("-p 'a cat' --x 'seed: 1,2' --ram 1M"), 5);
 }
@@ -160,8 +180,11 @@ TEST(grid_keeps_what_is_drawn)
 {
     const char *bin = getenv("SDC_BIN");
     char cmd[2000];
-    snprintf(cmd, sizeof cmd, "exec %s grid -m %s -p x -W 64 -H 64 --threads 1 --steps 20 -x 'seed: 1-100' --save_cells "
-             "-o %s >/dev/null 2>&1", bin ? bin : "./sdc", fixture_model(), test_path("g.png"));
+    snprintf(
+        cmd, sizeof cmd,
+        "exec %s grid -m %s -p x -W 64 -H 64 --threads 1 --steps 20 -x 'seed: 1-100' --save_cells "
+        "-o %s >/dev/null 2>&1",
+        bin ? bin : "./sdc", fixture_model(), test_path("g.png"));
     pid_t pid = fork();
     if (!pid) {
         execl("/bin/sh", "sh", "-c", cmd, (char *)NULL);

@@ -58,7 +58,8 @@ TEST(int8_rounds_each_row_to_its_own_step)
             CHECK(fabsf(row[i] - b[i]) <= 0.50001f * scale[n % 16]);
         for (int t = 0; t < TAPS; t++) {
             double sum = 0;
-            for (int i = 0; i < C && n != 3; i++) sum += rint((double)b[t * C + i] / (double)scale[n % 16]);
+            for (int i = 0; i < C && n != 3; i++)
+                sum += rint((double)b[t * C + i] / (double)scale[n % 16]);
             CHECK_NEAR(scale[16 + t * 16 + n % 16], sum, 0);
         }
     }
@@ -103,10 +104,14 @@ typedef struct {
     Pipeline p;
 } Run;
 
-static int open_run(Run *r, const char *model, const char *dtype, char **lora, const PipelineConfig *c,
-                    const Tokenizer *tok, Err *e)
+static int open_run(Run *r, const char *model, const char *dtype, char **lora,
+                    const PipelineConfig *c, const Tokenizer *tok, Err *e)
 {
-    ModelOptions o = {.path = model, .threads = 2, .device = "cpu", .lora = lora, .lora_count = lora != NULL};
+    ModelOptions o = {.path = model,
+                      .threads = 2,
+                      .device = "cpu",
+                      .lora = lora,
+                      .lora_count = lora != NULL};
     TRY(model_dtype(&o, dtype, e));
     TRY(model_open(&r->m, &o, e));
     TRY(pipeline_init(&r->p, &r->m, tok, c, e));
@@ -120,13 +125,21 @@ static void close_run(Run *r)
     mem_free(r);
 }
 
-static const PipelineConfig small = {.prompt = "a cat", .negative = "dog", .width = 64, .height = 64,
-                                     .steps = 2, .cfg_scale = 7, .sampler = SAMPLER_EULER, .rng = RNG_CPU};
+static const PipelineConfig small = {.prompt = "a cat",
+                                     .negative = "dog",
+                                     .width = 64,
+                                     .height = 64,
+                                     .steps = 2,
+                                     .cfg_scale = 7,
+                                     .sampler = SAMPLER_EULER,
+                                     .rng = RNG_CPU};
 
 static int train(const char *to, const char *more)
 {
-    snprintf(args, sizeof args, "train -m %s -d %s -o %s --output_name x --resolution 64 --network_dim 4 --seed 5 "
-             "--threads 2 --learning_rate 5e-3 --save_precision float %s", fixture_model(), test_path("data"), to, more);
+    snprintf(args, sizeof args,
+             "train -m %s -d %s -o %s --output_name x --resolution 64 --network_dim 4 --seed 5 "
+             "--threads 2 --learning_rate 5e-3 --save_precision float %s",
+             fixture_model(), test_path("data"), to, more);
     return test_sdc(args, out, err, sizeof out);
 }
 
@@ -144,7 +157,8 @@ TEST(int8_merges_loras_before_it_rounds)
     CHECK_INT(train(test_path("l"), "--max_train_steps 4"), 0);
     snprintf(lora, sizeof lora, "%s:0.8", test_path("l/x.safetensors"));
     CHECK_OK(bpe_open(&tok, &e), &e);
-    Run *i8 = mem_calloc(1, sizeof *i8), *f32 = mem_calloc(1, sizeof *f32), *base = mem_calloc(1, sizeof *base);
+    Run *i8 = mem_calloc(1, sizeof *i8), *f32 = mem_calloc(1, sizeof *f32),
+        *base = mem_calloc(1, sizeof *base);
     CHECK_OK(open_run(i8, fixture_model(), "int8", loras, &small, tok, &e), &e);
     CHECK_OK(open_run(f32, fixture_model(), "f32", loras, &small, tok, &e), &e);
     CHECK_OK(open_run(base, fixture_model(), "f32", NULL, &small, tok, &e), &e);
@@ -157,7 +171,7 @@ TEST(int8_merges_loras_before_it_rounds)
         CHECK_OK(params_read(f32->m.ps, q, y, &e), &e);
         CHECK_OK(params_read(base->m.ps, b, z, &e), &e);
         CHECK(steps_off(y, x, (size_t)p->dim[0], (size_t)p->dim[1]) <= 0.50001);
-        CHECK(steps_off(z, x, (size_t)p->dim[0], (size_t)p->dim[1]) > 0.6);      /* the LoRA is in */
+        CHECK(steps_off(z, x, (size_t)p->dim[0], (size_t)p->dim[1]) > 0.6); /* the LoRA is in */
         mem_free(x);
     }
     CHECK(params_find(i8->m.ps, "unet.conv_in.weight")->dt == DT_BF16);
@@ -184,7 +198,9 @@ TEST(int8_base_trains_a_lora)
     double want = last_loss(err);
     CHECK_INT(train(test_path("b"), "--max_train_steps 12 --mixed_precision bf16 --int8_base"), 0);
     CHECK_NEAR(last_loss(err), want, 0.03 * want);
-    CHECK_INT(train(test_path("c"), "--max_train_steps 12 --mixed_precision bf16 --int8_base --threads 1"), 0);
+    CHECK_INT(train(test_path("c"),
+                    "--max_train_steps 12 --mixed_precision bf16 --int8_base --threads 1"),
+              0);
     CHECK(fixture_same_file(test_path("b/x.safetensors"), test_path("c/x.safetensors")));
     CHECK(!fixture_same_file(test_path("a/x.safetensors"), test_path("b/x.safetensors")));
     CHECK_INT(train(test_path("d"), "--full --int8_base"), 2);
@@ -195,7 +211,8 @@ TEST(int8_base_trains_a_lora)
 TEST(int8_is_refused_where_it_cannot_run)
 {
     if (!strncmp(kern_device(), "cpu", 3)) return;
-    snprintf(args, sizeof args, "sample -m %s -p cat -o %s --dtype int8", fixture_model(), test_path("x.png"));
+    snprintf(args, sizeof args, "sample -m %s -p cat -o %s --dtype int8", fixture_model(),
+             test_path("x.png"));
     CHECK_INT(test_sdc(args, out, err, sizeof out), 2);
     CHECK(strstr(err, "int8 weights") && strstr(err, "bf16"));
 }
@@ -206,7 +223,8 @@ static double psnr(const Image *a, const Image *b)
 {
     size_t n = (size_t)a->w * (size_t)a->h * 3;
     double sum = 0;
-    for (size_t i = 0; i < n; i++) sum += ((double)a->px[i] - b->px[i]) * ((double)a->px[i] - b->px[i]);
+    for (size_t i = 0; i < n; i++)
+        sum += ((double)a->px[i] - b->px[i]) * ((double)a->px[i] - b->px[i]);
     return sum > 0 ? 10 * log10(255.0 * 255.0 * (double)n / sum) : 99;
 }
 

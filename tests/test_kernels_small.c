@@ -38,13 +38,15 @@ static void put_ids(int32_t *id, size_t n, int vocab)
 static void prepare_token_embed(Dev *d, const Case *c, void **in)
 {
     (void)d;
-    put_ids(in[0], c->in[0].n, ((const TokenEmbed *)c->p)->vocab + ((const TokenEmbed *)c->p)->more);
+    put_ids(in[0], c->in[0].n,
+            ((const TokenEmbed *)c->p)->vocab + ((const TokenEmbed *)c->p)->more);
 }
 
 static void prepare_token_embed_bwd(Dev *d, const Case *c, void **in)
 {
     (void)d;
-    put_ids(in[1], c->in[1].n, ((const TokenEmbed *)c->p)->vocab + ((const TokenEmbed *)c->p)->more);
+    put_ids(in[1], c->in[1].n,
+            ((const TokenEmbed *)c->p)->vocab + ((const TokenEmbed *)c->p)->more);
 }
 
 TEST(kernels_token_embed)

@@ -53,8 +53,12 @@ TEST(kohya_options_that_are_not_here_say_why)
         if (!strstr(err, refused[i][1])) test_fail(__FILE__, __LINE__, "%s: %s", args, err);
     }
     /* switched off is as good as not given; what has no effect is a note */
-    CHECK_INT(test_sdc("train --full_fp16=false --color_aug=false --base_weights a b --base_weights_multiplier 1 -0.5 "
-                       "--help", out, err, sizeof out), 0);
+    CHECK_INT(
+        test_sdc(
+            "train --full_fp16=false --color_aug=false --base_weights a b --base_weights_multiplier 1 -0.5 "
+            "--help",
+            out, err, sizeof out),
+        0);
     CHECK_STR(err, "");
     CHECK_INT(test_sdc("train --xformers --help", out, err, sizeof out), 0);
     CHECK(strstr(err, "note: --xformers is ignored: "));
@@ -82,12 +86,15 @@ TEST(noise_offset_is_kohyas)
     float plain[N], noise[N], latents[N], draw[4];
     normal(key, RNG_PURPOSE_NOISE, 0, plain, N);
     normal(key, RNG_PURPOSE_NOISE_OFFSET, 0, draw, 4);
-    for (int i = 0; i < N; i++) latents[i] = (i % 4 == 1 ? -3.0f : 0.5f) + (float)(i % 7 - 3) * 0.01f;
+    for (int i = 0; i < N; i++)
+        latents[i] = (i % 4 == 1 ? -3.0f : 0.5f) + (float)(i % 7 - 3) * 0.01f;
     NoiseConfig c = {0};
     noise_draw(&c, noise, latents, H, W, key, batch, NULL);
     CHECK(!memcmp(noise, plain, sizeof plain));
     for (int kind = 0; kind < 4; kind++) {
-        c = (NoiseConfig){.offset = 0.1f, .offset_random = kind & 1, .adaptive = kind & 2 ? -0.05f : 0};
+        c = (NoiseConfig){.offset = 0.1f,
+                          .offset_random = kind & 1,
+                          .adaptive = kind & 2 ? -0.05f : 0};
         noise_draw(&c, noise, latents, H, W, key, batch, NULL);
         for (int i = 0; i < N; i++) {
             double mean = 0, amount = 0.1 * (kind & 1 ? uniform(0) : 1);
@@ -101,10 +108,12 @@ TEST(noise_offset_is_kohyas)
 /* torch.nn.Upsample(mode="bilinear") as a sum over the small picture's triangles. */
 static double upsampled(const float *small, int sh, int sw, int y, int x, int c)
 {
-    double sy = fmin(fmax((y + 0.5) * sh / H - 0.5, 0), sh - 1), sx = fmin(fmax((x + 0.5) * sw / W - 0.5, 0), sw - 1), sum = 0;
+    double sy = fmin(fmax((y + 0.5) * sh / H - 0.5, 0), sh - 1),
+           sx = fmin(fmax((x + 0.5) * sw / W - 0.5, 0), sw - 1), sum = 0;
     for (int i = 0; i < sh; i++)
         for (int k = 0; k < sw; k++)
-            sum += fmax(0, 1 - fabs(sy - i)) * fmax(0, 1 - fabs(sx - k)) * (double)small[(i * sw + k) * 4 + c];
+            sum += fmax(0, 1 - fabs(sy - i)) * fmax(0, 1 - fabs(sx - k)) *
+                   (double)small[(i * sw + k) * 4 + c];
     return sum;
 }
 
@@ -122,7 +131,8 @@ TEST(noise_of_many_scales_is_kohyas)
         sh = sh < 1 ? 1 : sh;
         sw = sw < 1 ? 1 : sw;
         normal(key, RNG_PURPOSE_NOISE_SCALES, (uint64_t)i * N, small, (size_t)(sh * sw * 4));
-        for (int k = 0; k < N; k++) want[k] += pow(0.4, i) * upsampled(small, sh, sw, k / 4 / W, k / 4 % W, k % 4);
+        for (int k = 0; k < N; k++)
+            want[k] += pow(0.4, i) * upsampled(small, sh, sw, k / 4 / W, k / 4 % W, k % 4);
         if (sh == 1 || sw == 1) break;
     }
     CHECK(used >= 1 && used < 5);                    /* it ends at a side of 1 */
@@ -160,7 +170,8 @@ static const SdConfig micro = {
     .text_layers = 2, .text_heads = 1, .text_ff = 256, .vocab = 100, .vae_width = {32, 32, 32, 32}};
 
 /* The loss of each of two samples, at timesteps 10 and 800, of a small random model. */
-static int losses(const DenoiseConfig *c, const float *mask, const float *input_noise, float per[2], Err *e)
+static int losses(const DenoiseConfig *c, const float *mask, const float *input_noise, float per[2],
+                  Err *e)
 {
     static float latents[512], noise[512];
     static int32_t ids[154];
@@ -173,12 +184,17 @@ static int losses(const DenoiseConfig *c, const float *mask, const float *input_
     schedule_init(&s);
     rng_normal((RngKey){1, 0, 0, 1}, 0, latents, 512);
     rng_normal((RngKey){1, 0, 1, 1}, 0, noise, 512);
-    DenoiseBatch b = {.latents = latents, .noise = noise, .timestep = (const int[]){10, 800}, .ids = ids,
-                      .mask = mask, .input_noise = input_noise};
+    DenoiseBatch b = {.latents = latents,
+                      .noise = noise,
+                      .timestep = (const int[]){10, 800},
+                      .ids = ids,
+                      .mask = mask,
+                      .input_noise = input_noise};
     int rc = denoise_init(&d, &m, &s, c, 2, 8, 8, 1, mask != NULL, 0, e);
     if (!rc) rc = model_load(&m, e);
     if (!rc) rc = denoise_run(&d, &b, 1, &loss, per, e);
-    if (!rc && fabs(loss - (per[0] + per[1]) / 2) > 1e-5) rc = err_set(e, ERR_FAIL, "the mean is %g", loss);
+    if (!rc && fabs(loss - (per[0] + per[1]) / 2) > 1e-5)
+        rc = err_set(e, ERR_FAIL, "the mean is %g", loss);
     denoise_free(&d);
     model_close(&m);
     return rc;
@@ -274,7 +290,10 @@ TEST(dataset_masks_are_kohyas)
     CHECK_OK(put_rgba("data/1_a/a.png", 4, &e), &e);
     CHECK_OK(put_rgba("data/1_a/b.png", 3, &e), &e);
     CHECK_OK(put_rgba("masks/a.png", 3, &e), &e);
-    DataConfig c = {.train_dir = dir, .batch_size = 1, .bucket = {.w = 64, .h = 64}, .alpha_mask = 1};
+    DataConfig c = {.train_dir = dir,
+                    .batch_size = 1,
+                    .bucket = {.w = 64, .h = 64},
+                    .alpha_mask = 1};
     CHECK_OK(dataset_open(&ds, &c, &e), &e);
     for (int flip = 0; flip < 2; flip++) {
         CHECK_OK(dataset_mask(&mask, ds, &ds->items[0], flip, &e), &e);
@@ -307,7 +326,11 @@ TEST(dataset_holds_pictures_out)
     char dir[512];
     snprintf(dir, sizeof dir, "%s", test_path("data"));
     CHECK_OK(fixture_data(dir, &e), &e);
-    DataConfig c = {.train_dir = dir, .batch_size = 1, .bucket = {.w = 64, .h = 64}, .split = 0.25, .split_seed = 3};
+    DataConfig c = {.train_dir = dir,
+                    .batch_size = 1,
+                    .bucket = {.w = 64, .h = 64},
+                    .split = 0.25,
+                    .split_seed = 3};
     CHECK_OK(dataset_open(&ds[0], &c, &e), &e);
     c.held_out = 1;
     CHECK_OK(dataset_open(&ds[1], &c, &e), &e);
@@ -318,7 +341,8 @@ TEST(dataset_holds_pictures_out)
         dataset_close(ds[2]);
     }
     int ok = ds[0]->entry_count == 9 && ds[1]->entry_count == 1 && other;
-    for (int i = 0; i < 4; i++) ok &= (ds[0]->items[i].repeats == 3) != (ds[1]->items[i].repeats == 1);
+    for (int i = 0; i < 4; i++)
+        ok &= (ds[0]->items[i].repeats == 3) != (ds[1]->items[i].repeats == 1);
     dataset_close(ds[0]);
     dataset_close(ds[1]);
     CHECK(ok);
@@ -334,7 +358,8 @@ static const char *vary(const CaptionConfig *c, const char *caption, uint32_t sa
     static char text[256];
     char *got = NULL;
     Err e = {0};
-    if (caption_process(&got, c, caption, (RngKey){.seed = 7, .sample = sample}, 0, 0, &e)) return "failed";
+    if (caption_process(&got, c, caption, (RngKey){.seed = 7, .sample = sample}, 0, 0, &e))
+        return "failed";
     snprintf(text, sizeof text, "%s", got);
     mem_free(got);
     return text;
@@ -390,14 +415,17 @@ static int train(const char *to, const char *more)
 {
     char args[2048], logs[512];
     snprintf(logs, sizeof logs, "%s", test_path("logs"));
-    snprintf(args, sizeof args, "train -m %s -d %s -o %s --output_name x --resolution 64 --network_dim 4 --threads 2 "
-             "--max_train_epochs 2 --train_batch_size 2 --learning_rate 1e-2 --noise_offset 0.1 "
-             "--noise_offset_random_strength --adaptive_noise_scale 0.05 --multires_noise_iterations 4 "
-             "--ip_noise_gamma 0.1 --ip_noise_gamma_random_strength --debiased_estimation_loss --min_snr_gamma 5 "
-             "--alpha_mask --scale_weight_norms 0.01 --enable_wildcard --secondary_separator ';;' "
-             "--validation_split 0.25 --lr_scheduler cosine_with_min_lr --lr_scheduler_min_lr_ratio 0.1 "
-             "--save_every_n_steps 1 --save_last_n_steps 1 --metadata_author 'me & you' --logging_dir %s "
-             "--log_prefix p --seed 5 --save_precision float %s", fixture_model(), test_path("data"), test_path(to), logs, more);
+    snprintf(
+        args, sizeof args,
+        "train -m %s -d %s -o %s --output_name x --resolution 64 --network_dim 4 --threads 2 "
+        "--max_train_epochs 2 --train_batch_size 2 --learning_rate 1e-2 --noise_offset 0.1 "
+        "--noise_offset_random_strength --adaptive_noise_scale 0.05 --multires_noise_iterations 4 "
+        "--ip_noise_gamma 0.1 --ip_noise_gamma_random_strength --debiased_estimation_loss --min_snr_gamma 5 "
+        "--alpha_mask --scale_weight_norms 0.01 --enable_wildcard --secondary_separator ';;' "
+        "--validation_split 0.25 --lr_scheduler cosine_with_min_lr --lr_scheduler_min_lr_ratio 0.1 "
+        "--save_every_n_steps 1 --save_last_n_steps 1 --metadata_author 'me & you' --logging_dir %s "
+        "--log_prefix p --seed 5 --save_precision float %s",
+        fixture_model(), test_path("data"), test_path(to), logs, more);
     return test_sdc(args, out, err, sizeof out);
 }
 
@@ -415,7 +443,9 @@ static int norms_are_scaled(const char *path, Err *e)
         memcpy(at, "lora_down.weight", sizeof "lora_down.weight");
         const FileTensor *down = tensorfile_find(f, name);
         float *u = mem_alloc((size_t)up->count * 4), *d = mem_alloc((size_t)down->count * 4);
-        if (tensorfile_read_f32(f, up, 0, up->count, u, e) || tensorfile_read_f32(f, down, 0, down->count, d, e)) over++;
+        if (tensorfile_read_f32(f, up, 0, up->count, u, e) ||
+            tensorfile_read_f32(f, down, 0, down->count, d, e))
+            over++;
         double norm = 0.5 * lora_norm(u, d, (size_t)up->count / 4, 4, (size_t)down->count / 4);
         over += norm > 0.0101;
         at_limit += norm > 0.0099;
@@ -450,14 +480,16 @@ TEST(train_with_kohyas_options_resumes_and_reports)
     int steps = 0, held = 0;
     for (char *line = strtok(text, "\n"); line; line = strtok(NULL, "\n")) {
         snprintf(want, sizeof want, "{\"step\": %d, ", steps + 1);
-        if (strstr(line, "loss/current")) steps += !strncmp(line, want, strlen(want)) && strstr(line, "\"lr/textencoder\": ");
+        if (strstr(line, "loss/current"))
+            steps += !strncmp(line, want, strlen(want)) && strstr(line, "\"lr/textencoder\": ");
         held += strstr(line, "loss/validation/epoch_average") != NULL;
     }
     mem_free(text);
     CHECK_INT(steps, 10);
     CHECK_INT(held, 2);
     CHECK_OK(io_read_text(&text, NULL, test_path("b/x-report.html"), 1 << 20, &e), &e);
-    int whole = strstr(text, "<svg") && strstr(text, "scale_weight_norms") && strstr(text, "&#39;me &#38; you&#39;") && !strstr(text, " --resume");
+    int whole = strstr(text, "<svg") && strstr(text, "scale_weight_norms") &&
+                strstr(text, "&#39;me &#38; you&#39;") && !strstr(text, " --resume");
     mem_free(text);
     CHECK(whole);
     char **names;
@@ -479,7 +511,8 @@ static int write_vae(const char *path, const char *from, Err *e)
     int rc = tensorwriter_new(&w, path, e);
     for (size_t i = 0; !rc && i < tensorfile_count(tf); i++) {
         const FileTensor *t = tensorfile_at(tf, i);
-        if (!strncmp(t->name, start, SKIP)) rc = tensorwriter_add(w, t->name + SKIP, FD_F32, t->ndim, t->shape, e);
+        if (!strncmp(t->name, start, SKIP))
+            rc = tensorwriter_add(w, t->name + SKIP, FD_F32, t->ndim, t->shape, e);
     }
     if (!rc) rc = tensorwriter_begin(w, e);
     for (const char *next; !rc && (next = tensorwriter_next(w));) {
@@ -504,7 +537,8 @@ static int same_tensors(const char *a, const char *b)
     Err e = {0};
     if (tensorfile_open(&x, a, &e)) return 0;
     if (tensorfile_open(&y, b, &e)) return tensorfile_close(x), 0;
-    const char *p = tensorfile_meta(x, "sshs_model_hash"), *q = tensorfile_meta(y, "sshs_model_hash");
+    const char *p = tensorfile_meta(x, "sshs_model_hash"),
+               *q = tensorfile_meta(y, "sshs_model_hash");
     int same = p && q && !strcmp(p, q);
     tensorfile_close(x);
     tensorfile_close(y);
@@ -514,7 +548,8 @@ static int same_tensors(const char *a, const char *b)
 TEST(train_takes_the_vae_of_another_file)
 {
     static const char *const vaes[] = {NULL, "own", "tests/golden/models/micro-sd1-diffusers/vae",
-                                       "tests/golden/models/micro-sd1-diffusers", "tests/golden/lora/a.safetensors"};
+                                       "tests/golden/models/micro-sd1-diffusers",
+                                       "tests/golden/lora/a.safetensors"};
     Err e = {0};
     char args[2048], text[2048], own[512], data[512], file[5][512];
     CHECK(fixture_model());
@@ -524,9 +559,14 @@ TEST(train_takes_the_vae_of_another_file)
     CHECK_OK(write_vae(own, fixture_model(), &e), &e);
     for (int i = 0; i < 5; i++) {
         snprintf(file[i], sizeof file[i], "%s/o%d/x.safetensors", test_dir(), i);
-        snprintf(args, sizeof args, "train -m %s -d %s -o %s/o%d --output_name x --resolution 64 --network_dim 2 --threads 1 "
-                 "--seed 5 --max_train_steps 1 %s %s", fixture_model(), data, test_dir(), i, vaes[i] ? "--vae" : "",
-                 !vaes[i] ? "" : i == 1 ? own : vaes[i]);
+        snprintf(
+            args, sizeof args,
+            "train -m %s -d %s -o %s/o%d --output_name x --resolution 64 --network_dim 2 --threads 1 "
+            "--seed 5 --max_train_steps 1 %s %s",
+            fixture_model(), data, test_dir(), i, vaes[i] ? "--vae" : "",
+            !vaes[i] ? ""
+            : i == 1 ? own
+                     : vaes[i]);
         CHECK_INT(test_sdc(args, NULL, text, sizeof text), i == 4 ? 3 : 0);
     }
     CHECK(strstr(text, "not a VAE of Stable Diffusion") && strstr(text, "lora/a.safetensors"));
@@ -544,10 +584,14 @@ TEST(train_merges_base_weights_first)
     CHECK(fixture_model());
     CHECK_OK(fixture_data(test_path("data"), &e), &e);
     CHECK_INT(train("a", "--max_train_epochs 1"), 0);
-    snprintf(more, sizeof more, "--max_train_epochs 1 --base_weights %s --base_weights_multiplier 0.5", test_path("a/x.safetensors"));
+    snprintf(more, sizeof more,
+             "--max_train_epochs 1 --base_weights %s --base_weights_multiplier 0.5",
+             test_path("a/x.safetensors"));
     CHECK_INT(train("b", more), 0);
     CHECK(!fixture_same_file(test_path("a/x.safetensors"), test_path("b/x.safetensors")));
-    snprintf(more, sizeof more, "--max_train_epochs 1 --base_weights %s --base_weights_multiplier 0", test_path("a/x.safetensors"));
+    snprintf(more, sizeof more,
+             "--max_train_epochs 1 --base_weights %s --base_weights_multiplier 0",
+             test_path("a/x.safetensors"));
     CHECK_INT(train("c", more), 0);
     CHECK(fixture_same_file(test_path("a/x.safetensors"), test_path("c/x.safetensors")));
     snprintf(more, sizeof more, "--base_weights %s", test_path("data"));
@@ -568,6 +612,10 @@ TEST(train_checks_what_kohya_checks)
         CHECK_INT(train("a", wrong[i][0]), 2);
         if (!strstr(err, wrong[i][1])) test_fail(__FILE__, __LINE__, "%s: %s", wrong[i][0], err);
     }
-    CHECK_INT(train("a", "--max_train_epochs 1 --v_parameterization --zero_terminal_snr --lr_scheduler polynomial "
-                         "--lr_scheduler_args lr_end=1e-4 --save_n_epoch_ratio 1"), 0);
+    CHECK_INT(
+        train(
+            "a",
+            "--max_train_epochs 1 --v_parameterization --zero_terminal_snr --lr_scheduler polynomial "
+            "--lr_scheduler_args lr_end=1e-4 --save_n_epoch_ratio 1"),
+        0);
 }

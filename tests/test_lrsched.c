@@ -14,8 +14,8 @@ static int same(char *line, LrSched *s)
     char name[40], rules[80];
     Err e = {0};
     int n = sscanf(line, "%39s %d %d %d %d %d %lf %lf %lf %lf %79s", name, &s->warmup, &s->total,
-                   &s->decay, &s->timescale, &s->cycles, &s->power, &s->lr, &s->min_ratio, &s->lr_end,
-                   rules);
+                   &s->decay, &s->timescale, &s->cycles, &s->power, &s->lr, &s->min_ratio,
+                   &s->lr_end, rules);
     char *at = strchr(line, ':');
     for (; at && at[-1] != ' '; at = strchr(at + 1, ':')) {}
     if (n != 11 || !at || lrsched_find(&s->kind, name, &e)) return 0;
@@ -26,7 +26,9 @@ static int same(char *line, LrSched *s)
         /* past its end restarts begin anew there, and linear and cosine stay at 0 as here */
         if (k > s->total && s->kind != LRSCHED_CONSTANT_WITH_WARMUP) continue;
         if (!(fabs(have - want) <= 1e-12))
-            return test_fail(__FILE__, __LINE__, "%s: step %d is %.15g, not %.15g", name, k, have, want), 0;
+            return test_fail(__FILE__, __LINE__, "%s: step %d is %.15g, not %.15g", name, k, have,
+                             want),
+                   0;
     }
     return 1;
 }
@@ -45,13 +47,19 @@ TEST(lrsched_agrees_with_transformers)
     mem_free(text);
     CHECK_INT(lines, 16);
     for (int k = 0; k < LRSCHED_KINDS; k++)
-        if (!seen[k] && k != LRSCHED_ADAFACTOR) test_fail(__FILE__, __LINE__, "%s has no line", lrsched_name(k));
+        if (!seen[k] && k != LRSCHED_ADAFACTOR)
+            test_fail(__FILE__, __LINE__, "%s has no line", lrsched_name(k));
 }
 
 TEST(lrsched_rules_are_checked)
 {
-    static const char *const bad[] = {"", "1:3", "1:3,", "a:3,1", "1:0,1", "1:3,2:3,1", "1:3,2:2,1", "-1", "1:2.5,1", "1;2", "nan",
-                                      "1:1,1:2,1:3,1:4,1:5,1:6,1:7,1:8,1:9,1:10,1:11,1:12,1:13,1:14,1:15,1:16,2"};
+    static const char *const bad[] =
+        {"",          "1:3",
+         "1:3,",      "a:3,1",
+         "1:0,1",     "1:3,2:3,1",
+         "1:3,2:2,1", "-1",
+         "1:2.5,1",   "1;2",
+         "nan",       "1:1,1:2,1:3,1:4,1:5,1:6,1:7,1:8,1:9,1:10,1:11,1:12,1:13,1:14,1:15,1:16,2"};
     LrSched s = {.kind = LRSCHED_PIECEWISE_CONSTANT, .total = 9};
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
         Err e = {0};
@@ -67,10 +75,24 @@ TEST(lrsched_rules_are_checked)
 TEST(lrsched_refuses)
 {
     static const LrSched bad[] = {
-        {.kind = LRSCHED_CONSTANT, .warmup = 3, .total = 10, .cycles = 1, .power = 1, .lr = 1e-4}, {.kind = LRSCHED_LINEAR, .warmup = -1, .total = 10, .cycles = 1, .power = 1, .lr = 1e-4},
-        {.kind = LRSCHED_LINEAR, .warmup = 0, .total = 0, .cycles = 1, .power = 1, .lr = 1e-4}, {.kind = LRSCHED_COSINE_WITH_RESTARTS, .warmup = 0, .total = 10, .cycles = 0, .power = 1, .lr = 1e-4},
-        {.kind = LRSCHED_POLYNOMIAL, .warmup = 0, .total = 10, .cycles = 1, .power = 0, .lr = 1e-4}, {.kind = LRSCHED_POLYNOMIAL, .warmup = 0, .total = 10, .cycles = 1, .power = 1, .lr = 1e-8},
-        {.kind = LRSCHED_POLYNOMIAL, .warmup = 0, .total = 10, .cycles = 1, .power = NAN, .lr = 1e-4}, {.kind = LRSCHED_POLYNOMIAL, .warmup = 0, .total = 10, .cycles = 1, .power = 1, .lr = NAN},
+        {.kind = LRSCHED_CONSTANT, .warmup = 3, .total = 10, .cycles = 1, .power = 1, .lr = 1e-4},
+        {.kind = LRSCHED_LINEAR, .warmup = -1, .total = 10, .cycles = 1, .power = 1, .lr = 1e-4},
+        {.kind = LRSCHED_LINEAR, .warmup = 0, .total = 0, .cycles = 1, .power = 1, .lr = 1e-4},
+        {.kind = LRSCHED_COSINE_WITH_RESTARTS,
+         .warmup = 0,
+         .total = 10,
+         .cycles = 0,
+         .power = 1,
+         .lr = 1e-4},
+        {.kind = LRSCHED_POLYNOMIAL, .warmup = 0, .total = 10, .cycles = 1, .power = 0, .lr = 1e-4},
+        {.kind = LRSCHED_POLYNOMIAL, .warmup = 0, .total = 10, .cycles = 1, .power = 1, .lr = 1e-8},
+        {.kind = LRSCHED_POLYNOMIAL,
+         .warmup = 0,
+         .total = 10,
+         .cycles = 1,
+         .power = NAN,
+         .lr = 1e-4},
+        {.kind = LRSCHED_POLYNOMIAL, .warmup = 0, .total = 10, .cycles = 1, .power = 1, .lr = NAN},
         {.kind = LRSCHED_COSINE_WITH_MIN_LR, .total = 9, .cycles = 1, .min_ratio = NAN},
         {.kind = LRSCHED_COSINE_WITH_MIN_LR, .total = 9, .cycles = 1, .min_ratio = 2},
         {.kind = LRSCHED_WARMUP_STABLE_DECAY, .total = 9, .cycles = 1, .warmup = 5, .decay = 5},
@@ -89,6 +111,7 @@ TEST(lrsched_refuses)
     CHECK(!lrsched_name(LRSCHED_KINDS) && !lrsched_name(-1));
     CHECK_INT(lrsched_find(&k, "cosin", &e), ERR_USAGE);
     CHECK(strstr(e.msg, "\"cosin\"") && strstr(e.msg, "cosine_with_restarts"));
-    LrSched late = {.kind = LRSCHED_LINEAR, .warmup = 9, .total = 5, .cycles = 1, .power = 1, .lr = 1e-4};
+    LrSched late =
+        {.kind = LRSCHED_LINEAR, .warmup = 9, .total = 5, .cycles = 1, .power = 1, .lr = 1e-4};
     CHECK_NEAR(lrsched_factor(&late, 2000000000), 0, 0);
 }

@@ -69,7 +69,8 @@ static double weight_error(const Lora *lo, float strength, const char *what, con
         size_t n = 0, m = 0;
         float *w = expected(cases[i].name, "weight", &n), *want = expected(cases[i].name, what, &m);
         const LoraModule *module = lora_find(lo, &targets[i]);
-        double here = !w || !want || m != n || !module || lora_add_delta(module, strength, w, NULL) ? 1e9 : 0;
+        double here =
+            !w || !want || m != n || !module || lora_add_delta(module, strength, w, NULL) ? 1e9 : 0;
         for (size_t k = 0; here < 1e9 && k < n; k++)
             here = fmax(here, fabs((double)w[k] - want[k]) / (1 + fabs((double)want[k])));
         if (here > error) error = here, *worst = cases[i].name;
@@ -86,7 +87,8 @@ TEST(lycoris_modules_change_weights_as_theirs)
     const char *worst = "";
     CHECK_OK(open_all(&lo, GOLDEN_ROOT "lora/lycoris.safetensors", &e), &e);
     CHECK_INT(lo.count, CASES);
-    double full = weight_error(&lo, 1, "merged", &worst), part = weight_error(&lo, 0.7f, "merged07", &worst);
+    double full = weight_error(&lo, 1, "merged", &worst),
+           part = weight_error(&lo, 0.7f, "merged07", &worst);
     if (full > 1e-6 || part > 1e-6) CHECK_STR(worst, "");
     CHECK(full <= 1e-6 && part <= 1e-6);
     lora_close(&lo);
@@ -190,7 +192,8 @@ static Tensor *build_layer(Layer1 *l, Build *b, Tensor *x)
 {
     const Case *c = l->c;
     Path path = block_path("%s", c->name);
-    return c->k == 3 ? block_conv3(b, path, x, c->out, 1, 1, NULL, NULL) : block_linear(b, path, x, c->out, 1, NULL);
+    return c->k == 3 ? block_conv3(b, path, x, c->out, 1, 1, NULL, NULL)
+                     : block_linear(b, path, x, c->out, 1, NULL);
 }
 
 static int build(Layer1 *l, Dtype act, Err *e)
@@ -201,7 +204,8 @@ static int build(Layer1 *l, Dtype act, Err *e)
     Build b = {.g = graph_new(act), .ps = l->ps, .lora = module_of, .lora_ctx = l};
     Tensor *x = graph_input(b.g, "x", DT_F32, is_map(c) ? 4 : 2, dim);
     Tensor *target = graph_input(b.g, "target", DT_F32, is_map(c) ? 4 : 2, to);
-    Tensor *weight = graph_input(b.g, "weight", DT_F32, 1, &n), *scale = graph_input(b.g, "scale", DT_F32, 1, (int[]){1});
+    Tensor *weight = graph_input(b.g, "weight", DT_F32, 1, &n),
+           *scale = graph_input(b.g, "scale", DT_F32, 1, (int[]){1});
     Tensor *y = build_layer(l, &b, graph_cast(b.g, x, act));
     graph_output(b.g, y, "y");
     Tensor *loss = graph_loss(b.g, LOSS_L2, y, target, NULL, weight, NULL, NULL);
@@ -225,7 +229,8 @@ static int load(Layer1 *l, Err *e)
     float *w = expected(l->c->name, "weight", &n), *b = expected(l->c->name, "bias", &n);
     int rc = set_param(l, "weight", w, e);
     if (!rc) rc = set_param(l, "bias", b, e);
-    for (int k = lora_factors(&m, f) - 1; k >= 0 && !rc; k--) rc = set_param(l, f[k].suffix, *f[k].values, e);
+    for (int k = lora_factors(&m, f) - 1; k >= 0 && !rc; k--)
+        rc = set_param(l, f[k].suffix, *f[k].values, e);
     free(w);
     free(b);
     return rc;
@@ -248,7 +253,8 @@ static int run_layer(Layer1 *l, double *error, Err *e)
     const Case *c = l->c;
     size_t nx, ny;
     int n = is_map(c) ? 2 : 5;
-    float *x = expected(c->name, "x", &nx), *y = expected(c->name, "y", &ny), *dy = expected(c->name, "dy", &ny);
+    float *x = expected(c->name, "x", &nx), *y = expected(c->name, "y", &ny),
+          *dy = expected(c->name, "dy", &ny);
     float ones[5] = {1, 1, 1, 1, 1}, got[512], target[512];
     if (!x || !y || !dy || ny > 512) return err_set(e, ERR_FAIL, "no golden");
     if (is_map(c)) {
@@ -322,7 +328,8 @@ static void all_layers(Dtype act, double forward, double backward)
         double y = 1, g = 1;
         if (strstr(cases[i].name, "tucker")) continue;         /* is read, not trained */
         CHECK_OK(layer(&lo, i, act, &y, &g, &e), &e);
-        if (y > forward || g > backward) test_fail(__FILE__, __LINE__, "%s: %g, %g", cases[i].name, y, g);
+        if (y > forward || g > backward)
+            test_fail(__FILE__, __LINE__, "%s: %g, %g", cases[i].name, y, g);
     }
     lora_close(&lo);
 }

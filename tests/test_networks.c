@@ -21,9 +21,10 @@ static char out[1 << 16], err[1 << 14];
 static int train(const char *to, const char *more)
 {
     char args[2048];
-    snprintf(args, sizeof args, "train -m %s -d %s -o %s --output_name x --resolution 64 --network_dim 4 --threads 2 "
-             "--max_train_steps 2 --learning_rate 1e-2 --seed 5 --save_precision float %s", fixture_model(),
-             test_path("data"), test_path(to), more);
+    snprintf(args, sizeof args,
+             "train -m %s -d %s -o %s --output_name x --resolution 64 --network_dim 4 --threads 2 "
+             "--max_train_steps 2 --learning_rate 1e-2 --seed 5 --save_precision float %s",
+             fixture_model(), test_path("data"), test_path(to), more);
     return test_sdc(args, out, err, sizeof out);
 }
 
@@ -47,7 +48,8 @@ static int count_of(const char *file, const char *part)
     TensorFile *tf;
     int n = 0;
     if (tensorfile_open(&tf, file, NULL)) return -1;
-    for (size_t i = 0; i < tensorfile_count(tf); i++) n += strstr(tensorfile_at(tf, i)->name, part) != NULL;
+    for (size_t i = 0; i < tensorfile_count(tf); i++)
+        n += strstr(tensorfile_at(tf, i)->name, part) != NULL;
     tensorfile_close(tf);
     return n;
 }
@@ -94,8 +96,9 @@ TEST(train_writes_every_kind_of_network)
 /* Resumed runs end in the same bytes: the dropout of a step depends on nothing else. */
 TEST(train_dropout_resumes)
 {
-    static const char args[] = "--network_dropout 0.3 --network_args rank_dropout=0.2 module_dropout=0.2 "
-                               "loraplus_lr_ratio=4 --scale_weight_norms 0.05";
+    static const char args[] =
+        "--network_dropout 0.3 --network_args rank_dropout=0.2 module_dropout=0.2 "
+        "loraplus_lr_ratio=4 --scale_weight_norms 0.05";
     char more[400];
     Err e = {0};
     CHECK(fixture_model());
@@ -119,7 +122,8 @@ TEST(train_blocks_are_kohyas)
         {"lora_unet_mid_block_resnets_1_conv1", 12}, {"lora_unet_up_blocks_0_resnets_0_conv1", 13},
         {"lora_unet_up_blocks_0_upsamplers_0_conv", 15}, {"lora_unet_up_blocks_1_attentions_2_proj_out", 18},
         {"lora_unet_up_blocks_3_attentions_2_transformer_blocks_0_attn1_to_q", 24}};
-    for (size_t i = 0; i < sizeof names / sizeof *names; i++) CHECK_INT(train_block(names[i].name), names[i].block);
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++)
+        CHECK_INT(train_block(names[i].name), names[i].block);
 }
 
 /* Parses --network_args as a list. */
@@ -161,8 +165,10 @@ TEST(train_leaves_out_blocks_of_rate_0)
     Err e = {0};
     CHECK(fixture_model());
     CHECK_OK(fixture_data(test_path("data"), &e), &e);
-    CHECK_INT(train("rates", "--network_train_unet_only --network_args down_lr_weight=zeros mid_lr_weight=1 "
-                    "up_lr_weight=0,0,0,0,0,0,0,0,0,0.5,1,0"), 0);
+    CHECK_INT(train("rates",
+                    "--network_train_unet_only --network_args down_lr_weight=zeros mid_lr_weight=1 "
+                    "up_lr_weight=0,0,0,0,0,0,0,0,0,0.5,1,0"),
+              0);
     CHECK_INT(count_of(result("rates"), "down_blocks"), 0);
     CHECK(count_of(result("rates"), "mid_block") > 0);
     CHECK(count_of(result("rates"), "up_blocks_3_attentions_1") > 0);
@@ -212,7 +218,8 @@ TEST(bpe_finds_added_words)
     for (size_t i = 0; i < 3; i++) {
         BpeIds ids = {0};
         CHECK_OK(bpe_encode(t, texts[i].text, strlen(texts[i].text), &ids, &e), &e);
-        CHECK(ids.count >= texts[i].count && !memcmp(ids.ids, texts[i].ids, texts[i].count * sizeof *ids.ids));
+        CHECK(ids.count >= texts[i].count &&
+              !memcmp(ids.ids, texts[i].ids, texts[i].count * sizeof *ids.ids));
         CHECK_INT(ids.count, texts[i].count + (i == 1 ? plain.count : 0));
         bpe_ids_free(&ids);
     }
@@ -263,7 +270,8 @@ static int word_gradient(int added, float *grad, float *loss, Err *e)
     TRY(params_read_grad(m.ps, params_find(m.ps, added ? CLIP_ADDED : TABLE), table, e));
     memcpy(grad, table + (added ? 0 : WORD * WIDTH), ROWS * WIDTH * sizeof *grad);
     for (size_t i = 0; added && i < m.ps->count; i++)
-        if (m.ps->list[i]->grad && strcmp(m.ps->list[i]->name, CLIP_ADDED)) return err_set(e, ERR_FAIL, "more is trained");
+        if (m.ps->list[i]->grad && strcmp(m.ps->list[i]->name, CLIP_ADDED))
+            return err_set(e, ERR_FAIL, "more is trained");
     denoise_free(&d);
     model_close(&m);
     mem_free(table);
@@ -289,12 +297,13 @@ TEST(added_vectors_have_the_gradient_of_their_words)
 
 TEST(embeddings_are_read_in_every_form)
 {
-    static const struct { SynthTensor t; int rows; const char *error; } files[] = {
-        {{"emb_params", FD_F16, 2, {3, 64}, NULL}, 3, NULL}, {{"<cat-toy>", FD_F32, 1, {64}, NULL}, 1, NULL},
-        {{"string_to_param.*", FD_F32, 2, {2, 64}, NULL}, 2, NULL},
-        {{"emb_params", FD_F16, 2, {3, 32}, NULL}, 0, "32 numbers"},
-        {{"emb_params", FD_F16, 2, {76, 64}, NULL}, 0, "76 vectors"},
-        {{"emb_params", FD_F16, 3, {1, 1, 64}, NULL}, 0, "no textual-inversion"}};
+    static const struct { SynthTensor t; int rows; const char *error;
+    } files[] = {{{"emb_params", FD_F16, 2, {3, 64}, NULL}, 3, NULL},
+                 {{"<cat-toy>", FD_F32, 1, {64}, NULL}, 1, NULL},
+                 {{"string_to_param.*", FD_F32, 2, {2, 64}, NULL}, 2, NULL},
+                 {{"emb_params", FD_F16, 2, {3, 32}, NULL}, 0, "32 numbers"},
+                 {{"emb_params", FD_F16, 2, {76, 64}, NULL}, 0, "76 vectors"},
+                 {{"emb_params", FD_F16, 3, {1, 1, 64}, NULL}, 0, "no textual-inversion"}};
     for (size_t i = 0; i < sizeof files / sizeof *files; i++) {
         Embeddings em = {0};
         Err e = {0};
@@ -304,7 +313,9 @@ TEST(embeddings_are_read_in_every_form)
         CHECK_INT(rc, files[i].error ? ERR_INPUT : 0);
         CHECK_INT(em.rows, files[i].rows);
         if (files[i].error) CHECK(strstr(e.msg, files[i].error));
-        else CHECK(!strcmp(em.list[0].name, "word") && em.values[1] == synth_value(files[i].t.name, 1));
+        else
+            CHECK(!strcmp(em.list[0].name, "word") &&
+                  em.values[1] == synth_value(files[i].t.name, 1));
         embeddings_close(&em);
     }
 }
@@ -361,8 +372,9 @@ TEST(embeddings_of_hostile_pickles_are_refused)
 static int sample(const char *prompt, const char *png, const char *more)
 {
     char args[1200];
-    snprintf(args, sizeof args, "sample -m %s -p '%s' -W 64 -H 64 --steps 2 --seed 1 --threads 2 -o %s %s", fixture_model(),
-             prompt, test_path(png), more);
+    snprintf(args, sizeof args,
+             "sample -m %s -p '%s' -W 64 -H 64 --steps 2 --seed 1 --threads 2 -o %s %s",
+             fixture_model(), prompt, test_path(png), more);
     return test_sdc(args, out, err, sizeof out);
 }
 
@@ -372,14 +384,19 @@ TEST(train_textual_inversion)
     char more[900];
     CHECK(fixture_model());
     CHECK_OK(fixture_data(test_path("data"), &e), &e);
-    CHECK_INT(train("ti", "--ti --token_string zzword --init_word cat --num_vectors_per_token 2 --use_object_template"), 0);
+    CHECK_INT(
+        train(
+            "ti",
+            "--ti --token_string zzword --init_word cat --num_vectors_per_token 2 --use_object_template"),
+        0);
     Embeddings em = {0};
     CHECK_OK(embeddings_open(&em, result("ti"), 64, &e), &e);
     CHECK_INT(em.rows, 2);
     /* both began as the same word and have seen other positions */
     CHECK(memcmp(em.values, em.values + 64, 64 * sizeof *em.values) != 0);
     embeddings_close(&em);
-    snprintf(more, sizeof more, "--ti --token_string zzword --use_style_template --weights %s", result("ti"));
+    snprintf(more, sizeof more, "--ti --token_string zzword --use_style_template --weights %s",
+             result("ti"));
     CHECK_INT(train("ti2", more), 0);
     snprintf(more, sizeof more, "--embeddings %s", result("ti"));
     CHECK_INT(sample("a photo of x", "with.png", more), 0);       /* its file is x.safetensors */

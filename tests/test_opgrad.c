@@ -341,7 +341,8 @@ static void kron_f64(const void *params, const double *x, double *y)
             for (int j = 0; j < width; j++) {
                 double a = w1[o / p->l2 * p->m1 + j / p->m2];
                 double b = w2[(o % p->l2 * p->s + s) * p->m2 + j % p->m2];
-                y[(o * p->s + s) * width + j] = x[(o * p->s + s) * width + j] + (double)p->alpha * a * b;
+                y[(o * p->s + s) * width + j] =
+                    x[(o * p->s + s) * width + j] + (double)p->alpha * a * b;
             }
 }
 
@@ -368,7 +369,8 @@ static void dora_f64(const void *params, const double *x, double *y)
     for (int i = 0; i < n; i++) {
         double sum = 0;
         for (int j = 0; j < n; j++)
-            if (p->in ? j % p->k == i % p->k : j / (p->s * p->k) == i / (p->s * p->k)) sum += x[j] * x[j];
+            if (p->in ? j % p->k == i % p->k : j / (p->s * p->k) == i / (p->s * p->k))
+                sum += x[j] * x[j];
         y[i] = x[i] * x[n + (p->in ? i % p->k : i / (p->s * p->k))] / (sqrt(sum) + 0x1p-23);
     }
 }

@@ -547,7 +547,8 @@ TEST(dither_rounds_to_a_neighbour_and_keeps_the_mean)
     for (int i = 0; i < N; i++) x[i] = start(1, (uint32_t)i);
     x[7] = INFINITY, x[8] = -INFINITY, x[9] = NAN, x[10] = 0, x[11] = -1.5f;
     ref.optim.dither(d, &h, N, y, x);
-    CHECK(y[7] == 0x7f80 && y[8] == 0xff80 && (y[9] & 0x7fff) > 0x7f80 && y[10] == 0 && y[11] == 0xbfc0);
+    CHECK(y[7] == 0x7f80 && y[8] == 0xff80 && (y[9] & 0x7fff) > 0x7f80 && y[10] == 0 &&
+          y[11] == 0xbfc0);
     dev_close(d);
     /* the same bits in every version, and in pieces */
     static const char *const device[] = {"cpu:avx2", "cpu:avx512", "cpu:avx512bf16"};
@@ -590,7 +591,8 @@ TEST(optim_bf16_weights_learn_from_small_updates)
         o->seed = 11;
         void *state = aligned_alloc(64, optim_bytes(o));
         CHECK_OK(optim_place(o, state, &e), &e);
-        for (int s = 0; s < UPDATES; s++) CHECK_OK(optim_update(o, 0, &(OptimStep){.lr_factor = 1}, &e), &e);
+        for (int s = 0; s < UPDATES; s++)
+            CHECK_OK(optim_update(o, 0, &(OptimStep){.lr_factor = 1}, &e), &e);
         moved[run] = 0;
         for (int i = 0; i < N; i++) {
             union { uint32_t u; float f; } v = {(uint32_t)w[i] << 16};

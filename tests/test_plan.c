@@ -32,9 +32,13 @@ static int step_build(Step *s, int kind, Err *e)
 {
     int full = kind != LORA;
     memset(s, 0, sizeof *s);
-    ModelOptions o = {.config = &micro, .device = "cpu", .threads = 2, .seed = 3};   /* looks into the slab */
+    ModelOptions o = {.config = &micro,
+                      .device = "cpu",
+                      .threads = 2,
+                      .seed = 3}; /* looks into the slab */
     TRY(model_open(&s->m, &o, e));
-    LoraNew n = {.dim = 4, .conv_dim = 4, .alpha = 2, .conv_alpha = 2, .unet = 1, .text = 1, .seed = 5};
+    LoraNew n =
+        {.dim = 4, .conv_dim = 4, .alpha = 2, .conv_alpha = 2, .unet = 1, .text = 1, .seed = 5};
     TRY(lora_new(&s->lora, &n, s->m.targets, s->m.target_count, e));
     for (size_t i = 0; i < s->lora.count; i++) {       /* up factors that are not zero */
         LoraModule *lm = &s->lora.list[i];
@@ -48,9 +52,12 @@ static int step_build(Step *s, int kind, Err *e)
     if (kind == STREAMED) params_stream(s->m.ps, DT_F32);
     Build b = s->b = model_graph(&s->m);
     int map[4] = {1, SIDE, SIDE, 4}, one = 1;
-    Tensor *x = graph_input(b.g, "x", DT_F32, 4, map), *target = graph_input(b.g, "target", DT_F32, 4, map);
-    Tensor *time = graph_input(b.g, "t", DT_F32, 1, &one), *ids = graph_input_ids(b.g, "ids", 1, SD_POSITIONS);
-    Tensor *weight = graph_input(b.g, "weight", DT_F32, 1, &one), *scale = graph_input(b.g, "scale", DT_F32, 1, &one);
+    Tensor *x = graph_input(b.g, "x", DT_F32, 4, map),
+           *target = graph_input(b.g, "target", DT_F32, 4, map);
+    Tensor *time = graph_input(b.g, "t", DT_F32, 1, &one),
+           *ids = graph_input_ids(b.g, "ids", 1, SD_POSITIONS);
+    Tensor *weight = graph_input(b.g, "weight", DT_F32, 1, &one),
+           *scale = graph_input(b.g, "scale", DT_F32, 1, &one);
     Tensor *pred = unet_build(&b, &micro, x, time, clip_build(&b, &micro, ids, 0));
     Tensor *loss = graph_loss(b.g, LOSS_L2, pred, target, NULL, weight, NULL, NULL);
     graph_output(b.g, loss, "loss");
@@ -78,7 +85,7 @@ static int keep_gradient(void *ctx, Param *p, float *grad, Err *e)
     for (size_t i = 0; k->ps->list[i] != p; i++)
         if (k->ps->list[i]->trainable) at += k->ps->list[i]->count;
     memcpy(k->values + at, grad, p->count * sizeof *grad);
-    memset(p->data, 0xFF, p->count * dtype_bytes(p->dt));       /* NaN: nobody may read it any more */
+    memset(p->data, 0xFF, p->count * dtype_bytes(p->dt)); /* NaN: nobody may read it any more */
     k->calls++;
     return 0;
 }
@@ -143,7 +150,8 @@ static void recompute_keeps_bits(int kind, Err *e)
 {
     Outcome all, r;
     CHECK_OK(outcome(&all, kind, 0, e), e);
-    size_t last = all.plan.slab_bytes, budgets[] = {SIZE_MAX, last / 10 * 7, last / 2, last / 10 * 3, 1};
+    size_t last = all.plan.slab_bytes,
+           budgets[] = {SIZE_MAX, last / 10 * 7, last / 2, last / 10 * 3, 1};
     size_t least = 0;
     CHECK_INT(all.plan.again_nodes, 0);
     double seconds = all.seconds;
@@ -206,13 +214,15 @@ TEST(what_is_planned_is_used_to_the_byte)
         Err e = {0};
         size_t count, end[2] = {0};
         CHECK_OK(step_build(&s, LORA, &e), &e);
-        CHECK_OK(recompute_fit(&s.x.plan, s.x.g, recomputed ? 1 : SIZE_MAX, s.m.dev, &s.m.ops, &e), &e);
+        CHECK_OK(recompute_fit(&s.x.plan, s.x.g, recomputed ? 1 : SIZE_MAX, s.m.dev, &s.m.ops, &e),
+                 &e);
         slab_want(&s.m.slab, &s.x.plan);
         CHECK_OK(model_load(&s.m, &e), &e);
         for (int i = 0; i < 2; i++) {
             free(step_run(&s, i ? 0x55 : 0xAA, &count, &e));
             const unsigned char *b = s.m.slab.base;
-            for (end[i] = s.m.slab.bytes + 64; end[i] && b[end[i] - 1] == (i ? 0x55 : 0xAA);) end[i]--;
+            for (end[i] = s.m.slab.bytes + 64; end[i] && b[end[i] - 1] == (i ? 0x55 : 0xAA);)
+                end[i]--;
         }
         size_t used = end[0] > end[1] ? end[0] : end[1], planned = s.x.plan.slab_bytes;
         step_free(&s);
@@ -224,7 +234,8 @@ TEST(what_is_planned_is_used_to_the_byte)
 
 /* What the text encoder makes of ids: with the whole table, as when it is trained, or with
  * the rows of it that are asked for. */
-static int encode_ids(const ModelOptions *o, int whole, const int32_t *ids, float *y, size_t *weights, Err *e)
+static int encode_ids(const ModelOptions *o, int whole, const int32_t *ids, float *y,
+                      size_t *weights, Err *e)
 {
     Model m;
     Exec x;
@@ -242,7 +253,8 @@ static int encode_ids(const ModelOptions *o, int whole, const int32_t *ids, floa
     if (!rc) rc = model_set_ids(&m, &x, "ids", ids, SD_POSITIONS, e);
     if (!rc) rc = exec_run(&x, e);
     if (!rc) rc = exec_get(&x, "y", y, SD_POSITIONS * (size_t)c->text_width, e);
-    if (!rc && whole == (graph_find(x.g, CLIP_ROWS) != NULL)) rc = err_set(e, ERR_FAIL, "not what was asked for");
+    if (!rc && whole == (graph_find(x.g, CLIP_ROWS) != NULL))
+        rc = err_set(e, ERR_FAIL, "not what was asked for");
     exec_free(&x);
     model_close(&m);
     return rc;
@@ -255,8 +267,12 @@ TEST(rows_of_the_table_of_tokens_are_as_good_as_all)
     for (int i = 0; i < 4; i++) {                      /* from a file; random */
         Err e = {0};
         size_t with, without;
-        ModelOptions o = {.path = i < 2 ? "models/pocket/pocket.safetensors" : NULL, .config = &micro,
-                          .device = kern_device(), .threads = 2, .dtype = types[i % 2], .seed = 3};
+        ModelOptions o = {.path = i < 2 ? "models/pocket/pocket.safetensors" : NULL,
+                          .config = &micro,
+                          .device = kern_device(),
+                          .threads = 2,
+                          .dtype = types[i % 2],
+                          .seed = 3};
         int last = i < 2 ? 49407 : micro.vocab - 1, width = i < 2 ? 128 : micro.text_width;
         int32_t ids[SD_POSITIONS] = {last - 1, 7, 0, 7, 1, last};
         for (int k = 6; k < SD_POSITIONS; k++) ids[k] = last;

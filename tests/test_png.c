@@ -198,8 +198,9 @@ TEST(grid_places_pictures_and_labels)
     int band = h / 2 - 30, third = h / 2 + band;
     ok = w == 80 && out.w == w && out.h == h && band > 0;
     for (int y = 0; ok && y < 30; y++) {
-        ok &= y >= 1 && y < 29 ? !memcmp(out.px + ((band + y) * 80 + 40) * 3, cells[1].px + (y - 1) * 120, 120)
-                               : out.px[((band + y) * 80 + 40) * 3] == 255;
+        ok &= y >= 1 && y < 29
+                  ? !memcmp(out.px + ((band + y) * 80 + 40) * 3, cells[1].px + (y - 1) * 120, 120)
+                  : out.px[((band + y) * 80 + 40) * 3] == 255;
         ok &= !memcmp(out.px + (third + y) * 240, cells[2].px + y * 120, 120);
     }
     image_free(&out);

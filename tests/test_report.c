@@ -42,29 +42,46 @@ TEST(report_has_everything_inside)
 {
     Err e = {0};
     make_inputs();
-    ReportRow rows[] = {{"rank", "16", "a <b>style</b> & more"}, {"seed", "1", NULL}, {"unset", "2", "so"}};
+    ReportRow rows[] = {{"rank", "16", "a <b>style</b> & more"},
+                        {"seed", "1", NULL},
+                        {"unset", "2", "so"}};
     const char *const names[] = {"\"0.4\"", "1"}, *const paths[] = {png, "/nowhere.png"};
     ReportGrid grid = {"Samples", NULL, names, names, paths, 1, 2};
     ReportThumb thumb = {.caption = "a cat's \"hat\""};
     ReportBar tags[] = {{"cat", 4}, {"<i>", 1}};
     CHECK_OK(image_load(&thumb.image, png, &e), &e);
-    Report r = {.title = "run <1>", .command = "sdc train -m 'x y'", .verdict = "fine", .rows = rows, .row_count = 3,
-                .unset = 1, .log = lines, .grids = &grid, .grid_count = 1, .data = "5 pictures", .thumbs = &thumb,
-                .thumb_count = 1, .tags = tags, .tag_count = 2, .figures = rows, .figure_count = 1};
+    Report r = {.title = "run <1>",
+                .command = "sdc train -m 'x y'",
+                .verdict = "fine",
+                .rows = rows,
+                .row_count = 3,
+                .unset = 1,
+                .log = lines,
+                .grids = &grid,
+                .grid_count = 1,
+                .data = "5 pictures",
+                .thumbs = &thumb,
+                .thumb_count = 1,
+                .tags = tags,
+                .tag_count = 2,
+                .figures = rows,
+                .figure_count = 1};
     int rc = report_write(html, &r, &e);
     image_free(&thumb.image);
     CHECK_INT(rc, 0);
     char *text;
     CHECK_OK(io_read_text(&text, NULL, html, 1 << 22, &e), &e);
-    CHECK_INT(count(text, "<svg"), 3);                    /* loss, the wide one, leads; samples, lr */
+    CHECK_INT(count(text, "<svg"), 3); /* loss, the wide one, leads; samples, lr */
     CHECK_INT(count(text, "<figure class=wide>"), 1);
-    CHECK(strstr(text, "loss/current") && strstr(text, "loss/current") < strstr(text, "samples/near"));
+    CHECK(strstr(text, "loss/current") &&
+          strstr(text, "loss/current") < strstr(text, "samples/near"));
     CHECK_INT(count(text, "<img"), 2);
     CHECK_INT(count(text, "http"), 0);                    /* asks nobody */
     CHECK(strstr(text, "a &#60;b&#62;style&#60;/b&#62; &#38; more"));
     CHECK(strstr(text, "run &#60;1&#62;</h1>") && !strstr(text, "run <1>"));
     CHECK(strstr(text, "base64,/9j/"));                   /* a JPEG's first bytes */
-    CHECK(strstr(text, "title=\"a cat&#39;s &#34;hat&#34;\"") && strstr(text, "<td>&#60;i&#62;<td>"));
+    CHECK(strstr(text, "title=\"a cat&#39;s &#34;hat&#34;\"") &&
+          strstr(text, "<td>&#60;i&#62;<td>"));
     CHECK(strstr(text, "<summary>1 settings") && strstr(text, "<th>&#34;0.4&#34;"));
     CHECK(count(text, "L") < 4 * 700);                    /* 2000 steps are thinned */
     mem_free(text);
@@ -73,8 +90,9 @@ TEST(report_has_everything_inside)
 TEST(report_survives_a_strange_log_and_a_full_disk)
 {
     Err e = {0};
-    static const char odd[] = "not json\n{\"step\": 1, \"loss/a\": 1}\n[]\n{\"step\": 2, \"loss/a\": "
-                              "\"x\", \"time\": 3}\n{\"step\": 3, \"loss/a\": 2}\n{\"st";
+    static const char odd[] =
+        "not json\n{\"step\": 1, \"loss/a\": 1}\n[]\n{\"step\": 2, \"loss/a\": "
+        "\"x\", \"time\": 3}\n{\"step\": 3, \"loss/a\": 2}\n{\"st";
     make_inputs();
     CHECK_OK(io_write_file(lines, odd, sizeof odd - 1, &e), &e);
     Report r = {.title = "t", .log = lines};

@@ -47,7 +47,7 @@ TEST(runlog_lines_follow_the_state)
     mem_free(text);
     CHECK_OK(io_append(l.lines, "{\"step\": 5, \"ti", 15, &e), &e);    /* killed here */
     runlog_close(&l);
-    CHECK_OK(runlog_open(&l, test_dir(), "x", test_dir(), 3, &e), &e);              /* from the state of 3 */
+    CHECK_OK(runlog_open(&l, test_dir(), "x", test_dir(), 3, &e), &e); /* from the state of 3 */
     CHECK_OK(runlog_step(&l, 4, s, 3, &e), &e);
     CHECK(steps_are(&l, "1 2 3 4 "));
     runlog_close(&l);

@@ -146,7 +146,8 @@ TEST(sample_depends_on_every_setting)
 TEST(sample_batch_is_single_pictures)
 {
     char more[700];
-    snprintf(more, sizeof more, "-p 'a cat' --sampler euler_a -b 2 --grid %s", test_path("grid.png"));
+    snprintf(more, sizeof more, "-p 'a cat' --sampler euler_a -b 2 --grid %s",
+             test_path("grid.png"));
     SAMPLE_OK("batch.png", more);
     SAMPLE_OK("one.png", "-p 'a cat' --sampler euler_a");
     SAMPLE_OK("two.png", "-p 'a cat' --sampler euler_a --seed 8");
@@ -166,7 +167,8 @@ TEST(sample_prompt_file_is_one_run_per_line)
     Err e = {0};
     const char *lines = "# two\na cat --d 7\na dog --d 8 --n blurry --ss euler --l 3\n";
     CHECK_OK(io_write_file(test_path("p.txt"), lines, strlen(lines), &e), &e);
-    snprintf(args, sizeof args, "sample -m %s -o %s -W 64 -H 64 --steps 3 --threads 1 --prompt_file %s --grid %s",
+    snprintf(args, sizeof args,
+             "sample -m %s -o %s -W 64 -H 64 --steps 3 --threads 1 --prompt_file %s --grid %s",
              fixture_model(), test_path("file.png"), test_path("p.txt"), test_path("grid.png"));
     CHECK_INT(test_sdc(args, out, err, sizeof out), 0);
     SAMPLE_OK("one.png", "-p 'a cat'");
@@ -205,8 +207,8 @@ static int read_tensor(const char *name, const char *key, float *v, size_t n)
 
 static int probe(const char *net, const char *in, const char *to, const char *more)
 {
-    snprintf(args, sizeof args, "probe %s -m %s --in %s --out %s %s", net, fixture_model(), test_path(in),
-             test_path(to), more);
+    snprintf(args, sizeof args, "probe %s -m %s --in %s --out %s %s", net, fixture_model(),
+             test_path(in), test_path(to), more);
     return test_sdc(args, out, err, sizeof out);
 }
 
@@ -326,8 +328,8 @@ TEST(sample_lora_by_option_and_by_tag)
     snprintf(more, sizeof more, "-p 'a cat' --lora %s:0", test_path("x.safetensors"));
     SAMPLE_OK("zero.png", more);
     CHECK_INT(distance("base.png", "zero.png"), 0);
-    snprintf(more, sizeof more, "-p 'a cat' --lora %s:0.7:0.3 --lora %s:-0.25", test_path("x.safetensors"),
-             test_path("y.safetensors"));
+    snprintf(more, sizeof more, "-p 'a cat' --lora %s:0.7:0.3 --lora %s:-0.25",
+             test_path("x.safetensors"), test_path("y.safetensors"));
     SAMPLE_OK("option.png", more);
     CHECK(distance("base.png", "option.png") > 0);
     snprintf(more, sizeof more, "-p 'a cat <lora:x:0.3:0.7><lora:y:-0.25>' --lora-dir %s",
@@ -351,7 +353,8 @@ TEST(sample_from_png_repeats_loras)
 {
     char more[1200];
     CHECK_INT(write_lora("x.safetensors", 1, 3), 0);
-    snprintf(more, sizeof more, "-p 'a cat ' --lora %s:0.7:0.123456789", test_path("x.safetensors"));
+    snprintf(more, sizeof more, "-p 'a cat ' --lora %s:0.7:0.123456789",
+             test_path("x.safetensors"));
     SAMPLE_OK("a.png", more);
     snprintf(more, sizeof more, "--lora-dir %s", test_dir());
     CHECK_INT(repeat("a.png", "b.png", more), 0);
@@ -405,7 +408,8 @@ TEST(sample_from_png_of_others)
     Err e = {0};
     CHECK_OK(image_new(&im, 8, 8, 3, &e), &e);
     memset(im.px, 0, 8 * 8 * 3);
-    int rc = image_save(test_path("a.png"), &im, text, &e) || image_save(test_path("none.png"), &im, NULL, &e) ||
+    int rc = image_save(test_path("a.png"), &im, text, &e) ||
+             image_save(test_path("none.png"), &im, NULL, &e) ||
              image_save(test_path("bad.png"), &im, "x\nSteps: 3, Sampler: Nonsense, Seed: 1", &e) ||
              image_save(test_path("plain.png"), &im, "only a prompt", &e);
     image_free(&im);
@@ -482,10 +486,12 @@ TEST(sample_refuses_models_that_cannot)
 {
     CHECK_INT(write_model("inpaint.safetensors", 9, 49408), 0);
     CHECK_INT(write_model("cut.safetensors", 4, 1000), 0);
-    snprintf(args, sizeof args, "sample -m %s -p x -o %s", test_path("inpaint.safetensors"), test_path("a.png"));
+    snprintf(args, sizeof args, "sample -m %s -p x -o %s", test_path("inpaint.safetensors"),
+             test_path("a.png"));
     CHECK_INT(test_sdc(args, out, err, sizeof out), 3);
     CHECK(strstr(err, "inpainting"));
-    snprintf(args, sizeof args, "sample -m %s -p x -o %s", test_path("cut.safetensors"), test_path("a.png"));
+    snprintf(args, sizeof args, "sample -m %s -p x -o %s", test_path("cut.safetensors"),
+             test_path("a.png"));
     CHECK_INT(test_sdc(args, out, err, sizeof out), 3);
     CHECK(strstr(err, "vocabulary has 1000"));
     CHECK_INT(files_in_folder(), 2);
@@ -505,8 +511,11 @@ TEST(sample_dry_run_prints_the_memory)
 {
     unsigned long long n[5];
     SAMPLE_OK("a.png", "-p x --dry-run");
-    CHECK_INT(sscanf(out, "weights %llu bytes (%*[^)]) activations %llu bytes %*[^)]) "
-                     "pictures %llu bytes process %llu bytes total %llu", &n[0], &n[1], &n[2], &n[3], &n[4]), 5);
+    CHECK_INT(sscanf(out,
+                     "weights %llu bytes (%*[^)]) activations %llu bytes %*[^)]) "
+                     "pictures %llu bytes process %llu bytes total %llu",
+                     &n[0], &n[1], &n[2], &n[3], &n[4]),
+              5);
     CHECK(n[0] > 1000000 && n[1] > 10000);
     CHECK_INT(n[0] + n[1] + n[2] + n[3], n[4]);
     CHECK_INT(files_in_folder(), 0);

@@ -213,8 +213,10 @@ TEST(schedule_training_weights)
         CHECK_NEAR(schedule_snr_scale(&s, t), cut / (cut + 1), 1e-6);
         CHECK_NEAR(schedule_debiased_weight(&s, t, 0), 1 / sqrt(cut), 1e-4);
         CHECK_NEAR(schedule_debiased_weight(&s, t, 1), 1 / (cut + 1), 1e-6);
-        CHECK_NEAR(schedule_huber_c(&s, HUBER_SNR, 0.1f, 2, t), 0.9 / pow(1 + sigma, 2) + 0.1, 1e-5);
-        CHECK_NEAR(schedule_huber_c(&s, HUBER_EXPONENTIAL, 0.1f, 2, t), 2 * pow(0.1, t / 1000.), 1e-6);
+        CHECK_NEAR(schedule_huber_c(&s, HUBER_SNR, 0.1f, 2, t), 0.9 / pow(1 + sigma, 2) + 0.1,
+                   1e-5);
+        CHECK_NEAR(schedule_huber_c(&s, HUBER_EXPONENTIAL, 0.1f, 2, t), 2 * pow(0.1, t / 1000.),
+                   1e-6);
         CHECK_NEAR(schedule_huber_c(&s, HUBER_CONSTANT, 0.1f, 3, t), 0.3, 1e-7);
     }
     HuberKind k;

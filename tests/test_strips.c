@@ -31,7 +31,8 @@ static int fill(Params *ps, Err *e)
         float *v = mem_alloc(p->count * sizeof *v), fan = (float)(p->count / (size_t)p->dim[0]);
         if (!v) return err_nomem(e, p->count * 4, "a weight");
         rng_normal((RngKey){7, (uint32_t)i, 0, 0}, 0, v, p->count);
-        for (size_t k = 0; k < p->count; k++) v[k] = p->ndim == 1 ? 1 + 0.2f * v[k] : v[k] / sqrtf(fan);
+        for (size_t k = 0; k < p->count; k++)
+            v[k] = p->ndim == 1 ? 1 + 0.2f * v[k] : v[k] / sqrtf(fan);
         int rc = params_set(ps, p, v, e);
         mem_free(v);
         TRY(rc);
@@ -44,7 +45,8 @@ static int plan(Both *b, int decode, int strips, Err *e)
     Build g = model_graph(&b->m);
     int dim[4] = {1, decode ? H : 8 * H, decode ? W : 8 * W, decode ? 4 : 3};
     Tensor *x = graph_input(g.g, "x", DT_F32, 4, dim);
-    graph_output(g.g, decode ? vae_decode_build(&g, &config, x) : vae_encode_build(&g, &config, x), "y");
+    graph_output(g.g, decode ? vae_decode_build(&g, &config, x) : vae_encode_build(&g, &config, x),
+                 "y");
     if (strips) TRY(strips_cut(g.g, (size_t)1 << 18, &b->m.ops, e));
     return model_plan(&b->m, &b->exec[strips], &g, e);
 }
@@ -67,10 +69,14 @@ static int run(Both *b, const char *device, Dtype dt, int decode, Err *e)
     }
     double sum = 0;
     for (size_t i = 0; i < out; i++) sum += fabs((double)b->out[0][i]);
-    if (!(sum > 0 && sum < 1e9)) return err_set(e, ERR_FAIL, "the result says nothing: sum %g", sum);
+    if (!(sum > 0 && sum < 1e9))
+        return err_set(e, ERR_FAIL, "the result says nothing: sum %g", sum);
     size_t differ = 0;
-    for (size_t i = 0; i < out; i++) differ += memcmp(&b->out[0][i], &b->out[1][i], sizeof(float)) != 0;
-    if (differ) return err_set(e, ERR_FAIL, "%s, %s: %zu of %zu values differ", device, model_dtype_name(dt), differ, out);
+    for (size_t i = 0; i < out; i++)
+        differ += memcmp(&b->out[0][i], &b->out[1][i], sizeof(float)) != 0;
+    if (differ)
+        return err_set(e, ERR_FAIL, "%s, %s: %zu of %zu values differ", device,
+                       model_dtype_name(dt), differ, out);
     size_t whole = b->exec[0].plan.slab_bytes, strips = b->exec[1].plan.slab_bytes;
     if (!b->m.ops.strips || strips * 100 < whole * 95) return 0;
     return err_set(e, ERR_FAIL, "%zu bytes at once, %zu in strips", whole, strips);
@@ -110,7 +116,8 @@ enum { MAP_H = 80, MAP_W = 21 };
 /* Rows 24..48, and the last ones from 48 on, against those of the whole map. */
 static int strip_is_equal(Dev *d, const Ops *ops, Dtype dt, int cin, int cout, int from, int to)
 {
-    size_t es = dtype_bytes(dt), in = (size_t)MAP_H * MAP_W * (size_t)cin, out = (size_t)MAP_H * MAP_W * (size_t)cout;
+    size_t es = dtype_bytes(dt), in = (size_t)MAP_H * MAP_W * (size_t)cin,
+           out = (size_t)MAP_H * MAP_W * (size_t)cout;
     size_t nw = (size_t)cout * 9 * (size_t)cin;
     Conv2d all = {1, MAP_H, MAP_W, cin, cout, 3, 1, 1, 1, 1, DT_F32, 0, 0}, part = all;
     part.above = from - 1, part.below = to < MAP_H ? MAP_H - to - 1 : 0;
@@ -125,9 +132,11 @@ static int strip_is_equal(Dev *d, const Ops *ops, Dtype dt, int cin, int cout, i
         ops->cast[dt][DT_F32](d, in, x, v);
         d->ws = ws, d->ws_bytes = need;
         ops->conv2d[dt](d, &all, y, x, w, NULL, NULL, NULL);
-        ops->conv2d[dt](d, &part, z, x + (size_t)part.above * MAP_W * (size_t)cin * es, w, NULL, NULL, NULL);
+        ops->conv2d[dt](d, &part, z, x + (size_t)part.above * MAP_W * (size_t)cin * es, w, NULL,
+                        NULL, NULL);
         size_t row = MAP_W * (size_t)cout * es;
-        ok = conv2d_rows(&part) == to - from && !memcmp(z, y + (size_t)from * row, (size_t)(to - from) * row);
+        ok = conv2d_rows(&part) == to - from &&
+             !memcmp(z, y + (size_t)from * row, (size_t)(to - from) * row);
         dev_free(d, ws, need + 64);
     }
     mem_free(v), mem_free(x), mem_free(y), mem_free(z);

@@ -28,9 +28,10 @@ static int stops_at(const double *loss, size_t count)
 TEST(stopping_waits_for_a_rise_or_the_end_of_a_fall)
 {
     /* measured on the cats of the pocket model: the first dip is not the last */
-    double cats[] = {.2473, .2152, .1874, .1630, .1488, .1371, .1275, .1197, .1145, .1129, .1121, .1107, .1116, .1128,
-                     .1093, .1112, .1141, .1153, .1189, .1193, .1225, .1230};
-    double falls[] = {.3, .29, .28, .27, .26, .25, .24, .23, .22, .21, .2, .19, .18, .17}, flat[40], never[20];
+    double cats[] = {.2473, .2152, .1874, .1630, .1488, .1371, .1275, .1197, .1145, .1129, .1121,
+                     .1107, .1116, .1128, .1093, .1112, .1141, .1153, .1189, .1193, .1225, .1230};
+    double falls[] = {.3, .29, .28, .27, .26, .25, .24, .23, .22, .21, .2, .19, .18, .17}, flat[40],
+           never[20];
     CHECK_INT(stops_at(cats, 22), 160);
     CHECK_INT(stops_at(falls, 14), -1);
     for (int i = 0; i < 40; i++) flat[i] = i < 12 ? .3 - .01 * i : .195;
@@ -38,7 +39,8 @@ TEST(stopping_waits_for_a_rise_or_the_end_of_a_fall)
     for (int i = 0; i < 20; i++) never[i] = i ? .301 : .3;
     CHECK_INT(stops_at(never, 20), 100);
     /* a rise of each of three, before a line can be drawn; not of a noisy three */
-    double rises[] = {.3, .2, .1, .11, .12, .13}, noisy[] = {.3, .2, .1, .12, .101, .12, .12, .101, .12, .1};
+    double rises[] = {.3, .2, .1, .11, .12, .13},
+           noisy[] = {.3, .2, .1, .12, .101, .12, .12, .101, .12, .1};
     CHECK_INT(stops_at(rises, 6), 50);
     CHECK_INT(stops_at(noisy, 10), -1);
     /* the noise is a twentieth of the loss: a fall of a third over the line is seen in it,
@@ -62,8 +64,11 @@ TEST(stopping_waits_for_a_rise_or_the_end_of_a_fall)
 static int train(const char *to, const char *more)
 {
     char args[2048];
-    snprintf(args, sizeof args, "train -m %s -d %s -o %s --output_name x --resolution 64 --network_dim 4 --threads 2 --seed 5 "
-             "--mixed_precision no --save_precision float %s", fixture_model(), test_path("data"), test_path(to), more);
+    snprintf(
+        args, sizeof args,
+        "train -m %s -d %s -o %s --output_name x --resolution 64 --network_dim 4 --threads 2 --seed 5 "
+        "--mixed_precision no --save_precision float %s",
+        fixture_model(), test_path("data"), test_path(to), more);
     return test_sdc(args, out, err, sizeof out);
 }
 
@@ -90,10 +95,12 @@ TEST(auto_keeps_the_best_and_resumes_to_the_same_end)
     char *log;
     CHECK(fixture_model());
     CHECK_OK(fixture_data(test_path("data"), &e), &e);
-    const char *more = "--auto --validate_every_n_steps 1 --max_train_steps 40 --learning_rate 0.3 --train_batch_size 2";
+    const char *more =
+        "--auto --validate_every_n_steps 1 --max_train_steps 40 --learning_rate 0.3 --train_batch_size 2";
     CHECK_INT(train("a", more), 0);
     CHECK(strstr(out, "Stopped at step "));
-    int end = (int)number_after(out, "Stopped at step "), best = (int)number_after(out, "lowest at step ");
+    int end = (int)number_after(out, "Stopped at step "),
+        best = (int)number_after(out, "lowest at step ");
     CHECK(end < 40 && best >= 1 && best < end);
     CHECK_INT(steps_of(test_path("a/x.safetensors")), best);
     CHECK_INT(io_exists(test_path("a/x-state.safetensors")), 0);
@@ -102,7 +109,8 @@ TEST(auto_keeps_the_best_and_resumes_to_the_same_end)
     double least = INFINITY;
     int at = -1, bands = 0;
     for (char *line = strtok(log, "\n"); line; line = strtok(NULL, "\n")) {
-        double v = number_after(line, strstr(line, "epoch_average") ? "epoch_average\": " : "step_average\": ");
+        double v = number_after(line, strstr(line, "epoch_average") ? "epoch_average\": "
+                                                                    : "step_average\": ");
         if (v < least) least = v, at = (int)number_after(line, "\"step\": ");
         bands += strstr(line, "loss_t250-499/held_out") && strstr(line, "loss_t750-999/held_out");
     }
@@ -130,29 +138,37 @@ TEST(auto_draws_what_it_keeps)
     CHECK_OK(io_write_file(test_path("prompts.txt"), "a cat --s 2 --d 5\n", 18, &e), &e);
     char more[900];
     for (int every = 1; every <= 39; every += 38) {
-        snprintf(more, sizeof more, "--auto --validate_every_n_steps 1 --max_train_steps 40 --learning_rate 0.3 --train_batch_size 2 "
-                 "--sample_every_n_steps %d --sample_strengths 1 --sample_prompts %s", every, test_path("prompts.txt"));
+        snprintf(
+            more, sizeof more,
+            "--auto --validate_every_n_steps 1 --max_train_steps 40 --learning_rate 0.3 --train_batch_size 2 "
+            "--sample_every_n_steps %d --sample_strengths 1 --sample_prompts %s",
+            every, test_path("prompts.txt"));
         CHECK_INT(train(every == 1 ? "each" : "a", more), 0);
     }
     int best = (int)number_after(out, "lowest at step ");
     snprintf(name, sizeof name, "a/sample/x_%06d_00_5.png", best);
     CHECK(fixture_same_file(test_path(name), test_path("a/sample/x_s1.00_00_5.png")));
-    snprintf(name, sizeof name, "each/sample/x_%06d_00_5.png", best);      /* drawn when the run was there */
+    snprintf(name, sizeof name, "each/sample/x_%06d_00_5.png",
+             best); /* drawn when the run was there */
     CHECK(fixture_same_file(test_path(name), test_path("a/sample/x_s1.00_00_5.png")));
     CHECK_OK(io_read_text(&report, NULL, test_path("a/x-report.html"), 1 << 22, &e), &e);
     snprintf(name, sizeof name, "step %d (kept)", best);
     CHECK(strstr(report, name));
     mem_free(report);
     /* without it, the last weights have a row, too */
-    snprintf(name, sizeof name, "%s", "--sample_every_n_steps 4 --max_train_steps 5 --sample_at_first");
-    snprintf(more, sizeof more, "--learning_rate 0.3 --train_batch_size 2 %s --sample_prompts %s", name, test_path("prompts.txt"));
+    snprintf(name, sizeof name, "%s",
+             "--sample_every_n_steps 4 --max_train_steps 5 --sample_at_first");
+    snprintf(more, sizeof more, "--learning_rate 0.3 --train_batch_size 2 %s --sample_prompts %s",
+             name, test_path("prompts.txt"));
     CHECK_INT(train("b", more), 0);
     CHECK_OK(io_read_text(&report, NULL, test_path("b/x.jsonl"), 1 << 20, &e), &e);
     const char *near = strstr(report, "samples/distance_to_nearest_picture");
     CHECK(near && strstr(near + 1, "samples/distance") && number_after(near, "\": ") > 0);
     mem_free(report);
-    CHECK_INT(io_exists(test_path("b/sample/x_000005_00_5.png")), 1);       /* the end, between two rows */
-    CHECK(!fixture_same_file(test_path("b/sample/x_000005_00_5.png"), test_path("b/sample/x_000004_00_5.png")));
+    CHECK_INT(io_exists(test_path("b/sample/x_000005_00_5.png")),
+              1); /* the end, between two rows */
+    CHECK(!fixture_same_file(test_path("b/sample/x_000005_00_5.png"),
+                             test_path("b/sample/x_000004_00_5.png")));
 }
 
 /* Latents of 2x1 pixels: (mean, log variance) of four channels each. */
@@ -164,7 +180,8 @@ TEST(samples_are_measured_by_the_nearest_picture)
     Dataset ds = {.items = it, .item_count = 4};
     for (int i = 0; i < 4; i++) it[i].repeats = 1, it[i].fit.bucket = (BucketSize){16, 8};
     it[3].is_reg = 1;
-    for (int i = 0; i < 16; i++) a[i] = i % 8 < 4 ? 1 : 50, b[i] = i % 8 < 4 ? 3 : -50, c[i] = i % 8 < 4 ? 9 : 0;
+    for (int i = 0; i < 16; i++)
+        a[i] = i % 8 < 4 ? 1 : 50, b[i] = i % 8 < 4 ? 3 : -50, c[i] = i % 8 < 4 ? 9 : 0;
     moments[0] = a, moments[2] = b, moments[4] = c, moments[6] = far;
     f.ds = &ds;
     f.moments = moments;
@@ -194,8 +211,9 @@ TEST(auto_explains_what_it_cannot_do)
 
 /* ---- sweeps ---------------------------------------------------------------------- */
 
-static const char *const swept = "--validation_split 0.25 --max_train_epochs 2 --train_batch_size 2 "
-                                 "--validate_every_n_steps 1 --save_state_every_n_steps 1";
+static const char *const swept =
+    "--validation_split 0.25 --max_train_epochs 2 --train_batch_size 2 "
+    "--validate_every_n_steps 1 --save_state_every_n_steps 1";
 
 static char *read_all(const char *path)
 {
@@ -225,7 +243,8 @@ TEST(sweep_runs_equal_single_runs_and_resume)
     }
     CHECK(best > 0);
     char args[1200], a[64], b[64];
-    snprintf(args, sizeof args, "train --config_file %s/x-%02d.toml --output_dir %s", test_path("s"), best, test_path("single"));
+    snprintf(args, sizeof args, "train --config_file %s/x-%02d.toml --output_dir %s",
+             test_path("s"), best, test_path("single"));
     CHECK_INT(test_sdc(args, out, err, sizeof out), 0);
     snprintf(a, sizeof a, "s/x-%02d.safetensors", best);
     snprintf(b, sizeof b, "single/x-%02d.safetensors", best);
@@ -256,9 +275,11 @@ static int killed(const char *to, const char *more, unsigned ms)
 {
     const char *bin = getenv("SDC_BIN");
     char cmd[3000];
-    snprintf(cmd, sizeof cmd, "exec %s train -m %s -d %s -o %s --output_name x --resolution 64 --network_dim 4 --threads 2 --seed 5 "
-             "--mixed_precision no --save_precision float %s >/dev/null 2>&1", bin ? bin : "./sdc", fixture_model(), test_path("data"),
-             test_path(to), more);
+    snprintf(
+        cmd, sizeof cmd,
+        "exec %s train -m %s -d %s -o %s --output_name x --resolution 64 --network_dim 4 --threads 2 --seed 5 "
+        "--mixed_precision no --save_precision float %s >/dev/null 2>&1",
+        bin ? bin : "./sdc", fixture_model(), test_path("data"), test_path(to), more);
     pid_t pid = fork();
     if (!pid) {
         execl("/bin/sh", "sh", "-c", cmd, (char *)NULL);
@@ -287,7 +308,8 @@ TEST(sweep_survives_sigkill_at_any_moment)
     }
     CHECK(kills > 0);
     CHECK_INT(train("k", more), 0);
-    char *table = read_all(test_path("s/x-sweep.txt")), *again = read_all(test_path("k/x-sweep.txt"));
+    char *table = read_all(test_path("s/x-sweep.txt")),
+         *again = read_all(test_path("k/x-sweep.txt"));
     int same = table && again && !strncmp(table, again, strcspn(table, "*"));
     mem_free(table);
     mem_free(again);
@@ -297,7 +319,8 @@ TEST(sweep_survives_sigkill_at_any_moment)
         snprintf(name, sizeof name, "s/x-%02d.safetensors", i);
         snprintf(other, sizeof other, "k/x-%02d.safetensors", i);
         CHECK_INT(io_exists(test_path(other)), io_exists(test_path(name)));
-        if (io_exists(test_path(name)) == 1) CHECK(fixture_same_file(test_path(name), test_path(other)));
+        if (io_exists(test_path(name)) == 1)
+            CHECK(fixture_same_file(test_path(name), test_path(other)));
     }
 }
 
@@ -316,9 +339,11 @@ TEST(sweep_reads_lists_and_explains_its_errors)
     }
     CHECK_INT(train("a", "--unet_lr 1e-4 --sweep lr=1e-4,1e-3"), 2);
     CHECK(strstr(err, "unet_lr"));
-    const char *toml = "learning_rate = [1e-4, 3e-4]\nnetwork_dim = [2, 4, 8]\noptimizer_type = \"Lion\"\n";
+    const char *toml =
+        "learning_rate = [1e-4, 3e-4]\nnetwork_dim = [2, 4, 8]\noptimizer_type = \"Lion\"\n";
     CHECK_OK(io_write_file(test_path("sweep.toml"), toml, strlen(toml), &e), &e);
     snprintf(more, sizeof more, "sweep %s -m m -d d --dry_run", test_path("sweep.toml"));
     CHECK_INT(test_sdc(more, out, err, sizeof out), 0);
-    CHECK(strstr(out, "  1  learning_rate=0.0001 network_dim=2\n") && strstr(out, "  6  learning_rate=3e-4 network_dim=8\n"));
+    CHECK(strstr(out, "  1  learning_rate=0.0001 network_dim=2\n") &&
+          strstr(out, "  6  learning_rate=3e-4 network_dim=8\n"));
 }

@@ -308,13 +308,15 @@ TEST(tag_command_refuses)
 TEST(tag_command_knows_all_options_of_kohya)
 {
     CHECK(!put_picture("a.png"));
-    CHECK_INT(tag("--batch_size 2 --max_data_loader_n_workers 2 --pin_memory --caption_extention .cap "
-                  "--thresh 0.4 --general_threshold 0.5 --character_threshold 0.9 --meta_threshold 0.5 "
-                  "--model_threshold 0.5 --copyright_threshold 0.5 --artist_threshold 0.5 --recursive "
-                  "--remove_underscore --debug --undesired_tags solo --frequency_tags --onnx "
-                  "--append_tags --use_rating_tags --use_rating_tags_as_last_tag --use_quality_tags "
-                  "--use_quality_tags_as_last_tag --character_tags_first --always_first_tags '^_^' "
-                  "--caption_separator ', ' --tag_replacement 'solo,alone' --character_tag_expand"), 0);
+    CHECK_INT(
+        tag("--batch_size 2 --max_data_loader_n_workers 2 --pin_memory --caption_extention .cap "
+            "--thresh 0.4 --general_threshold 0.5 --character_threshold 0.9 --meta_threshold 0.5 "
+            "--model_threshold 0.5 --copyright_threshold 0.5 --artist_threshold 0.5 --recursive "
+            "--remove_underscore --debug --undesired_tags solo --frequency_tags --onnx "
+            "--append_tags --use_rating_tags --use_rating_tags_as_last_tag --use_quality_tags "
+            "--use_quality_tags_as_last_tag --character_tags_first --always_first_tags '^_^' "
+            "--caption_separator ', ' --tag_replacement 'solo,alone' --character_tag_expand"),
+        0);
     CHECK_STR(get("a.cap"), "sensitive, hatsune miku, alone, say \"hi\"\n");
     CHECK_INT(tag("--model_dir x"), 2);
     CHECK_INT(tag("--force_download"), 2);
@@ -323,11 +325,13 @@ TEST(tag_command_knows_all_options_of_kohya)
 /* The tagger that comes with the program knows the cats of the demo. */
 TEST(tag_command_has_a_tagger_of_its_own)
 {
-    CHECK_INT(test_sdc("tag models/pocket/cats/10_cat --dry_run --threads 2", out, err, sizeof out), 0);
+    CHECK_INT(test_sdc("tag models/pocket/cats/10_cat --dry_run --threads 2", out, err, sizeof out),
+              0);
     CHECK(strstr(err, "pocket model's tagger: 203 words"));
     int cats = 0, lines = 0;
     for (char *line = strtok(out, "\n"); line; line = strtok(NULL, "\n"), lines++)
-        cats += strstr(line, ".png: ") && strstr(strstr(line, ".png: "), "cat") && strstr(line, "face");
+        cats +=
+            strstr(line, ".png: ") && strstr(strstr(line, ".png: "), "cat") && strstr(line, "face");
     CHECK_INT(lines, 8);
     CHECK_INT(cats, 8);
     CHECK_INT(test_sdc("tag models/pocket/held/1_cat --dry_run --threads 2 --thresh 0.5", out, err,

@@ -118,8 +118,10 @@ static int refuses(const char *name, const char *text, const char *part)
     return ok && !copy(good, test_path(name), SIZE_MAX, &e);
 }
 
-#define CONFIG(args) "{\"architecture\": \"vit_base_patch16_224\", \"num_classes\": 11, " \
-                     "\"model_args\": {\"class_token\": false, \"global_pool\": \"avg\", \"num_heads\": 3" args "}}"
+#define CONFIG(args)                                                                               \
+    "{\"architecture\": \"vit_base_patch16_224\", \"num_classes\": 11, "                           \
+    "\"model_args\": {\"class_token\": false, \"global_pool\": \"avg\", \"num_heads\": 3" args     \
+    "}}"
 
 TEST(tagger_refuses_bad_files)
 {

@@ -162,8 +162,8 @@ TEST(tags_serve_kill_loses_nothing)
         int n = 0;
         while (post(&s, 0, "X-Sdc: 1\r\n", body, out, sizeof out) == 200) {
             snprintf(last, sizeof last, "%d.%d", round, n);
-            snprintf(body, sizeof body, "{\"before\":\"%d.%d\",\"text\":\"%d.%d\"}", round, n, round,
-                     n + 1);
+            snprintf(body, sizeof body, "{\"before\":\"%d.%d\",\"text\":\"%d.%d\"}", round, n,
+                     round, n + 1);
             n++;
         }
         waitpid(killer, NULL, 0);

@@ -14,8 +14,10 @@ static char out[8192], err[8192], args[2048];
 /* sdc train on the fixture into `to`, with further options; the exit code. */
 static int train(const char *to, const char *more)
 {
-    snprintf(args, sizeof args, "train -m %s -d %s/data -o %s --output_name x --resolution 64 --network_dim 4 "
-             "--seed 5 --threads 2 %s", fixture_model(), test_dir(), to, more);
+    snprintf(args, sizeof args,
+             "train -m %s -d %s/data -o %s --output_name x --resolution 64 --network_dim 4 "
+             "--seed 5 --threads 2 %s",
+             fixture_model(), test_dir(), to, more);
     return test_sdc(args, out, err, sizeof out);
 }
 
@@ -35,14 +37,17 @@ TEST(train_writes_a_kohya_lora)
     TRAIN_OK(test_path("a"), "--max_train_epochs 1 --save_precision float");
     TensorFile *f;
     CHECK_OK(tensorfile_open(&f, test_path("a/x.safetensors"), &e), &e);
-    const FileTensor *up = tensorfile_find(f, "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_v.lora_up.weight");
-    const FileTensor *te = tensorfile_find(f, "lora_te_text_model_encoder_layers_1_mlp_fc2.lora_down.weight");
+    const FileTensor *up = tensorfile_find(
+        f, "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_v.lora_up.weight");
+    const FileTensor *te =
+        tensorfile_find(f, "lora_te_text_model_encoder_layers_1_mlp_fc2.lora_down.weight");
     int ok = up && te && up->shape[0] == 32 && up->shape[1] == 4 && te->shape[1] == 256;
     float v[128] = {0};
     ok = ok && !tensorfile_read_f32(f, up, 0, 128, v, &e);
     const char *dim = tensorfile_meta(f, "ss_network_dim"), *steps = tensorfile_meta(f, "ss_steps"),
                *tags = tensorfile_meta(f, "ss_tag_frequency"), *hash = tensorfile_meta(f, "sshs_model_hash");
-    ok = ok && dim && !strcmp(dim, "4") && steps && !strcmp(steps, "12") && tags && strstr(tags, "3_cat") && hash && strlen(hash) == 64;
+    ok = ok && dim && !strcmp(dim, "4") && steps && !strcmp(steps, "12") && tags &&
+         strstr(tags, "3_cat") && hash && strlen(hash) == 64;
     tensorfile_close(f);
     CHECK(ok);
     CHECK(v[0] != 0);                                  /* it has learnt something */
@@ -66,7 +71,9 @@ TEST(train_saves_the_average_of_use_ema)
     TRAIN_OK(test_path("plain"), "--max_train_steps 4");
     TRAIN_OK(test_path("a"), "--max_train_steps 4 --use_ema --ema_decay 0.5");
     CHECK(!fixture_same_file(test_path("plain/x.safetensors"), test_path("a/x.safetensors")));
-    CHECK_INT(train(test_path("b"), "--max_train_steps 4 --use_ema --ema_decay 0.5 --stop_after_steps 2"), 130);
+    CHECK_INT(train(test_path("b"),
+                    "--max_train_steps 4 --use_ema --ema_decay 0.5 --stop_after_steps 2"),
+              130);
     TRAIN_OK(test_path("b"), "--max_train_steps 4 --use_ema --ema_decay 0.5 --resume");
     CHECK(fixture_same_file(test_path("a/x.safetensors"), test_path("b/x.safetensors")));
     static const char *const refused[][2] = {
@@ -77,7 +84,8 @@ TEST(train_saves_the_average_of_use_ema)
         {"--lr_scheduler piecewise_constant", "step_rules"}};
     for (int i = 0; i < 5; i++) {
         CHECK_INT(train(test_path("c"), refused[i][0]), 2);
-        if (!strstr(err, refused[i][1])) test_fail(__FILE__, __LINE__, "%s: %s", refused[i][0], err);
+        if (!strstr(err, refused[i][1]))
+            test_fail(__FILE__, __LINE__, "%s: %s", refused[i][0], err);
     }
 }
 
@@ -92,12 +100,15 @@ TEST(train_resumes_to_the_same_bytes)
         snprintf(part, sizeof part, "p%d", i);
         snprintf(a, sizeof a, "w%d/x.safetensors", i);
         snprintf(b, sizeof b, "p%d/x.safetensors", i);
-        const char *base = "--max_train_steps 6 --train_batch_size 2 --gradient_accumulation_steps 2 "
-                           "--shuffle_caption --caption_dropout_rate 0.2 --flip_aug --lr_scheduler cosine";
+        const char *base =
+            "--max_train_steps 6 --train_batch_size 2 --gradient_accumulation_steps 2 "
+            "--shuffle_caption --caption_dropout_rate 0.2 --flip_aug --lr_scheduler cosine";
         snprintf(more, sizeof more, "%s --optimizer_type %s", base, kinds[i]);
         TRAIN_OK(test_path(whole), more);
         /* stopped by a signal that is already waiting when the run starts its 3rd step */
-        snprintf(more, sizeof more, "%s --optimizer_type %s --save_state_every_n_steps 1 --stop_after_steps 3", base, kinds[i]);
+        snprintf(more, sizeof more,
+                 "%s --optimizer_type %s --save_state_every_n_steps 1 --stop_after_steps 3", base,
+                 kinds[i]);
         CHECK_INT(train(test_path(part), more), 130);
         snprintf(more, sizeof more, "%s --optimizer_type %s --resume", base, kinds[i]);
         TRAIN_OK(test_path(part), more);
@@ -128,8 +139,10 @@ TEST(train_survives_sigkill_at_any_moment)
     char cmd[2300];
     const char *bin = getenv("SDC_BIN");
     for (int round = 0; killed < kills && round < 20 * kills; round++) {
-        snprintf(args, sizeof args, "train -m %s -d %s -o %s --output_name x --resolution 64 --network_dim 4 --seed 5 "
-                 "--threads 2 %s", fixture_model(), test_path("data"), test_path("k"), more);
+        snprintf(args, sizeof args,
+                 "train -m %s -d %s -o %s --output_name x --resolution 64 --network_dim 4 --seed 5 "
+                 "--threads 2 %s",
+                 fixture_model(), test_path("data"), test_path("k"), more);
         snprintf(cmd, sizeof cmd, "exec %s %s >/dev/null 2>&1", bin ? bin : "./sdc", args);
         pid_t pid = fork();
         if (!pid) {
@@ -162,7 +175,8 @@ TEST(train_full_writes_every_key)
     CHECK_OK(tensorfile_open(&a, fixture_model(), &e), &e);
     CHECK_OK(tensorfile_open(&b, test_path("a/x.safetensors"), &e), &e);
     size_t missing = 0;
-    for (size_t i = 0; i < tensorfile_count(a); i++) missing += !tensorfile_find(b, tensorfile_at(a, i)->name);
+    for (size_t i = 0; i < tensorfile_count(a); i++)
+        missing += !tensorfile_find(b, tensorfile_at(a, i)->name);
     size_t na = tensorfile_count(a), nb = tensorfile_count(b);
     tensorfile_close(a);
     tensorfile_close(b);
@@ -174,7 +188,9 @@ TEST(train_vae_lowers_its_loss)
 {
     Err e = {0};
     CHECK_OK(prepare(&e), &e);
-    TRAIN_OK(test_path("a"), "--train_vae --max_train_steps 12 --train_batch_size 2 --vae_crop 32 --learning_rate 2e-3");
+    TRAIN_OK(
+        test_path("a"),
+        "--train_vae --max_train_steps 12 --train_batch_size 2 --vae_crop 32 --learning_rate 2e-3");
     CHECK(io_exists(test_path("a/x.safetensors")) == 1);
 }
 
@@ -197,12 +213,16 @@ TEST(train_with_latents_on_disk_is_the_same)
 TEST(train_makes_sample_pictures_and_a_grid)
 {
     Err e = {0};
-    const char *prompts = "# comment\na cat --w 64 --h 64 --s 2 --d 3\na (big:1.2) cat --w 64 --h 64 --s 2 --l 1 --ss euler_a\n";
+    const char *prompts =
+        "# comment\na cat --w 64 --h 64 --s 2 --d 3\na (big:1.2) cat --w 64 --h 64 --s 2 --l 1 --ss euler_a\n";
     char more[700];
     CHECK_OK(prepare(&e), &e);
     CHECK_OK(io_write_file(test_path("prompts.txt"), prompts, strlen(prompts), &e), &e);
-    snprintf(more, sizeof more, "--max_train_epochs 2 --train_batch_size 4 --sample_at_first --sample_every_n_epochs 1 "
-             "--save_every_n_epochs 1 --sample_prompts %s", test_path("prompts.txt"));
+    snprintf(
+        more, sizeof more,
+        "--max_train_epochs 2 --train_batch_size 4 --sample_at_first --sample_every_n_epochs 1 "
+        "--save_every_n_epochs 1 --sample_prompts %s",
+        test_path("prompts.txt"));
     TRAIN_OK(test_path("a"), more);
     CHECK_INT(io_exists(test_path("a/x-000001.safetensors")), 1);
     CHECK_INT(io_exists(test_path("a/sample/x_e000002_01_6.png")), 1);
@@ -231,8 +251,9 @@ static double bytes_of(const char *name)
 TEST(train_full_in_bf16_resumes_to_the_same_file)
 {
     Err e = {0};
-    const char *full = "--full --full_bf16 --optimizer_type AdamW8bit --learning_rate 1e-4 --max_train_steps 6 "
-                       "--save_precision float --no_metadata --save_state_every_n_steps 1";
+    const char *full =
+        "--full --full_bf16 --optimizer_type AdamW8bit --learning_rate 1e-4 --max_train_steps 6 "
+        "--save_precision float --no_metadata --save_state_every_n_steps 1";
     char more[700];
     CHECK_OK(prepare(&e), &e);
     TRAIN_OK(test_path("a"), full);
@@ -263,8 +284,12 @@ TEST(train_within_a_budget_gives_the_same_file)
     freed_is_free();
     char more[200];
     CHECK_OK(prepare(&e), &e);
-    TRAIN_OK(test_path("a"), "--resolution 64 --train_batch_size 16 --micro_batch_size 16 --max_train_steps 2 --save_precision float --no_metadata");
-    TRAIN_OK(test_path("a"), "--resolution 64 --train_batch_size 16 --micro_batch_size 16 --max_train_steps 2 --dry_run");
+    TRAIN_OK(
+        test_path("a"),
+        "--resolution 64 --train_batch_size 16 --micro_batch_size 16 --max_train_steps 2 --save_precision float --no_metadata");
+    TRAIN_OK(
+        test_path("a"),
+        "--resolution 64 --train_batch_size 16 --micro_batch_size 16 --max_train_steps 2 --dry_run");
     double total = bytes_of("total"), activations = bytes_of("activations");
     CHECK(total > activations && activations > 100000);
     CHECK(!strstr(strstr(out, "total"), "latents"));
@@ -276,9 +301,12 @@ TEST(train_within_a_budget_gives_the_same_file)
     const int last = 3;
 #endif
     int rc = 5;
-    for (int part = 3; part <= last && (rc == 5 || (rc == 0 && !strstr(err, "recompute"))); part += part < 6 ? 1 : 6) {
-        snprintf(more, sizeof more, "--resolution 64 --train_batch_size 16 --micro_batch_size 16 --max_train_steps 2 --save_precision float --no_metadata --ram %.6fM",
-                 (total - activations / part) / (1 << 20));
+    for (int part = 3; part <= last && (rc == 5 || (rc == 0 && !strstr(err, "recompute")));
+         part += part < 6 ? 1 : 6) {
+        snprintf(
+            more, sizeof more,
+            "--resolution 64 --train_batch_size 16 --micro_batch_size 16 --max_train_steps 2 --save_precision float --no_metadata --ram %.6fM",
+            (total - activations / part) / (1 << 20));
         rc = train(test_path("b"), more);
     }
     CHECK_INT(rc, 0);
@@ -302,11 +330,14 @@ TEST(train_table_gets_slower_with_less_memory)
     TRAIN_OK(test_path("a"), "--resolution 64 --train_batch_size 12 --dry_run");
     total = bytes_of("total") / (1 << 20);
     double part = bytes_of("activations") / (1 << 20) / 4;
-    snprintf(more, sizeof more, "--resolution 64 --train_batch_size 12 --dry_run --vram %.3fM,%.3fM,%.3fM", total - 2 * part,
-             total - part, total * 1.2);
+    snprintf(more, sizeof more,
+             "--resolution 64 --train_batch_size 12 --dry_run --vram %.3fM,%.3fM,%.3fM",
+             total - 2 * part, total - part, total * 1.2);
     TRAIN_OK(test_path("a"), more);
     for (const char *s = strchr(out, '\n'); s && s[1] && rows < 3; s = strchr(s + 1, '\n'), rows++)
-        CHECK_INT(sscanf(s, " %*f MB %lf MB %lf s %d pictures", &need[rows], &seconds[rows], &pictures[rows]), 3);
+        CHECK_INT(sscanf(s, " %*f MB %lf MB %lf s %d pictures", &need[rows], &seconds[rows],
+                         &pictures[rows]),
+                  3);
     CHECK_INT(rows, 3);
     CHECK(need[0] > need[1] && need[1] >= need[2]);
     CHECK_INT(pictures[0], 12);
@@ -319,7 +350,9 @@ TEST(train_in_pieces_learns_the_same)
     Err e = {0};
     CHECK_OK(prepare(&e), &e);
     TRAIN_OK(test_path("a"), "--train_batch_size 4 --max_train_steps 3 --save_precision float");
-    TRAIN_OK(test_path("b"), "--train_batch_size 4 --max_train_steps 3 --save_precision float --micro_batch_size 3");
+    TRAIN_OK(
+        test_path("b"),
+        "--train_batch_size 4 --max_train_steps 3 --save_precision float --micro_batch_size 3");
     CHECK(!fixture_same_file(test_path("a/x.safetensors"), test_path("b/x.safetensors")));
     double worst = 0, size = 0;
     TensorFile *f[2];
@@ -329,7 +362,9 @@ TEST(train_in_pieces_learns_the_same)
         float a[4096], b[4096];
         const FileTensor *t = tensorfile_at(f[0], i), *u = tensorfile_find(f[1], t->name);
         int64_t n = t->count < 4096 ? t->count : 4096;
-        if (!u || tensorfile_read_f32(f[0], t, 0, n, a, &e) || tensorfile_read_f32(f[1], u, 0, n, b, &e)) break;
+        if (!u || tensorfile_read_f32(f[0], t, 0, n, a, &e) ||
+            tensorfile_read_f32(f[1], u, 0, n, b, &e))
+            break;
         for (int64_t k = 0; k < n; k++) {
             worst = fmax(worst, fabs((double)a[k] - b[k]));
             size = fmax(size, fabs((double)a[k]));
@@ -348,7 +383,8 @@ TEST(train_makes_missing_class_pictures)
     Err e = {0};
     CHECK_OK(prepare(&e), &e);
     char more[700], first[600];
-    snprintf(more, sizeof more, "--max_train_steps 1 --num_class_images 2 --class_prompt \"a dog\" --reg_data_dir %s",
+    snprintf(more, sizeof more,
+             "--max_train_steps 1 --num_class_images 2 --class_prompt \"a dog\" --reg_data_dir %s",
              test_path("reg"));
     char dry[760];
     snprintf(dry, sizeof dry, "%s --dry_run", more);
@@ -393,7 +429,8 @@ TEST(train_stops_at_a_loss_that_is_not_finite)
     char from[512];
     snprintf(from, sizeof from, "%s", test_path("a/x.safetensors"));
     for (int i = 0; i < 6; i++) {                      /* a weight is at most 1e6 */
-        snprintf(args, sizeof args, "merge --lora %s:1e6 --out %s", from, test_path(i % 2 ? "h1.safetensors" : "h0.safetensors"));
+        snprintf(args, sizeof args, "merge --lora %s:1e6 --out %s", from,
+                 test_path(i % 2 ? "h1.safetensors" : "h0.safetensors"));
         CHECK_INT(test_sdc(args, out, err, sizeof out), 0);
         snprintf(from, sizeof from, "%s", test_path(i % 2 ? "h1.safetensors" : "h0.safetensors"));
     }

@@ -387,7 +387,8 @@ static int replace_added(const Tokenizer *t, BpeIds *out, size_t from, Err *e)
 {
     BpeIds old = {0};
     size_t n = out->count - from;
-    for (size_t i = from; i < out->count; i++) TRY(add_id(&old, out->ids[i], e) ? (bpe_ids_free(&old), e->code) : 0);
+    for (size_t i = from; i < out->count; i++)
+        TRY(add_id(&old, out->ids[i], e) ? (bpe_ids_free(&old), e->code) : 0);
     out->count = from;
     int rc = 0;
     for (size_t i = 0; i < n && !rc;) {

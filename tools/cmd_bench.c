@@ -73,7 +73,8 @@ static int init_sample(Bench *b, Err *e)
     const SdConfig *c = &b->m.ck->config;
     Build g = model_graph(&b->m);
     if (!g.g) return err_nomem(e, sizeof *g.g, "the graph");
-    Tensor *x = graph_input(g.g, "sample", DT_F32, 4, (int[]){2, b->o->height / 8, b->o->width / 8, c->in_channels});
+    Tensor *x = graph_input(g.g, "sample", DT_F32, 4,
+                            (int[]){2, b->o->height / 8, b->o->width / 8, c->in_channels});
     Tensor *t = graph_input(g.g, "timestep", DT_F32, 1, (int[]){2});
     Tensor *ctx = graph_input(g.g, "context", DT_F32, 3, (int[]){2, TOKENS, c->text_width});
     graph_output(g.g, unet_build(&g, c, x, t, ctx), "output");
@@ -88,7 +89,8 @@ static int init_vae(Bench *b, Err *e)
 {
     Build g = model_graph(&b->m);
     if (!g.g) return err_nomem(e, sizeof *g.g, "the graph");
-    Tensor *x = graph_input(g.g, "latents", DT_F32, 4, (int[]){1, b->o->height / 8, b->o->width / 8, SD_LATENT});
+    Tensor *x = graph_input(g.g, "latents", DT_F32, 4,
+                            (int[]){1, b->o->height / 8, b->o->width / 8, SD_LATENT});
     graph_output(g.g, vae_decode_build(&g, &b->m.ck->config, x), "image");
     TRY(model_plan(&b->m, &b->exec, &g, e));
     TRY(model_load(&b->m, e));
@@ -107,7 +109,10 @@ static int init_train(Bench *b, Err *e)
     DenoiseConfig c = {.huber_c = 0.1f, .v_pred = b->m.ck->config.v_prediction};
     TRY(denoise_init(&b->d, &b->m, &b->schedule, &c, 1, h, w, 1, 0, 1, e));
     double lr[GROUP_COUNT] = {1e-4, 1e-4, 1e-4};
-    TrainConfig tc = {.lr = lr, .groups = GROUP_COUNT, .sched = {.total = 1 << 30, .cycles = 1, .power = 1, .lr = 1e-4}, .max_grad_norm = 1};
+    TrainConfig tc = {.lr = lr,
+                      .groups = GROUP_COUNT,
+                      .sched = {.total = 1 << 30, .cycles = 1, .power = 1, .lr = 1e-4},
+                      .max_grad_norm = 1};
     TRY(optim_parse(&tc.optim, "AdamW", NULL, e));
     TRY(train_init(&b->t, b->m.ps, &tc, e));
     TRY(model_load(&b->m, e));
@@ -150,7 +155,9 @@ static int run_train(Bench *b, Err *e)
 static const struct {
     const char *name;
     int (*init)(Bench *b, Err *e), (*run)(Bench *b, Err *e);
-} benches[] = {{"sample", init_sample, run_graph}, {"vae", init_vae, run_graph}, {"train", init_train, run_train}};
+} benches[] = {{"sample", init_sample, run_graph},
+               {"vae", init_vae, run_graph},
+               {"train", init_train, run_train}};
 enum { BENCHES = sizeof benches / sizeof *benches };
 
 /* Of the process, or of the device where that has memory of its own. */
@@ -181,8 +188,8 @@ static void report(const Bench *b, const char *name)
     double best = b->seconds[0];
     for (int i = 1; i < o->repeat; i++)
         if (b->seconds[i] < best) best = b->seconds[i];
-    printf("%s %dx%d %s on %s: best of %d %.3f s, peak memory %.0f MB (planned %.0f MB)\n", name, o->width,
-           o->height, model_precision(&b->m), dev_name(b->m.dev), o->repeat, best,
+    printf("%s %dx%d %s on %s: best of %d %.3f s, peak memory %.0f MB (planned %.0f MB)\n", name,
+           o->width, o->height, model_precision(&b->m), dev_name(b->m.dev), o->repeat, best,
            (double)peak_bytes(b) / (1 << 20), (double)planned(b) / (1 << 20));
 }
 
@@ -192,11 +199,14 @@ static int bench(Bench *b, const char *name, Err *e)
     char device[64];
     size_t k = 0;
     while (k < BENCHES && strcmp(benches[k].name, name)) k++;
-    if (k == BENCHES) return err_set(e, ERR_USAGE, "sdc bench: \"%s\" is not sample, vae, train or ops", name);
+    if (k == BENCHES)
+        return err_set(e, ERR_USAGE, "sdc bench: \"%s\" is not sample, vae, train or ops", name);
     if (!o->model) return err_set(e, ERR_USAGE, "option --model is missing");
     if (o->width % 64 || o->height % 64)
         return err_set(e, ERR_USAGE, "options --width and --height: multiples of 64 expected");
-    ModelOptions mo = {.path = o->model, .device = machine_device(device, sizeof device, o->device), .threads = o->threads};
+    ModelOptions mo = {.path = o->model,
+                       .device = machine_device(device, sizeof device, o->device),
+                       .threads = o->threads};
     TRY(model_dtype(&mo, o->dtype ? o->dtype : "bf16", e));
     TRY(model_open(&b->m, &mo, e));
     b->left = dev_memory_free(b->m.dev);
@@ -217,8 +227,12 @@ static int run_ops(const BenchOptions *o, const char *name, Err *e)
     char device[64];
     ModelOptions mo = {0};
     TRY(model_dtype(&mo, o->dtype ? o->dtype : "bf16", e));
-    BenchOps ops = {.device = machine_device(device, sizeof device, o->device), .threads = o->threads,
-                    .dtype = mo.dtype, .int8 = mo.int8, .only = name, .json = o->json};
+    BenchOps ops = {.device = machine_device(device, sizeof device, o->device),
+                    .threads = o->threads,
+                    .dtype = mo.dtype,
+                    .int8 = mo.int8,
+                    .only = name,
+                    .json = o->json};
     return bench_ops(&ops, e);
 }
 
@@ -238,10 +252,17 @@ int cmd_bench(int argc, char **argv, Err *e)
 {
     BenchOptions o = {.width = 512, .height = 512, .repeat = 3};
     OptionList rest = {0};
-    Options opt = {bench_options, sizeof bench_options / sizeof *bench_options, &o, "sdc bench",
-                   "time one step: sdc bench sample|vae|train --model FILE; or each op: sdc bench ops [NAME]", NULL, &rest};
+    Options opt =
+        {bench_options,
+         sizeof bench_options / sizeof *bench_options,
+         &o,
+         "sdc bench",
+         "time one step: sdc bench sample|vae|train --model FILE; or each op: sdc bench ops [NAME]",
+         NULL,
+         &rest};
     Bench *b = mem_calloc(1, sizeof *b);
-    int help = 0, rc = b ? options_parse(&opt, argc, argv, &help, e) : err_nomem(e, sizeof *b, "the run");
+    int help = 0,
+        rc = b ? options_parse(&opt, argc, argv, &help, e) : err_nomem(e, sizeof *b, "the run");
     if (b) b->o = &o;
     if (!rc && help) options_help(&opt, stdout);
     else if (!rc && rest.count && !strcmp(rest.item[0], "ops") && rest.count <= 2)

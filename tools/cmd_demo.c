@@ -66,7 +66,8 @@ static int run(const char *text, cmd_fn *cmd, const DemoOptions *o, Err *e)
     int rc = words(&a, text, o, e);
     if (!rc) {
         printf("\n$ sdc");
-        for (int i = 0; i < a.argc; i++) printf(strchr(a.argv[i], ' ') ? " '%s'" : " %s", a.argv[i]);
+        for (int i = 0; i < a.argc; i++)
+            printf(strchr(a.argv[i], ' ') ? " '%s'" : " %s", a.argv[i]);
         printf("\n");
         fflush(stdout);
         rc = cmd(a.argc, a.argv, e);
@@ -80,7 +81,8 @@ static int run(const char *text, cmd_fn *cmd, const DemoOptions *o, Err *e)
 /* Picture i of a row: row.png, row-1.png, ... as `sdc sample` names them. */
 static int load_cell(Image *im, const DemoOptions *o, const char *row, size_t i, Err *e)
 {
-    char *path = i ? mem_printf("%s/%s-%zu.png", o->out, row, i) : mem_printf("%s/%s.png", o->out, row);
+    char *path =
+        i ? mem_printf("%s/%s-%zu.png", o->out, row, i) : mem_printf("%s/%s.png", o->out, row);
     int rc = path ? image_load(im, path, e) : err_nomem(e, 64, "a path");
     if (!rc) image_drop_alpha(im);
     mem_free(path);
@@ -89,7 +91,8 @@ static int load_cell(Image *im, const DemoOptions *o, const char *row, size_t i,
 
 static int compose(const DemoOptions *o, const SamplePrompts *p, Err *e)
 {
-    static const char *const rows[] = {"before", "after"}, *const labels[] = {"without LoRA", "with LoRA"};
+    static const char *const rows[] = {"before", "after"}, *const labels[] = {"without LoRA",
+                                                                              "with LoRA"};
     size_t n = p->count;
     Image *cells = mem_calloc(2 * n, sizeof *cells), sheet = {0};
     const char **columns = mem_calloc(n, sizeof *columns);
@@ -116,12 +119,17 @@ static int demo(DemoOptions *o, Err *e)
     if (!o->out && !(o->out = mem_strdup("demo"))) return err_nomem(e, 8, "a path");
     if (!o->data) TRY(pocket_find(&o->data, "pocket.safetensors", "--data", e));
     TRY(io_mkdirs(o->out, e));
-    TRY(run("train -m %d/pocket.safetensors -d %d/cats -o %o --output_name cats --resolution 128 --network_dim 16 "
-            "--train_batch_size 4 --max_train_steps %s --unet_lr 5e-4 --text_encoder_lr 2.5e-4 --lr_scheduler cosine --min_snr_gamma 5 "
-            "--validation_dir %d/held --seed 1", cmd_train, o, e));
-    TRY(run("sample -m %d/pocket.safetensors --prompt_file %d/prompts-cats.txt -o %o/before.png", cmd_sample, o, e));
-    TRY(run("sample -m %d/pocket.safetensors --lora %o/cats.safetensors --prompt_file %d/prompts-cats.txt "
-            "-o %o/after.png", cmd_sample, o, e));
+    TRY(run(
+        "train -m %d/pocket.safetensors -d %d/cats -o %o --output_name cats --resolution 128 --network_dim 16 "
+        "--train_batch_size 4 --max_train_steps %s --unet_lr 5e-4 --text_encoder_lr 2.5e-4 --lr_scheduler cosine --min_snr_gamma 5 "
+        "--validation_dir %d/held --seed 1",
+        cmd_train, o, e));
+    TRY(run("sample -m %d/pocket.safetensors --prompt_file %d/prompts-cats.txt -o %o/before.png",
+            cmd_sample, o, e));
+    TRY(run(
+        "sample -m %d/pocket.safetensors --lora %o/cats.safetensors --prompt_file %d/prompts-cats.txt "
+        "-o %o/after.png",
+        cmd_sample, o, e));
     char *prompts = mem_printf("%s/prompts-cats.txt", o->data);
     int rc = prompts ? prompts_read(&p, prompts, e) : err_nomem(e, 64, "a path");
     if (!rc) rc = compose(o, &p, e);

@@ -39,7 +39,8 @@ enum { AXIS_ROWS = sizeof axis_table / sizeof *axis_table };
 /* Of sdc sample, what does not make one picture. */
 static int left_out(const char *name)
 {
-    return name && (!strcmp(name, "prompt_file") || !strcmp(name, "batch_count") || !strcmp(name, "grid"));
+    return name &&
+           (!strcmp(name, "prompt_file") || !strcmp(name, "batch_count") || !strcmp(name, "grid"));
 }
 
 static int make_table(XyzRun *r, Err *e)
@@ -51,7 +52,8 @@ static int make_table(XyzRun *r, Err *e)
     for (size_t i = 0; i < sample_table_count; i++) {
         if (left_out(sample_table[i].name)) continue;
         r->table[n] = sample_table[i];
-        if (sample_table[i].name && !strcmp(sample_table[i].name, "output")) r->table[n].help = ".png or .jpg (grid.png)";
+        if (sample_table[i].name && !strcmp(sample_table[i].name, "output"))
+            r->table[n].help = ".png or .jpg (grid.png)";
         n++;
     }
     r->x.o = (SampleOptions)SAMPLE_DEFAULTS;
@@ -74,7 +76,9 @@ static int read_axes(XyzRun *r, Err *e)
     for (int k = 0; k < XYZ_AXES; k++)
         if (r->axis[k].kind) return 0;
     char *names = xyz_names();
-    int rc = err_set(e, ERR_USAGE, "no axis: give --x, --y or --z \"NAME: VALUES\"; NAME is one of %s", names ? names : "");
+    int rc =
+        err_set(e, ERR_USAGE, "no axis: give --x, --y or --z \"NAME: VALUES\"; NAME is one of %s",
+                names ? names : "");
     mem_free(names);
     return rc;
 }
@@ -152,10 +156,12 @@ static size_t kept_bytes(const XyzRun *r)
         const Pipeline *p = &r->shape[c->shape]->p;
         size_t files = 0;
         bytes += 2 * 3 * (size_t)c->x.o.width * (size_t)c->x.o.height;
-        if (c->cond == i) bytes += (p->chunks[0].count + p->chunks[1].count) * CHUNK_IDS * width * sizeof(float);
+        if (c->cond == i)
+            bytes += (p->chunks[0].count + p->chunks[1].count) * CHUNK_IDS * width * sizeof(float);
         for (size_t k = 0; k < c->loras.count; k++)
             for (size_t f = 0; f < r->files.count; f++)
-                if (!strcmp(r->files.list[f].path, c->loras.list[k].path)) files += r->file_bytes[f];
+                if (!strcmp(r->files.list[f].path, c->loras.list[k].path))
+                    files += r->file_bytes[f];
         most = files > most ? files : most;
     }
     return bytes + most;
@@ -197,8 +203,8 @@ static int plan(XyzRun *r, Err *e)
     }
     memory_text(need, sizeof need, memory_total(&r->memory));
     memory_text(have, sizeof have, budget);
-    return err_set(e, ERR_MEMORY, "the grid needs %s in %s, and %s %s", need, model_precision(&r->m), have,
-                   r->x.o.ram ? "is allowed by --ram" : "is free");
+    return err_set(e, ERR_MEMORY, "the grid needs %s in %s, and %s %s", need,
+                   model_precision(&r->m), have, r->x.o.ram ? "is allowed by --ram" : "is free");
 }
 
 /* ---- prepare ------------------------------------------------------------- */
@@ -208,13 +214,15 @@ static int open_embeddings(XyzRun *r, Err *e)
 {
     SampleOptions o = r->x.o;
     size_t size = 2;
-    for (size_t i = 0; i < r->count; i++) size += strlen(r->cells[i].x.o.prompt) + strlen(r->cells[i].x.o.negative) + 2;
+    for (size_t i = 0; i < r->count; i++)
+        size += strlen(r->cells[i].x.o.prompt) + strlen(r->cells[i].x.o.negative) + 2;
     o.prompt = mem_alloc(size);
     if (!o.prompt) return err_nomem(e, size, "the prompts");
     char *at = o.prompt;
     *at = 0;
     for (size_t i = 0; i < r->count; i++)
-        if (r->cells[i].cond == i) at += sprintf(at, "%s\n%s\n", r->cells[i].x.o.prompt, r->cells[i].x.o.negative);
+        if (r->cells[i].cond == i)
+            at += sprintf(at, "%s\n%s\n", r->cells[i].x.o.prompt, r->cells[i].x.o.negative);
     int rc = sample_embeddings(&r->m.embeddings, r->tok, &o, &r->m.ck->config, e);
     mem_free(o.prompt);
     return rc;
@@ -291,7 +299,8 @@ static int save_cell(XyzRun *r, size_t i, const Pipeline *p, Err *e)
     const XyzCell *c = &r->cells[i];
     char *path = sample_file_name(r->x.o.out, (int)i + 1), *text = NULL;
     int rc = path ? 0 : err_nomem(e, strlen(r->x.o.out), "a file name");
-    if (!rc) rc = sample_info_write(&text, &c->x.o, &r->names, &c->loras, p, (uint64_t)c->x.o.seed, e);
+    if (!rc)
+        rc = sample_info_write(&text, &c->x.o, &r->names, &c->loras, p, (uint64_t)c->x.o.seed, e);
     if (!rc) rc = image_save(path, &r->images[i], text, e);
     if (!rc) {
         progress_end(&r->progress);
@@ -327,7 +336,8 @@ static int hash_files(XyzRun *r, Err *e)
         for (size_t k = 0; k < r->cells[i].loras.count; k++)
             for (size_t f = 0; f < r->files.count; f++) {
                 SampleLora *one = &r->cells[i].loras.list[k];
-                if (!strcmp(one->path, r->files.list[f].path)) memcpy(one->hash, r->files.list[f].hash, sizeof one->hash);
+                if (!strcmp(one->path, r->files.list[f].path))
+                    memcpy(one->hash, r->files.list[f].hash, sizeof one->hash);
             }
     sample_info_compare(&r->png, &r->names, &r->files);
     return 0;

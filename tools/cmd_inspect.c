@@ -146,7 +146,8 @@ static LoraFacts facts_of(const Lora *lo)
 
 static void print_algos(const LoraFacts *f)
 {
-    static const char *const names[] = {[LORA_PLAIN] = "LoRA", [LORA_LOHA] = "LoHa", [LORA_LOKR] = "LoKr"};
+    static const char *const names[] =
+        {[LORA_PLAIN] = "LoRA", [LORA_LOHA] = "LoHa", [LORA_LOKR] = "LoKr"};
     const char *sep = "";
     printf("%-14s ", "kind");
     for (int i = 0; i < 3; i++) {

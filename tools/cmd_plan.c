@@ -27,9 +27,10 @@ static const Option table[] = {
 };
 
 /* By JobKind. */
-static const char *const names[] = {
-    "pictures: seconds of a sampling step with guidance", "train a LoRA of rank %d, AdamW8bit: seconds of a step",
-    "train all of it (--full --full_bf16), AdamW8bit: seconds of a step"};
+static const char *const names[] =
+    {"pictures: seconds of a sampling step with guidance",
+     "train a LoRA of rank %d, AdamW8bit: seconds of a step",
+     "train all of it (--full --full_bf16), AdamW8bit: seconds of a step"};
 
 /* ---- the table ------------------------------------------------------------------ */
 
@@ -42,7 +43,8 @@ static void print_cell(const JobPlan *c, const Job *j)
     }
     memory_text(need, sizeof need, c->bytes);
     if (c->swap) snprintf(how, sizeof how, ", in turn");
-    else if (c->pieces < j->batch && j->kind != JOB_PICTURE) snprintf(how, sizeof how, ", %d at a time", c->pieces);
+    else if (c->pieces < j->batch && j->kind != JOB_PICTURE)
+        snprintf(how, sizeof how, ", %d at a time", c->pieces);
     else if (c->again > c->cheap) snprintf(how, sizeof how, ", recomputing");
     printf("  %7s %6.2f s%-14s", need, c->seconds, how);
 }
@@ -92,7 +94,11 @@ static int run(const PlanOptions *o, Err *e)
     machine_device(device, sizeof device, o->device);
     m.model = (ModelOptions){.path = o->model, .device = device, .threads = o->threads,
                              .config = o->model ? NULL : &config};
-    TRY(model_dtype(&m.model, o->dtype ? o->dtype : machine_fast_bf16(device, o->threads) ? "bf16" : "f32", e));
+    TRY(model_dtype(&m.model,
+                    o->dtype                                ? o->dtype
+                    : machine_fast_bf16(device, o->threads) ? "bf16"
+                                                            : "f32",
+                    e));
     TRY(measure(&m, o->ram, e));
     for (JobKind k = JOB_PICTURE; k <= JOB_FULL; k++) TRY(print_rows(&m, k, o->network_dim, e));
     return 0;
@@ -101,7 +107,10 @@ static int run(const PlanOptions *o, Err *e)
 int cmd_plan(int argc, char **argv, Err *e)
 {
     PlanOptions o = {.network_dim = 32};
-    Options opt = {.table = table, .count = sizeof table / sizeof *table, .fields = &o, .command = "sdc plan",
+    Options opt = {.table = table,
+                   .count = sizeof table / sizeof *table,
+                   .fields = &o,
+                   .command = "sdc plan",
                    .summary = "what fits in a given memory, and how fast it would be"};
     int help = 0, rc = options_parse(&opt, argc, argv, &help, e);
     if (!rc && help) options_help(&opt, stdout);

@@ -68,7 +68,8 @@ int probe_tensor(const Probe *p, const char *name, int ndim, const FileTensor **
     *t = tensorfile_find(p->in, name);
     if (!*t) return err_set(e, ERR_INPUT, "%s: tensor %s is missing", p->o->in, name);
     if ((*t)->ndim != ndim)
-        return err_set(e, ERR_INPUT, "%s: tensor %s has %d axes, %d expected", p->o->in, name, (*t)->ndim, ndim);
+        return err_set(e, ERR_INPUT, "%s: tensor %s has %d axes, %d expected", p->o->in, name,
+                       (*t)->ndim, ndim);
     for (int i = 0; i < ndim; i++)
         if ((*t)->shape[i] < 1 || (*t)->shape[i] > 1 << 20)
             return err_set(e, ERR_INPUT, "%s: tensor %s: axis %d has size %lld", p->o->in, name, i,
@@ -89,11 +90,12 @@ int probe_ids(const Probe *p, const FileTensor *t, int32_t **v, Err *e)
     size_t n = (size_t)t->count;
     int64_t *wide = mem_alloc(n * sizeof *wide);
     *v = mem_alloc(n * sizeof **v);
-    int rc = wide && *v ? tensorfile_read_i64(p->in, t, 0, t->count, wide, e) : err_nomem(e, n * 8, t->name);
+    int rc = wide && *v ? tensorfile_read_i64(p->in, t, 0, t->count, wide, e)
+                        : err_nomem(e, n * 8, t->name);
     for (size_t i = 0; !rc && i < n; i++) {
         if (wide[i] < 0 || wide[i] > INT32_MAX)
-            rc = err_set(e, ERR_INPUT, "%s: tensor %s: token id %lld is outside the vocabulary", p->o->in,
-                         t->name, (long long)wide[i]);
+            rc = err_set(e, ERR_INPUT, "%s: tensor %s: token id %lld is outside the vocabulary",
+                         p->o->in, t->name, (long long)wide[i]);
         (*v)[i] = (int32_t)wide[i];
     }
     mem_free(wide);
@@ -136,8 +138,8 @@ typedef struct { const char *name; const void *values; size_t count; int ids; } 
 
 /* Plans the graph, loads the model, sets the inputs, runs, and returns the
  * output's values (owned by the caller) and shape. */
-static int run_net(Probe *p, Build *b, const Feed *feed, size_t feeds, const char *output, float **y,
-                   int dim[4], Err *e)
+static int run_net(Probe *p, Build *b, const Feed *feed, size_t feeds, const char *output,
+                   float **y, int dim[4], Err *e)
 {
     Exec x = {0};
     int rc = model_plan(&p->m, &x, b, e);
@@ -172,8 +174,9 @@ static int map_input(const Probe *p, const char *name, float **v, int dim[4], Er
     memcpy(dim, (int[]){n, h, w, c}, 4 * sizeof(int));
     /* pictures have 8x8 pixels a latent; the U-Net's goldens demand 8x8 latents a cell */
     if (!rc && strcmp(name, "latents") && (h % 8 || w % 8))
-        rc = err_set(e, ERR_INPUT, "%s: tensor %s has size %dx%d; height and width must be multiples of 8", p->o->in,
-                     name, h, w);
+        rc = err_set(e, ERR_INPUT,
+                     "%s: tensor %s has size %dx%d; height and width must be multiples of 8",
+                     p->o->in, name, h, w);
     mem_free(nchw);
     return rc;
 }
@@ -202,12 +205,14 @@ static int net_clip(Probe *p, Err *e)
     int rc = probe_ids(p, t, &ids, e);
     for (int64_t i = 0; !rc && i < t->count; i++)
         if (ids[i] >= p->m.ck->config.vocab)
-            rc = err_set(e, ERR_INPUT, "%s: tensor input_ids: token id %d is outside the vocabulary of %d",
+            rc = err_set(e, ERR_INPUT,
+                         "%s: tensor input_ids: token id %d is outside the vocabulary of %d",
                          p->o->in, (int)ids[i], p->m.ck->config.vocab);
     if (!rc) {
         Build b = model_graph(&p->m);
         Tensor *in = graph_input_ids(b.g, "input_ids", (int)t->shape[0], SD_POSITIONS);
-        graph_output(b.g, clip_build(&b, &p->m.ck->config, in, p->o->clip_skip), "last_hidden_state");
+        graph_output(b.g, clip_build(&b, &p->m.ck->config, in, p->o->clip_skip),
+                     "last_hidden_state");
         Feed f = {"input_ids", ids, (size_t)t->count, 1};
         rc = run_net(p, &b, &f, 1, "last_hidden_state", &y, dim, e);
     }
@@ -255,7 +260,8 @@ static int net_unet(Probe *p, Err *e)
     TRY(probe_tensor(p, "encoder_hidden_states", 3, &ct, e));
     int rc = map_input(p, "sample", &x, xd, e);
     if (!rc && (tt->shape[0] != xd[0] || ct->shape[0] != xd[0]))
-        rc = err_set(e, ERR_INPUT, "%s: sample, timestep and encoder_hidden_states differ in their first axis",
+        rc = err_set(e, ERR_INPUT,
+                     "%s: sample, timestep and encoder_hidden_states differ in their first axis",
                      p->o->in);
     if (!rc) rc = probe_f32(p, tt, &t, e);
     if (!rc) rc = probe_f32(p, ct, &ctx, e);
@@ -267,7 +273,8 @@ static int net_unet(Probe *p, Err *e)
     return rc;
 }
 
-static int write_maps(Probe *p, const float *y, const int dim[4], const char *const *names, int count, Err *e)
+static int write_maps(Probe *p, const float *y, const int dim[4], const char *const *names,
+                      int count, Err *e)
 {
     int c = dim[3] / count;
     size_t n = (size_t)dim[0] * (size_t)dim[1] * (size_t)dim[2] * (size_t)c;
@@ -292,13 +299,15 @@ static int net_vae(Probe *p, int decode, Err *e)
     int xd[4], dim[4], channels = decode ? SD_LATENT : 3;
     int rc = map_input(p, name, &x, xd, e);
     if (!rc && xd[3] != channels)
-        rc = err_set(e, ERR_INPUT, "%s: tensor %s has %d channels, %d expected", p->o->in, name, xd[3], channels);
+        rc = err_set(e, ERR_INPUT, "%s: tensor %s has %d channels, %d expected", p->o->in, name,
+                     xd[3], channels);
     if (!rc) rc = probe_model(p, 1, e);
     if (!rc) {
         Build b = model_graph(&p->m);
         Tensor *in = graph_input(b.g, name, DT_F32, 4, xd);
         const SdConfig *c = &p->m.ck->config;
-        graph_output(b.g, decode ? vae_decode_build(&b, c, in) : vae_encode_build(&b, c, in), "output");
+        graph_output(b.g, decode ? vae_decode_build(&b, c, in) : vae_encode_build(&b, c, in),
+                     "output");
         Feed f = {name, x, (size_t)xd[0] * (size_t)xd[1] * (size_t)xd[2] * (size_t)xd[3], 0};
         rc = run_net(p, &b, &f, 1, "output", &y, dim, e);
     }
@@ -382,7 +391,8 @@ static int next_noise(void *ctx, float *dst, Err *e)
 {
     ProbeSampler *s = ctx;
     if (s->noise_used == s->noise_count)
-        return err_set(e, ERR_INPUT, "%s: tensor step_noise holds %zu draws; the sampler needs more", s->p->o->in,
+        return err_set(e, ERR_INPUT,
+                       "%s: tensor step_noise holds %zu draws; the sampler needs more", s->p->o->in,
                        s->noise_count);
     size_t k = (size_t)s->n * s->each;
     memcpy(dst, s->noises + s->noise_used++ * k, k * sizeof *dst);
@@ -396,7 +406,8 @@ static int guidance_context(Probe *p, int n, float **ctx, int dim[3], Err *e)
     TRY(probe_tensor(p, "cond", 3, &c, e));
     TRY(probe_tensor(p, "uncond", 3, &u, e));
     if (c->shape[0] != n || c->count != u->count || c->shape[1] != u->shape[1])
-        return err_set(e, ERR_INPUT, "%s: tensors noise, cond and uncond do not fit each other", p->o->in);
+        return err_set(e, ERR_INPUT, "%s: tensors noise, cond and uncond do not fit each other",
+                       p->o->in);
     size_t k = (size_t)c->count;
     *ctx = mem_alloc(2 * k * sizeof(float));
     if (!*ctx) return err_nomem(e, 2 * k * 4, "the context");
@@ -406,7 +417,8 @@ static int guidance_context(Probe *p, int n, float **ctx, int dim[3], Err *e)
     return 0;
 }
 
-static int sampler_graph(ProbeSampler *s, const int xd[4], const float *ctx, const int cd[3], Err *e)
+static int sampler_graph(ProbeSampler *s, const int xd[4], const float *ctx, const int cd[3],
+                         Err *e)
 {
     Probe *p = s->p;
     int runs = s->guided ? 2 : 1;
@@ -432,20 +444,23 @@ static int sampler_noises(ProbeSampler *s, float **noises, const int xd[4], Err 
     if (!t) return 0;
     float *nchw = NULL;
     TRY(probe_tensor(s->p, "step_noise", 5, &t, e));
-    if (t->shape[1] != xd[0] || t->shape[2] != xd[3] || t->shape[3] != xd[1] || t->shape[4] != xd[2])
+    if (t->shape[1] != xd[0] || t->shape[2] != xd[3] || t->shape[3] != xd[1] ||
+        t->shape[4] != xd[2])
         return err_set(e, ERR_INPUT, "%s: tensor step_noise does not fit noise", s->p->o->in);
     int rc = probe_f32(s->p, t, &nchw, e);
     *noises = mem_alloc((size_t)t->count * sizeof(float));
     if (!rc && !*noises) rc = err_nomem(e, (size_t)t->count * 4, "step_noise");
-    if (!rc) layout_from_nchw(*noises, nchw, (size_t)(t->shape[0] * xd[0]), (size_t)xd[3], (size_t)(xd[1] * xd[2]));
+    if (!rc)
+        layout_from_nchw(*noises, nchw, (size_t)(t->shape[0] * xd[0]), (size_t)xd[3],
+                         (size_t)(xd[1] * xd[2]));
     s->noises = *noises;
     s->noise_count = (size_t)t->shape[0];
     mem_free(nchw);
     return rc;
 }
 
-static int sampler_go(ProbeSampler *s, Sampler *sm, const Schedule *table, float *x, const int xd[4],
-                      float *ctx, const int cd[3], Err *e)
+static int sampler_go(ProbeSampler *s, Sampler *sm, const Schedule *table, float *x,
+                      const int xd[4], float *ctx, const int cd[3], Err *e)
 {
     const ProbeOptions *o = s->p->o;
     SamplerConfig c = {.schedule = SCHEDULE_DISCRETE, .steps = o->steps, .v_pred = o->v_pred,
@@ -501,13 +516,16 @@ static int run(const ProbeOptions *o, const char *net, Err *e)
     size_t i = 0, count = sizeof nets / sizeof *nets;
     while (i < count && strcmp(nets[i].name, net)) i++;
     if (i == count)
-        return err_set(e, ERR_USAGE, "sdc probe: unknown network \"%s\"; known: clip, unet, vae-encode, "
-                       "vae-decode, randn, sampler, grad, train", net);
+        return err_set(e, ERR_USAGE,
+                       "sdc probe: unknown network \"%s\"; known: clip, unet, vae-encode, "
+                       "vae-decode, randn, sampler, grad, train",
+                       net);
     if (!o->out) return err_set(e, ERR_USAGE, "option --out is missing");
     Probe p = {.o = o};
     int rc = 0;
     if (nets[i].run != net_randn)
-        rc = o->in ? tensorfile_open(&p.in, o->in, e) : err_set(e, ERR_USAGE, "option --in is missing");
+        rc = o->in ? tensorfile_open(&p.in, o->in, e)
+                   : err_set(e, ERR_USAGE, "option --in is missing");
     if (!rc) rc = nets[i].run(&p, e);
     tensorwriter_abort(p.out);
     model_close(&p.m);
@@ -517,18 +535,32 @@ static int run(const ProbeOptions *o, const char *net, Err *e)
 
 int cmd_probe(int argc, char **argv, Err *e)
 {
-    ProbeOptions o = {.draws = 1, .cfg_scale = 1, .huber_c = 0.1, .lr = 1e-4, .unet_lr = NAN, .te_lr = NAN,
-                      .weight_decay = NAN, .max_grad_norm = 1, .clip_skip = 1};
+    ProbeOptions o = {.draws = 1,
+                      .cfg_scale = 1,
+                      .huber_c = 0.1,
+                      .lr = 1e-4,
+                      .unet_lr = NAN,
+                      .te_lr = NAN,
+                      .weight_decay = NAN,
+                      .max_grad_norm = 1,
+                      .clip_skip = 1};
     OptionList rest = {0};
-    Options opt = {probe_options, sizeof probe_options / sizeof *probe_options, &o, "sdc probe",
-                   "run one network on tensors from a file: NET is clip, unet, vae-encode, vae-decode, "
-                   "randn, sampler, grad or train", NULL, &rest};
+    Options opt =
+        {probe_options,
+         sizeof probe_options / sizeof *probe_options,
+         &o,
+         "sdc probe",
+         "run one network on tensors from a file: NET is clip, unet, vae-encode, vae-decode, "
+         "randn, sampler, grad or train",
+         NULL,
+         &rest};
     int help = 0, rc = 0;
     o.dtype = mem_strdup("f32");
     o.rng = mem_strdup("cpu");
     rc = o.dtype && o.rng ? options_parse(&opt, argc, argv, &help, e) : err_nomem(e, 8, "options");
     if (!rc && help) options_help(&opt, stdout);
-    else if (!rc && rest.count != 1) rc = err_set(e, ERR_USAGE, "sdc probe: one network name is expected");
+    else if (!rc && rest.count != 1)
+        rc = err_set(e, ERR_USAGE, "sdc probe: one network name is expected");
     else if (!rc) rc = run(&o, rest.item[0], e);
     options_free(&opt);
     return rc;

@@ -14,7 +14,8 @@ static int sweep(int argc, char **argv, Err *e)
     if (!r) return err_nomem(e, sizeof *r, "the run");
     int help, rc = train_parse(r, argc, argv, &help, e);
     if (!rc && help) {
-        printf("sdc sweep FILE.toml [OPTIONS] - sdc train with each combination of the lists in FILE, or of --sweep\n\n");
+        printf(
+            "sdc sweep FILE.toml [OPTIONS] - sdc train with each combination of the lists in FILE, or of --sweep\n\n");
         options_help(&r->opt, stdout);
     } else if (!rc) {
         stop_install();

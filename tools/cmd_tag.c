@@ -154,8 +154,10 @@ static int open_tagger(Run *r, Err *e)
         mem_free(dir);
         if (!path) return err_nomem(e, 64, "a path");
     }
-    TaggerOptions to = {.path = o->tagger ? o->tagger : path, .threads = o->threads,
-                        .dtype = dtype.dtype, .device = machine_device(device, sizeof device, o->device)};
+    TaggerOptions to = {.path = o->tagger ? o->tagger : path,
+                        .threads = o->threads,
+                        .dtype = dtype.dtype,
+                        .device = machine_device(device, sizeof device, o->device)};
     int rc = tagger_open(&r->t, &to, e);
     mem_free(path);
     if (!rc && !o->tagger)

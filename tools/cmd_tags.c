@@ -125,9 +125,10 @@ static int unknown(const char *action, Err *e)
     const char *names[EDITS + 3] = {"list", "undo", "serve"};
     for (int i = 0; i < EDITS; i++) names[i + 3] = edits[i].name;
     const char *near = options_nearest(action, names, EDITS + 3);
-    return err_set(e, ERR_USAGE, "\"%s\": expected list, add, remove, replace, first, dedupe, sort, "
-                   "undo or serve%s%s%s", action, near ? "; did you mean " : "", near ? near : "",
-                   near ? "?" : "");
+    return err_set(e, ERR_USAGE,
+                   "\"%s\": expected list, add, remove, replace, first, dedupe, sort, "
+                   "undo or serve%s%s%s",
+                   action, near ? "; did you mean " : "", near ? near : "", near ? "?" : "");
 }
 
 static int run(const Fields *f, Err *e)
@@ -159,8 +160,11 @@ static int run(const Fields *f, Err *e)
 int cmd_tags(int argc, char **argv, Err *e)
 {
     Fields f = {.port = 7801};
-    Options o = {.table = table, .count = sizeof table / sizeof *table, .fields = &f,
-                 .command = "sdc tags DIR list|add|remove|replace|first|dedupe|sort|undo|serve [TAG...]",
+    Options o = {.table = table,
+                 .count = sizeof table / sizeof *table,
+                 .fields = &f,
+                 .command =
+                     "sdc tags DIR list|add|remove|replace|first|dedupe|sort|undo|serve [TAG...]",
                  .summary = "the tags of a folder of pictures, many captions at once",
                  .rest = &f.rest};
     int help = 0;

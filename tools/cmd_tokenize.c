@@ -123,7 +123,8 @@ int cmd_tokenize(int argc, char **argv, Err *e)
     int help = 0, rc = options_parse(&opt, argc, argv, &help, e);
     if (!rc && help) options_help(&opt, stdout);
     else if (!rc && !o.file == !o.parse)
-        rc = err_set(e, ERR_USAGE, "sdc tokenize: either --file FILE or --parse PROMPT is expected");
+        rc =
+            err_set(e, ERR_USAGE, "sdc tokenize: either --file FILE or --parse PROMPT is expected");
     else if (!rc) rc = o.file ? print_file(o.file, e) : print_prompt(o.parse, e);
     options_free(&opt);
     return rc;

@@ -95,21 +95,25 @@ static int unknown_key(const DatasetFile *f, const char *key, Err *e)
     const char *names[KEYS];
     for (int i = 0; i < KEYS; i++) names[i] = keys[i].name;
     const char *near = options_nearest(key, names, KEYS);
-    return err_set(e, ERR_USAGE, "%s: unknown key \"%.60s\"%s%s", f->path, key, near ? "; did you mean " : "",
-                   near ? near : "");
+    return err_set(e, ERR_USAGE, "%s: unknown key \"%.60s\"%s%s", f->path, key,
+                   near ? "; did you mean " : "", near ? near : "");
 }
 
 static int bad_value(const DatasetFile *f, const Setting *s, const char *want, Err *e)
 {
-    return err_set(e, ERR_USAGE, "%s: %s = \"%.60s\": expected %s", f->path, s->key, s->value, want);
+    return err_set(e, ERR_USAGE, "%s: %s = \"%.60s\": expected %s", f->path, s->key, s->value,
+                   want);
 }
 
 static int number(const DatasetFile *f, const Setting *s, const Key *k, double *v, Err *e)
 {
     char *end, want[80];
     *v = strtod(s->value, &end);
-    if (end != s->value && !*end && *v >= k->low && *v <= k->high && (k->type == NUM || *v == floor(*v))) return 0;
-    snprintf(want, sizeof want, "a %snumber from %g to %g", k->type == NUM ? "" : "whole ", k->low, k->high);
+    if (end != s->value && !*end && *v >= k->low && *v <= k->high &&
+        (k->type == NUM || *v == floor(*v)))
+        return 0;
+    snprintf(want, sizeof want, "a %snumber from %g to %g", k->type == NUM ? "" : "whole ", k->low,
+             k->high);
     return bad_value(f, s, want, e);
 }
 
@@ -123,12 +127,15 @@ static int apply(const DatasetFile *f, const Setting *s, DataSet *set, DataSubse
     if (!k) return unknown_key(f, s->key, e);
     if (!(k->levels & level))
         return err_set(e, ERR_USAGE, "%s: %s does not belong into %s", f->path, s->key,
-                       level == GENERAL ? "[general]" : level == DATASET ? "[[datasets]]" : "[[datasets.subsets]]");
+                       level == GENERAL   ? "[general]"
+                       : level == DATASET ? "[[datasets]]"
+                                          : "[[datasets.subsets]]");
     if (k->type == REFUSED) {
         if (!k->why || !strcmp(s->value, "false")) return 0;
         return err_set(e, ERR_USAGE, "%s: %s is not supported: %s", f->path, s->key, k->why);
     }
-    if (s->index > (k->type == SIZE)) return err_set(e, ERR_USAGE, "%s: %s: one value expected", f->path, s->key);
+    if (s->index > (k->type == SIZE))
+        return err_set(e, ERR_USAGE, "%s: %s: one value expected", f->path, s->key);
     void *field = (char *)(k->of_set ? (void *)set : (void *)sub) + k->at;
     int yes = !strcmp(s->value, "true");
     if (k->type == TEXT) {
@@ -147,7 +154,8 @@ static int apply(const DatasetFile *f, const Setting *s, DataSet *set, DataSubse
 }
 
 /* All settings of one section. */
-static int apply_section(const DatasetFile *f, size_t section, DataSet *set, DataSubset *sub, Err *e)
+static int apply_section(const DatasetFile *f, size_t section, DataSet *set, DataSubset *sub,
+                         Err *e)
 {
     for (size_t i = 0; i < f->setting_count; i++)
         if (f->settings[i].section == section) TRY(apply(f, &f->settings[i], set, sub, e));
@@ -161,7 +169,8 @@ static int add_section(DatasetFile *f, int level, Err *e)
     Section *list = mem_grow(f->sections, f->section_count, &f->section_cap, sizeof *list);
     if (!list) return err_nomem(e, sizeof *list, f->path);
     f->sections = list;
-    if (f->section_count >= SECTIONS_MAX) return err_set(e, ERR_USAGE, "%s: too many sections", f->path);
+    if (f->section_count >= SECTIONS_MAX)
+        return err_set(e, ERR_USAGE, "%s: too many sections", f->path);
     f->set_count += level == DATASET;
     f->subset_count += level == SUBSET;
     list[f->section_count++] = (Section){level, (int)f->set_count - 1};
@@ -176,10 +185,13 @@ static int on_table(void *ctx, const char *name, int array, Err *e)
     if (!strcmp(name, "datasets") && array) return add_section(f, DATASET, e);
     if (!strcmp(name, "datasets.subsets") && array) {
         if (f->set_count) return add_section(f, SUBSET, e);
-        return err_set(e, ERR_USAGE, "%s: [[datasets.subsets]] needs [[datasets]] before it", f->path);
+        return err_set(e, ERR_USAGE, "%s: [[datasets.subsets]] needs [[datasets]] before it",
+                       f->path);
     }
-    return err_set(e, ERR_USAGE, "%s: unknown section [%.60s]; there are [general], [[datasets]] and "
-                   "[[datasets.subsets]]", f->path, name);
+    return err_set(e, ERR_USAGE,
+                   "%s: unknown section [%.60s]; there are [general], [[datasets]] and "
+                   "[[datasets.subsets]]",
+                   f->path, name);
 }
 
 /* toml_value_fn */
@@ -187,7 +199,9 @@ static int on_value(void *ctx, const char *key, const char *value, int index, Er
 {
     DatasetFile *f = ctx;
     if (!f->section_count)
-        return err_set(e, ERR_USAGE, "%s: %s stands before the first section, [general] or [[datasets]]", f->path, key);
+        return err_set(e, ERR_USAGE,
+                       "%s: %s stands before the first section, [general] or [[datasets]]", f->path,
+                       key);
     Setting *list = mem_grow(f->settings, f->setting_count, &f->setting_cap, sizeof *list);
     if (!list) return err_nomem(e, sizeof *list, f->path);
     f->settings = list;
@@ -204,8 +218,11 @@ static void make_plain(DataSubset *s)
 {
     const CaptionConfig *c = &s->caption;
     s->flip_aug = 0;
-    s->caption = (CaptionConfig){.prefix = c->prefix, .suffix = c->suffix, .separator = c->separator,
-                                 .secondary = c->secondary, .wildcards = c->wildcards};
+    s->caption = (CaptionConfig){.prefix = c->prefix,
+                                 .suffix = c->suffix,
+                                 .separator = c->separator,
+                                 .secondary = c->secondary,
+                                 .wildcards = c->wildcards};
 }
 
 static int check_subset(const DatasetFile *f, DataSubset *s, size_t i, int flags, Err *e)
@@ -213,7 +230,8 @@ static int check_subset(const DatasetFile *f, DataSubset *s, size_t i, int flags
     if (!s->dir && !s->metadata)
         return err_set(e, ERR_USAGE, "%s: subset %zu has no image_dir", f->path, i + 1);
     if (s->metadata && s->is_reg)
-        return err_set(e, ERR_USAGE, "%s: subset %zu: is_reg does not go with metadata_file", f->path, i + 1);
+        return err_set(e, ERR_USAGE, "%s: subset %zu: is_reg does not go with metadata_file",
+                       f->path, i + 1);
     s->caption.wildcards = s->wildcards;
     if (!(flags & DATASET_MASKS)) s->mask_dir = NULL;
     if (flags & DATASET_PLAIN) make_plain(s);
@@ -223,9 +241,13 @@ static int check_subset(const DatasetFile *f, DataSubset *s, size_t i, int flags
 static int make(DatasetFile *f, DataConfig *base, int flags, Err *e)
 {
     const DataSet set0 = {base->bucket, base->batch_size};
-    const DataSubset sub0 = {.caption_extension = base->caption_extension, .mask_dir = base->mask_dir, .repeats = 1,
-                             .wildcards = base->wildcards, .alpha_mask = base->alpha_mask,
-                             .flip_aug = base->flip_aug, .caption = base->caption};
+    const DataSubset sub0 = {.caption_extension = base->caption_extension,
+                             .mask_dir = base->mask_dir,
+                             .repeats = 1,
+                             .wildcards = base->wildcards,
+                             .alpha_mask = base->alpha_mask,
+                             .flip_aug = base->flip_aug,
+                             .caption = base->caption};
     size_t dataset = 0, set = 0, n = 0;
     f->sets = mem_calloc(f->set_count + 1, sizeof *f->sets);
     f->subsets = mem_calloc(f->subset_count + 1, sizeof *f->subsets);
@@ -248,7 +270,9 @@ static int make(DatasetFile *f, DataConfig *base, int flags, Err *e)
             if (s.repeats) f->subsets[n++] = s;
         }
     }
-    if (!n) return err_set(e, ERR_USAGE, "%s: no [[datasets.subsets]] with num_repeats above 0", f->path);
+    if (!n)
+        return err_set(e, ERR_USAGE, "%s: no [[datasets.subsets]] with num_repeats above 0",
+                       f->path);
     for (size_t i = 0; flags & DATASET_PLAIN && i < f->set_count; i++) f->sets[i].batch_size = 1;
     base->subsets = f->subsets;
     base->subset_count = n;
@@ -276,8 +300,8 @@ int dataset_file_open(DatasetFile **out, DataConfig *base, const char *path, int
     return rc;
 }
 
-int dataset_json_open(DatasetFile **out, DataConfig *base, const char *dir, const char *path, int repeats,
-                      int flags, Err *e)
+int dataset_json_open(DatasetFile **out, DataConfig *base, const char *dir, const char *path,
+                      int repeats, int flags, Err *e)
 {
     DatasetFile *f = *out = mem_calloc(1, sizeof *f);
     if (!f) return err_nomem(e, sizeof *f, path);

@@ -20,8 +20,8 @@ enum { DATASET_PLAIN = 1, DATASET_MASKS = 2 };
 int dataset_file_open(DatasetFile **out, DataConfig *base, const char *path, int flags, Err *e);
 /* kohya's --in_json: the pictures of dir (NULL: the file has absolute paths) that the metadata
  * file lists, each `repeats` times. */
-int dataset_json_open(DatasetFile **out, DataConfig *base, const char *dir, const char *path, int repeats,
-                      int flags, Err *e);
+int dataset_json_open(DatasetFile **out, DataConfig *base, const char *dir, const char *path,
+                      int repeats, int flags, Err *e);
 void dataset_file_close(DatasetFile *f);                 /* NULL ok */
 
 #endif

@@ -11,11 +11,19 @@
 
 /* ---- pictures ------------------------------------------------------------------ */
 
-static int try_picture(JobPlan *c, const JobMachine *jm, const Job *j, const Tokenizer *tok, int swap, Err *e)
+static int try_picture(JobPlan *c, const JobMachine *jm, const Job *j, const Tokenizer *tok,
+                       int swap, Err *e)
 {
     Model m;
-    PipelineConfig pc = {.prompt = "a cat", .negative = "", .width = j->side, .height = j->side, .steps = 20,
-                         .cfg_scale = 7, .rng = RNG_NV, .sampler = SAMPLER_DPMPP_2M, .swap = swap};
+    PipelineConfig pc = {.prompt = "a cat",
+                         .negative = "",
+                         .width = j->side,
+                         .height = j->side,
+                         .steps = 20,
+                         .cfg_scale = 7,
+                         .rng = RNG_NV,
+                         .sampler = SAMPLER_DPMPP_2M,
+                         .swap = swap};
     Pipeline *pipe = mem_calloc(1, sizeof *pipe);
     int rc = pipe ? model_open(&m, &jm->model, e) : err_nomem(e, sizeof *pipe, "a pipeline");
     if (!rc) {
@@ -36,7 +44,8 @@ static int plan_picture(JobPlan *c, const JobMachine *jm, const Job *j, Err *e)
     Tokenizer *tok;
     TRY(bpe_open(&tok, e));
     int rc = 0;
-    for (int swap = 0; !rc && !c->bytes && swap < 2; swap++) rc = try_picture(c, jm, j, tok, swap, e);
+    for (int swap = 0; !rc && !c->bytes && swap < 2; swap++)
+        rc = try_picture(c, jm, j, tok, swap, e);
     bpe_close(tok);
     return rc;
 }
@@ -95,7 +104,8 @@ static int fixed_bytes(Training *t, Err *e)
 }
 
 /* n pictures at a time. */
-static int try_step(JobPlan *c, const JobMachine *jm, Training *t, int side, int n, int recompute, Err *e)
+static int try_step(JobPlan *c, const JobMachine *jm, Training *t, int side, int n, int recompute,
+                    Err *e)
 {
     DenoiseConfig dc = {.loss = LOSS_L2, .huber_c = 0.1f};
     Denoise d;
@@ -118,7 +128,8 @@ static int plan_training(JobPlan *c, const JobMachine *jm, const Job *j, Err *e)
 {
     Training t;
     int rc = open_training(&t, jm, j, e), n = j->batch;
-    for (; !rc && !c->bytes && j->kind == JOB_LORA && n > 1; n = (n + 1) / 2) rc = try_step(c, jm, &t, j->side, n, 0, e);
+    for (; !rc && !c->bytes && j->kind == JOB_LORA && n > 1; n = (n + 1) / 2)
+        rc = try_step(c, jm, &t, j->side, n, 0, e);
     if (!rc && !c->bytes) rc = try_step(c, jm, &t, j->side, n, 1, e);
     c->seconds *= c->pieces ? ceil((double)j->batch / c->pieces) : 0;
     close_training(&t);

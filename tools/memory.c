@@ -8,7 +8,8 @@
 
 size_t memory_sum(const Memory *m)
 {
-    return m->weights + m->lora + m->gradients + m->optimizer + m->activations + m->host + m->process;
+    return m->weights + m->lora + m->gradients + m->optimizer + m->activations + m->host +
+           m->process;
 }
 
 size_t memory_total(const Memory *m)
@@ -39,23 +40,28 @@ void memory_line(const Memory *m, FILE *f)
         comma = ", ";
     }
     fputc('\n', f);
-    if (m->before > memory_sum(m)) fprintf(f, "           most of it is needed while latents are made\n");
+    if (m->before > memory_sum(m))
+        fprintf(f, "           most of it is needed while latents are made\n");
     if (m->plan.again_nodes)
-        fprintf(f, "recompute  %d operations of the forward pass, %s of results, about %.1f%% more time\n",
-                m->plan.again_nodes, memory_text(s, sizeof s, m->plan.again_bytes), 100 * m->plan.again_share);
+        fprintf(
+            f,
+            "recompute  %d operations of the forward pass, %s of results, about %.1f%% more time\n",
+            m->plan.again_nodes, memory_text(s, sizeof s, m->plan.again_bytes),
+            100 * m->plan.again_share);
 }
 
 static void print_bytes(FILE *f, const char *name, size_t bytes, const char *note)
 {
-    fprintf(f, "%-11s %14zu bytes%s%s%s\n", name, bytes, *note ? "  (" : "", note, *note ? ")" : "");
+    fprintf(f, "%-11s %14zu bytes%s%s%s\n", name, bytes, *note ? "  (" : "", note,
+            *note ? ")" : "");
 }
 
 void memory_print(const Memory *m, FILE *f)
 {
     char at[160] = "";
     if (m->plan.peak)
-        snprintf(at, sizeof at, "most at %s%s%s", m->plan.peak->name, *m->plan.peak->name ? " " : "",
-                 op_name(m->plan.peak->op));
+        snprintf(at, sizeof at, "most at %s%s%s", m->plan.peak->name,
+                 *m->plan.peak->name ? " " : "", op_name(m->plan.peak->op));
     print_bytes(f, "weights", m->weights, m->note);
     if (m->lora) print_bytes(f, "LoRA", m->lora, "");
     if (m->gradients) print_bytes(f, "gradients", m->gradients, "");
@@ -63,10 +69,13 @@ void memory_print(const Memory *m, FILE *f)
     print_bytes(f, "activations", m->activations, at);
     print_bytes(f, "pictures", m->host, "");
     print_bytes(f, "process", m->process, "");
-    print_bytes(f, "total", memory_total(m), m->before > memory_sum(m) ? "while latents are made" : "");
+    print_bytes(f, "total", memory_total(m),
+                m->before > memory_sum(m) ? "while latents are made" : "");
     if (m->plan.again_nodes)
-        fprintf(f, "recomputed  %14zu bytes  (%d operations of the forward pass, about %.1f%% more time)\n",
-                m->plan.again_bytes, m->plan.again_nodes, 100 * m->plan.again_share);
+        fprintf(
+            f,
+            "recomputed  %14zu bytes  (%d operations of the forward pass, about %.1f%% more time)\n",
+            m->plan.again_bytes, m->plan.again_nodes, 100 * m->plan.again_share);
     if (m->seconds > 0) fprintf(f, "step        %14.3g seconds, expected\n", m->seconds);
 }
 
@@ -99,7 +108,8 @@ size_t memory_held_later(const Dev *d, const Lora *lora)
     if (dev_own_memory(d)) return now;
     for (size_t i = 0; i < lora->count; i++)
         for (int k = lora_factors(&lora->list[i], f) - 1; k >= 0; k--)
-            if (*f[k].values && **f[k].values != 0) later += lora_factor_count(&f[k]) * sizeof(float);
+            if (*f[k].values && **f[k].values != 0)
+                later += lora_factor_count(&f[k]) * sizeof(float);
     return now > later ? now - later : now;             /* factors of zeros are no pages yet */
 }
 
@@ -133,8 +143,8 @@ int memory_sizes(size_t *bytes, int cap, int *count, const char *option, const c
         ++*count;
         if (!*s) return 0;
     }
-    return err_set(e, ERR_USAGE, "option --%s: \"%s\" is not a size such as 6G or 1500M%s", option, text,
-                   cap > 1 ? ", or a list of them" : "");
+    return err_set(e, ERR_USAGE, "option --%s: \"%s\" is not a size such as 6G or 1500M%s", option,
+                   text, cap > 1 ? ", or a list of them" : "");
 }
 
 int memory_size(size_t *bytes, const char *option, const char *text, Err *e)

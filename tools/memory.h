@@ -18,7 +18,7 @@ typedef struct {
     size_t activations;        /* and what ops need for themselves while they run */
     size_t host;               /* pictures, latents, captions; 0 where d has memory of its own */
     size_t process;            /* memory_held() */
-    size_t before;             /* all that was there while latents were made; 0: there was no such time */
+    size_t before; /* all that was there while latents were made; 0: there was no such time */
     Plan plan;                 /* of the graph whose activations these are */
     char note[120];            /* about the weights: what is released when */
     double seconds;            /* expected per step; 0: not measured */

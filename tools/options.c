@@ -60,7 +60,8 @@ static size_t find(const Options *o, const char *name)
 {
     for (size_t i = 0; i < o->count; i++) {
         const Option *t = &o->table[i];
-        if (t->name && (same_name(t->name, name) || (t->alias && same_name(t->alias, name)))) return i;
+        if (t->name && (same_name(t->name, name) || (t->alias && same_name(t->alias, name))))
+            return i;
     }
     return o->count;
 }
@@ -76,7 +77,9 @@ static int unknown(const Options *o, const char *name, const char *where, Err *e
             if (d < least) least = d, best = both[k];
         }
     }
-    if (best) return err_set(e, ERR_USAGE, "%s: unknown option --%s; did you mean --%s?", where, name, best);
+    if (best)
+        return err_set(e, ERR_USAGE, "%s: unknown option --%s; did you mean --%s?", where, name,
+                       best);
     return err_set(e, ERR_USAGE, "%s: unknown option --%s; see %s --help", where, name, o->command);
 }
 
@@ -98,7 +101,10 @@ void options_forget(Options *o, const char *name)
     if (i < o->count) o->given[i] = 0;
 }
 
-static int takes_auto(const Option *t) { return t->kind == OPT_FLOAT && t->arg && strstr(t->arg, "auto"); }
+static int takes_auto(const Option *t)
+{
+    return t->kind == OPT_FLOAT && t->arg && strstr(t->arg, "auto");
+}
 
 static char *list_text(const OptionList *l)
 {
@@ -123,8 +129,10 @@ char *options_text(const Options *o, const char *name)
     case OPT_INT64: return mem_printf("%lld", (long long)*(const int64_t *)field);
     case OPT_FLOAT:
         if (takes_auto(t) && *(const double *)field == OPTION_AUTO) return mem_strdup("auto");
-        return isnan(*(const double *)field) ? mem_strdup("") : mem_printf("%.15g", *(const double *)field);
-    case OPT_TEXT: case OPT_MAYBE: return mem_strdup(*(char *const *)field ? *(char *const *)field : "");
+        return isnan(*(const double *)field) ? mem_strdup("")
+                                             : mem_printf("%.15g", *(const double *)field);
+    case OPT_TEXT:
+    case OPT_MAYBE: return mem_strdup(*(char *const *)field ? *(char *const *)field : "");
     case OPT_LIST: case OPT_AXES: return list_text(field);
     default: return mem_strdup("");
     }
@@ -169,7 +177,8 @@ static int set_number(const Option *t, void *field, const char *value, Err *e)
 
 static int set_flag(const Option *t, void *field, const char *value, Err *e)
 {
-    static const char *const yes[] = {"true", "1", "yes", "on"}, *const no[] = {"false", "0", "no", "off"};
+    static const char *const yes[] = {"true", "1", "yes", "on"}, *const no[] = {"false", "0", "no",
+                                                                                "off"};
     for (int i = 0; i < 4; i++) {
         if (!strcasecmp(value, yes[i])) return *(int *)field = 1, 0;
         if (!strcasecmp(value, no[i])) return *(int *)field = 0, 0;
@@ -256,7 +265,9 @@ int options_set(Options *o, const char *name, const char *value, int source, Err
     case OPT_INT: case OPT_INT64: case OPT_FLOAT: rc = set_number(t, field, value, e); break;
     case OPT_TEXT: case OPT_MAYBE: rc = set_text(field, value, e); break;
     case OPT_LIST: case OPT_AXES: rc = append(field, value, e); break;
-    case OPT_REFUSED: if (!says_no(value)) rc = err_set(e, ERR_USAGE, "option --%s: %s", t->name, t->help); break;
+    case OPT_REFUSED:
+        if (!says_no(value)) rc = err_set(e, ERR_USAGE, "option --%s: %s", t->name, t->help);
+        break;
     case OPT_IGNORED:
         if (!says_no(value)) fprintf(stderr, "note: --%s is ignored: %s\n", t->name, t->help);
         break;
@@ -276,7 +287,8 @@ static int takes_value(const Option *t)
 /* Does the list go on with this argument? */
 static int more_values(const Option *t, const char *arg)
 {
-    if ((t->kind != OPT_LIST && t->kind != OPT_IGNORED && t->kind != OPT_FLOAT) || !t->arg) return 0;
+    if ((t->kind != OPT_LIST && t->kind != OPT_IGNORED && t->kind != OPT_FLOAT) || !t->arg)
+        return 0;
     if (!strcmp(t->arg, "K=V")) return arg[0] != '-' && strchr(arg, '=');
     return strstr(t->arg, "...") && (arg[0] != '-' || strchr("0123456789.", arg[1]));
 }
@@ -293,14 +305,16 @@ static int parse_long(Options *o, int argc, char **argv, int *i, Err *e)
     size_t k = find(o, name);
     if (k == o->count && (!strncmp(name, "no-", 3) || !strncmp(name, "no_", 3)) && !eq) {
         size_t p = find(o, name + 3);
-        if (p < o->count && o->table[p].kind == OPT_FLAG) return options_set(o, name + 3, "false", OPTIONS_COMMAND, e);
+        if (p < o->count && o->table[p].kind == OPT_FLAG)
+            return options_set(o, name + 3, "false", OPTIONS_COMMAND, e);
     }
     if (k == o->count) return unknown(o, name, o->command, e);
     if (eq) return options_set(o, name, eq + 1, 1, e);
     if (!takes_value(&o->table[k])) return options_set(o, name, "true", 1, e);
     if (o->table[k].kind == OPT_MAYBE && (*i + 1 >= argc || argv[*i + 1][0] == '-'))
         return options_set(o, name, "", 1, e);
-    if (*i + 1 >= argc) return err_set(e, ERR_USAGE, "option --%s: a value is missing", o->table[k].name);
+    if (*i + 1 >= argc)
+        return err_set(e, ERR_USAGE, "option --%s: a value is missing", o->table[k].name);
     TRY(options_set(o, name, argv[++*i], 1, e));
     /* argparse's nargs="*": --optimizer_args a=1 b=2 */
     while (*i + 1 < argc && more_values(&o->table[k], argv[*i + 1])) {
@@ -321,13 +335,15 @@ static int parse_short(Options *o, int argc, char **argv, int *i, Err *e)
         if (*i + 1 >= argc) return err_set(e, ERR_USAGE, "option %s: a value is missing", arg);
         return options_set(o, t->name, argv[++*i], 1, e);
     }
-    return err_set(e, ERR_USAGE, "%s: unknown option %s; see %s --help", o->command, arg, o->command);
+    return err_set(e, ERR_USAGE, "%s: unknown option %s; see %s --help", o->command, arg,
+                   o->command);
 }
 
 int options_parse(Options *o, int argc, char **argv, int *help, Err *e)
 {
     *help = 0;
-    if (!o->given && !(o->given = mem_calloc(o->count, 1))) return err_nomem(e, o->count, "options");
+    if (!o->given && !(o->given = mem_calloc(o->count, 1)))
+        return err_nomem(e, o->count, "options");
     for (int i = 1; i < argc; i++) {
         const char *a = argv[i];
         if (!strcmp(a, "--help") || !strcmp(a, "-h")) *help = 1;
@@ -350,11 +366,13 @@ static size_t find_axes(const Options *o)
 }
 
 /* Value index of a list where one value is expected. The first stands in the option, too. */
-static int add_to_axes(Options *o, size_t axes, const Option *t, const char *value, int index, Err *e)
+static int add_to_axes(Options *o, size_t axes, const Option *t, const char *value, int index,
+                       Err *e)
 {
     if (o->given[t - o->table] == OPTIONS_COMMAND) return 0;
     char *first = index == 1 ? options_text(o, t->name) : NULL;
-    char *a = first ? mem_printf("%s=%s", t->name, first) : NULL, *b = mem_printf("%s=%s", t->name, value);
+    char *a = first ? mem_printf("%s=%s", t->name, first) : NULL,
+         *b = mem_printf("%s=%s", t->name, value);
     int rc = b && (a || index > 1) ? 0 : err_nomem(e, 64, "options");
     if (!rc && a) rc = options_set(o, o->table[axes].name, a, OPTIONS_FILE, e);
     if (!rc) rc = options_set(o, o->table[axes].name, b, OPTIONS_FILE, e);

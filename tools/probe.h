@@ -7,12 +7,14 @@
 #include "tools/options.h"
 
 typedef struct {
-    char *model, *in, *out, *device, *dtype, *rng, *shape, *sampler, *schedule, *loss, *huber_schedule,
-        *optimizer, *optimizer_args, *lr_scheduler, *embeddings;
+    char *model, *in, *out, *device, *dtype, *rng, *shape, *sampler, *schedule, *loss,
+        *huber_schedule, *optimizer, *optimizer_args, *lr_scheduler, *embeddings;
     OptionList lora;
-    int clip_skip, steps, draws, v_pred, full, train_te, warmup, threads, trace, debiased, scale_v_loss, zero_terminal;
+    int clip_skip, steps, draws, v_pred, full, train_te, warmup, threads, trace, debiased,
+        scale_v_loss, zero_terminal;
     int64_t seed;
-    double cfg_scale, huber_c, min_snr_gamma, v_pred_like, lr, unet_lr, te_lr, weight_decay, max_grad_norm;
+    double cfg_scale, huber_c, min_snr_gamma, v_pred_like, lr, unet_lr, te_lr, weight_decay,
+        max_grad_norm;
 } ProbeOptions;
 
 /* One run: options, the input file, the output writer. */

@@ -35,16 +35,21 @@ static int maps(Run *r, const char *name, int axes, float **v, Err *e)
     TRY(probe_tensor(r->p, name, axes, &t, e));
     const int64_t *s = t->shape + axes - 4;
     if (s[1] != SD_LATENT)
-        return err_set(e, ERR_INPUT, "%s: tensor %s has %lld channels, 4 expected", r->p->o->in, name, (long long)s[1]);
-    if (!r->n) r->n = (int)s[0], r->h = (int)s[2], r->w = (int)s[3], r->steps = axes == 5 ? (int)t->shape[0] : 1;
+        return err_set(e, ERR_INPUT, "%s: tensor %s has %lld channels, 4 expected", r->p->o->in,
+                       name, (long long)s[1]);
+    if (!r->n)
+        r->n = (int)s[0], r->h = (int)s[2], r->w = (int)s[3],
+        r->steps = axes == 5 ? (int)t->shape[0] : 1;
     if (s[2] % 8 || s[3] % 8)
-        return err_set(e, ERR_INPUT, "%s: tensor %s: height and width must be multiples of 8", r->p->o->in, name);
+        return err_set(e, ERR_INPUT, "%s: tensor %s: height and width must be multiples of 8",
+                       r->p->o->in, name);
     if (r->n != s[0] || r->h != s[2] || r->w != s[3] || (axes == 5 && r->steps != t->shape[0]))
         return err_set(e, ERR_INPUT, "%s: tensor %s does not fit latents", r->p->o->in, name);
     int rc = probe_f32(r->p, t, &nchw, e);
     *v = mem_alloc((size_t)t->count * sizeof(float));
     if (!rc && !*v) rc = err_nomem(e, (size_t)t->count * 4, name);
-    if (!rc) layout_from_nchw(*v, nchw, (size_t)(r->steps * r->n), SD_LATENT, (size_t)(r->h * r->w));
+    if (!rc)
+        layout_from_nchw(*v, nchw, (size_t)(r->steps * r->n), SD_LATENT, (size_t)(r->h * r->w));
     mem_free(nchw);
     return rc;
 }
@@ -64,10 +69,12 @@ static int read_inputs(Run *r, int lead, Err *e)
     TRY(probe_ids(r->p, t, &r->ids, e));
     if (!lead && tensorfile_find(r->p->in, "loss_weights")) {
         TRY(probe_tensor(r->p, "loss_weights", 1, &t, e));
-        if (t->count != r->n) return err_set(e, ERR_INPUT, "%s: tensor loss_weights does not fit", r->p->o->in);
+        if (t->count != r->n)
+            return err_set(e, ERR_INPUT, "%s: tensor loss_weights does not fit", r->p->o->in);
         TRY(probe_f32(r->p, t, &r->weight, e));
     }
-    if (!lead && tensorfile_find(r->p->in, "input_noise")) TRY(maps(r, "input_noise", 4, &r->input_noise, e));
+    if (!lead && tensorfile_find(r->p->in, "input_noise"))
+        TRY(maps(r, "input_noise", 4, &r->input_noise, e));
     if (!lead && tensorfile_find(r->p->in, "mask")) {
         TRY(probe_tensor(r->p, "mask", 4, &t, e));
         if (t->count != (int64_t)r->n * r->h * r->w)
@@ -100,9 +107,13 @@ static int open_model(Run *r, Err *e)
         t.lora_text = rate(o->te_lr, o->lr) != 0;
     }
     model_train(&p->m, &t);
-    DenoiseConfig c = {.huber_c = (float)o->huber_c, .min_snr_gamma = (float)o->min_snr_gamma,
-                       .debiased = o->debiased, .scale_v_loss = o->scale_v_loss,
-                       .v_pred_like = (float)o->v_pred_like, .v_pred = o->v_pred, .clip_skip = o->clip_skip};
+    DenoiseConfig c = {.huber_c = (float)o->huber_c,
+                       .min_snr_gamma = (float)o->min_snr_gamma,
+                       .debiased = o->debiased,
+                       .scale_v_loss = o->scale_v_loss,
+                       .v_pred_like = (float)o->v_pred_like,
+                       .v_pred = o->v_pred,
+                       .clip_skip = o->clip_skip};
     TRY(denoise_find_loss(&c.loss, o->loss ? o->loss : "l2", e));
     if (o->huber_schedule) TRY(schedule_find_huber(&c.huber, o->huber_schedule, e));
     schedule_init(&r->schedule);
@@ -113,8 +124,10 @@ static int open_model(Run *r, Err *e)
 static int step(Run *r, int s, float *loss, Err *e)
 {
     size_t n = (size_t)r->n, k = n * (size_t)r->h * (size_t)r->w * SD_LATENT, i = (size_t)s;
-    DenoiseBatch b = {r->latents + i * k, r->noise + i * k, r->t + i * n, r->ids + i * n * SD_POSITIONS,
-                      r->weight, r->mask, r->input_noise, 0};
+    DenoiseBatch b = {r->latents + i * k, r->noise + i * k,
+                      r->t + i * n,       r->ids + i * n * SD_POSITIONS,
+                      r->weight,          r->mask,
+                      r->input_noise,     0};
     return denoise_run(&r->d, &b, 1, loss, NULL, e);
 }
 
@@ -147,16 +160,19 @@ static int full_gradient(Run *r, const Param *q, Err *e)
     const CheckpointEntry *en = checkpoint_find(r->p->m.ck, q->name);
     char name[KEY_MAX + 16];
     int packed = en->count != en->tensor->count;
-    if (packed) snprintf(name, sizeof name, "%s[%lld].grad", en->tensor->name, (long long)(en->first / en->count));
+    if (packed)
+        snprintf(name, sizeof name, "%s[%lld].grad", en->tensor->name,
+                 (long long)(en->first / en->count));
     else snprintf(name, sizeof name, "%s.grad", en->tensor->name);
     int64_t part[4] = {en->shape[0], en->shape[1], en->shape[2], en->shape[3]};
-    float *v = output(r, name, packed ? en->ndim : en->tensor->ndim, packed ? part : en->tensor->shape,
-                      q->count, e);
+    float *v = output(r, name, packed ? en->ndim : en->tensor->ndim,
+                      packed ? part : en->tensor->shape, q->count, e);
     return v ? params_read_grad(r->p->m.ps, q, v, e) : ERR_MEMORY;
 }
 
 /* A factor's output: its name in files and what follows it. */
-static int lora_output(Run *r, const LoraModule *m, const LoraFactor *f, const char *more, float **v, Err *e)
+static int lora_output(Run *r, const LoraModule *m, const LoraFactor *f, const char *more,
+                       float **v, Err *e)
 {
     char name[KEY_MAX + 48];
     snprintf(name, sizeof name, "%s.%s%s", m->target->name, f->suffix, more);
@@ -191,7 +207,8 @@ static int word_gradients(Run *r, Err *e)
 {
     const Param *q = params_find(r->p->m.ps, CLIP_ADDED);
     const Embeddings *em = &r->p->m.embeddings;
-    float *v = output(r, "emb_params.grad", 2, (int64_t[]){em->rows, em->width}, (size_t)em->rows * (size_t)em->width, e);
+    float *v = output(r, "emb_params.grad", 2, (int64_t[]){em->rows, em->width},
+                      (size_t)em->rows * (size_t)em->width, e);
     return v ? params_read_grad(r->p->m.ps, q, v, e) : ERR_MEMORY;
 }
 
@@ -240,7 +257,12 @@ static int make_optimizer(Run *r, Err *e)
 static int train_steps(Run *r, float *losses, Err *e)
 {
     const ProbeOptions *o = r->p->o;
-    LrSched s = {.kind = LRSCHED_CONSTANT, .warmup = o->warmup, .total = r->steps, .cycles = 1, .power = 1, .lr = o->lr};
+    LrSched s = {.kind = LRSCHED_CONSTANT,
+                 .warmup = o->warmup,
+                 .total = r->steps,
+                 .cycles = 1,
+                 .power = 1,
+                 .lr = o->lr};
     if (o->lr_scheduler) TRY(lrsched_find(&s.kind, o->lr_scheduler, e));
     TRY(lrsched_check(&s, e));
     for (int i = 0; i < r->steps; i++) {
@@ -267,7 +289,8 @@ static int train(Run *r, Err *e)
 {
     float *losses = output(r, "loss", 1, (int64_t[]){r->steps}, (size_t)r->steps, e);
     if (!losses) return ERR_MEMORY;
-    if (r->p->o->full) return err_set(e, ERR_USAGE, "sdc probe train: --lora is expected, not --full");
+    if (r->p->o->full)
+        return err_set(e, ERR_USAGE, "sdc probe train: --lora is expected, not --full");
     TRY(model_load(&r->p->m, e));
     TRY(make_optimizer(r, e));
     TRY(train_steps(r, losses, e));
@@ -303,7 +326,8 @@ static int run_once(Probe *p, int lead, int (*go)(Run *r, Err *e), Err *e)
         mem_free((void *)(uintptr_t)r->outs[i].name);
         mem_free((void *)(uintptr_t)r->outs[i].data);
     }
-    void *owned[] = {r->outs, r->latents, r->noise, r->mask, r->weight, r->input_noise, r->t, r->ids};
+    void *owned[] = {r->outs,   r->latents,     r->noise, r->mask,
+                     r->weight, r->input_noise, r->t,     r->ids};
     for (size_t i = 0; i < sizeof owned / sizeof *owned; i++) mem_free(owned[i]);
     mem_free(r);
     return rc;

@@ -41,8 +41,8 @@ static void line(const Progress *p, size_t done, size_t total, const char *text,
     if (rate > 0 && rate < 1) snprintf(speed, sizeof speed, "%.2fs/it", 1 / rate);
     else snprintf(speed, sizeof speed, "%.2fit/s", rate);
     fprintf(stderr, "%s%s: %3zu%%|%s| %zu/%zu [%s<%s, %s%s%s]%s", p->terminal ? "\r" : "", p->what,
-            total ? done * 100 / total : 0, bar, done, total, spent, left, speed, *text ? ", " : "", text,
-            p->terminal ? "\033[K" : "\n");
+            total ? done * 100 / total : 0, bar, done, total, spent, left, speed, *text ? ", " : "",
+            text, p->terminal ? "\033[K" : "\n");
     if (p->terminal) fflush(stderr);
 }
 

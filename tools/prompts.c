@@ -19,7 +19,8 @@ static int set_text(char **field, const char *value, Err *e)
 }
 
 /* One "--key value" (without the dashes). */
-static int set_option(SamplePrompt *p, const char *key, const char *value, const char *where, Err *e)
+static int set_option(SamplePrompt *p, const char *key, const char *value, const char *where,
+                      Err *e)
 {
     if (!strcmp(key, "n")) return set_text(&p->negative, value, e);
     if (!strcmp(key, "ss")) return set_text(&p->sampler, value, e);
@@ -32,7 +33,10 @@ static int set_option(SamplePrompt *p, const char *key, const char *value, const
     else if (!strcmp(key, "s") && v >= 1 && v <= 1000) p->steps = (int)v;
     else if (!strcmp(key, "d") && v >= 0 && v <= 9e15) p->seed = (int64_t)v;
     else if (!strcmp(key, "l") && v >= 0 && v <= 100) p->cfg = v;
-    else return err_set(e, ERR_USAGE, "%s: --%s %s: not known or out of range; known are w h d s l n ss", where, key, value);
+    else
+        return err_set(e, ERR_USAGE,
+                       "%s: --%s %s: not known or out of range; known are w h d s l n ss", where,
+                       key, value);
     return 0;
 }
 

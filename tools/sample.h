@@ -63,7 +63,8 @@ int sample_open(Model *m, SampleOptions *o, const SampleLoras *l, Err *e);
  * memory. */
 char **sample_lora_specs(const SampleLoras *l);
 /* Without poll; the prompts are borrowed. */
-int sample_config(PipelineConfig *c, const SampleOptions *o, const SampleLoras *l, const SdConfig *sd, Err *e);
+int sample_config(PipelineConfig *c, const SampleOptions *o, const SampleLoras *l,
+                  const SdConfig *sd, Err *e);
 /* What a planned picture needs; pictures: bytes of those that are kept. */
 void sample_account(Memory *m, const Pipeline *p, size_t pictures);
 double sample_step_seconds(const Pipeline *p, const Speed *s);
@@ -77,7 +78,8 @@ void sample_loras_free(SampleLoras *l);
 
 /* Reads the files of --embeddings, and those of --embedding_dir (default: A1111's folder)
  * whose names stand in a prompt, and adds the names to tok. */
-int sample_embeddings(Embeddings *em, Tokenizer *tok, const SampleOptions *o, const SdConfig *c, Err *e);
+int sample_embeddings(Embeddings *em, Tokenizer *tok, const SampleOptions *o, const SdConfig *c,
+                      Err *e);
 
 /* The settings of o->from_png for options that were not given; *t keeps the
  * text (infotext_free). ERR_INPUT when the picture has none; what cannot be

@@ -20,9 +20,11 @@ static int is_embedding(const char *file)
     return 0;
 }
 
-static int open_named(Embeddings *em, const SampleOptions *o, const char *dir, const char *file, int width, Err *e)
+static int open_named(Embeddings *em, const SampleOptions *o, const char *dir, const char *file,
+                      int width, Err *e)
 {
-    char *name = mem_printf("%.*s", (int)(strrchr(file, '.') - file), file), *path = mem_printf("%s/%s", dir, file);
+    char *name = mem_printf("%.*s", (int)(strrchr(file, '.') - file), file),
+         *path = mem_printf("%s/%s", dir, file);
     int rc = name && path ? 0 : err_nomem(e, strlen(file), "an embedding");
     int known = 0;
     for (size_t i = 0; !rc && i < em->count; i++) known |= !strcasecmp(em->list[i].name, name);
@@ -59,9 +61,11 @@ static int from_usual_folders(Embeddings *em, const SampleOptions *o, int width,
     return 0;
 }
 
-int sample_embeddings(Embeddings *em, Tokenizer *tok, const SampleOptions *o, const SdConfig *c, Err *e)
+int sample_embeddings(Embeddings *em, Tokenizer *tok, const SampleOptions *o, const SdConfig *c,
+                      Err *e)
 {
-    for (size_t i = 0; i < o->embeddings.count; i++) TRY(embeddings_open(em, o->embeddings.item[i], c->text_width, e));
+    for (size_t i = 0; i < o->embeddings.count; i++)
+        TRY(embeddings_open(em, o->embeddings.item[i], c->text_width, e));
     if (o->embedding_dir) TRY(from_folder(em, o, o->embedding_dir, c->text_width, e));
     else TRY(from_usual_folders(em, o, c->text_width, e));
     int32_t id = c->vocab;
@@ -69,6 +73,7 @@ int sample_embeddings(Embeddings *em, Tokenizer *tok, const SampleOptions *o, co
         TRY(bpe_add(tok, em->list[i].name, id, em->list[i].rows, e));
     for (size_t i = 0; i < o->embeddings.count; i++)
         if (!is_named(o, em->list[i].name))
-            sample_note("the embedding %s does nothing: its name is not in the prompt", em->list[i].name);
+            sample_note("the embedding %s does nothing: its name is not in the prompt",
+                        em->list[i].name);
     return 0;
 }

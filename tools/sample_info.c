@@ -39,8 +39,10 @@ enum { KNOWN = sizeof known / sizeof *known };
 /* Of the text of a sheet (xyz.h), which only the command with these axes understands. */
 static int is_axis(const char *key, const Options *opt)
 {
-    static const char *const keys[] = {"Script", "X Type", "X Values", "Fixed X Values", "Y Type", "Y Values",
-                                       "Fixed Y Values", "Z Type", "Z Values", "Fixed Z Values"};
+    static const char *const keys[] = {"Script",         "X Type", "X Values",
+                                       "Fixed X Values", "Y Type", "Y Values",
+                                       "Fixed Y Values", "Z Type", "Z Values",
+                                       "Fixed Z Values"};
     for (size_t i = 0; i < sizeof keys / sizeof *keys; i++)
         if (!strcmp(keys[i], key)) return options_find(opt, "x") != NULL;
     return 0;

@@ -7,7 +7,8 @@
 #include "tools/machine.h"
 #include "tools/sample.h"
 
-int sample_config(PipelineConfig *c, const SampleOptions *o, const SampleLoras *l, const SdConfig *sd, Err *e)
+int sample_config(PipelineConfig *c, const SampleOptions *o, const SampleLoras *l,
+                  const SdConfig *sd, Err *e)
 {
     *c = (PipelineConfig){.prompt = l->prompt, .negative = o->negative, .width = o->width,
                           .height = o->height, .steps = o->steps, .cfg_scale = (float)o->cfg_scale,

@@ -29,8 +29,11 @@ enum { COMMANDS = sizeof commands / sizeof *commands };
 
 static void usage(FILE *f)
 {
-    fprintf(f, "sdc - Stable Diffusion sampling and training in one program\n\nusage: sdc COMMAND [OPTIONS]\n\n");
-    for (int i = 0; i < COMMANDS; i++) fprintf(f, "  %-10s %s\n", commands[i].name, commands[i].what);
+    fprintf(
+        f,
+        "sdc - Stable Diffusion sampling and training in one program\n\nusage: sdc COMMAND [OPTIONS]\n\n");
+    for (int i = 0; i < COMMANDS; i++)
+        fprintf(f, "  %-10s %s\n", commands[i].name, commands[i].what);
     fprintf(f, "\nsdc COMMAND --help lists the options of a command.\n");
 }
 
@@ -73,7 +76,8 @@ int main(int argc, char **argv)
     for (int i = 0; i < COMMANDS && rc < 0; i++)
         if (!strcmp(argv[1], commands[i].name)) rc = commands[i].run(argc - 1, argv + 1, &e);
     if (rc < 0) rc = unknown(argv[1], &e);
-    if (rc == 0 && fflush(stdout) != 0) rc = err_set(&e, ERR_DISK, "cannot write to standard output");
+    if (rc == 0 && fflush(stdout) != 0)
+        rc = err_set(&e, ERR_DISK, "cannot write to standard output");
     if (rc) fprintf(stderr, "sdc: %s\n", e.msg[0] ? e.msg : "failed");
     return rc;
 }

@@ -24,7 +24,10 @@ enum { ROUNDS = SWEEP_ROUNDS, JOURNAL_MAX = 1 << 24, PROMPTS = 2 };
 /* Parts of the steps, in quarters, that a run has done at the end of a round. */
 static const uint32_t quarters[ROUNDS] = {1, 2, 4};
 
-double sweep_score(const Sweep *s, const SweepRun *r) { return s->until_best ? r->best : r->held_out; }
+double sweep_score(const Sweep *s, const SweepRun *r)
+{
+    return s->until_best ? r->best : r->held_out;
+}
 
 static char *run_name(const Sweep *s, size_t i) { return mem_printf("%s-%02zu", s->name, i + 1); }
 
@@ -61,7 +64,9 @@ static int open_run(Sweep *s, TrainRun *r, size_t i, Err *e)
     TRY(train_parse(r, s->argc, s->argv, &help, e));
     TRY(set_options(s, r, i, e));
     TRY(train_open(r, e));
-    if (!r->val_ds) return err_set(e, ERR_USAGE, "sdc sweep: runs are compared by held-out loss, and nothing is held out");
+    if (!r->val_ds)
+        return err_set(e, ERR_USAGE,
+                       "sdc sweep: runs are compared by held-out loss, and nothing is held out");
     char *toml = mem_printf("%s/%s.toml", s->dir, r->o.output_name);
     int rc = toml ? train_record_write(r, toml, e) : err_nomem(e, 64, "a file name");
     mem_free(toml);
@@ -71,9 +76,12 @@ static int open_run(Sweep *s, TrainRun *r, size_t i, Err *e)
 static int append_line(const Sweep *s, size_t i, Err *e)
 {
     const SweepRun *r = &s->run[i];
-    char *line = mem_printf("{\"run\": %zu, \"round\": %d, \"done\": %d, \"step\": %" PRIu32 ", \"of\": %" PRIu32
-                            ", \"held_out\": %.9g, \"lowest\": %.9g, \"lowest_step\": %" PRIu32 "}\n",
-                            i + 1, r->rounds, r->done, r->step, r->total, r->held_out, r->best, r->best_step);
+    char *line =
+        mem_printf("{\"run\": %zu, \"round\": %d, \"done\": %d, \"step\": %" PRIu32
+                   ", \"of\": %" PRIu32
+                   ", \"held_out\": %.9g, \"lowest\": %.9g, \"lowest_step\": %" PRIu32 "}\n",
+                   i + 1, r->rounds, r->done, r->step, r->total, r->held_out, r->best,
+                   r->best_step);
     int rc = line ? io_append(s->journal, line, strlen(line), e) : err_nomem(e, 256, "the journal");
     mem_free(line);
     return rc;
@@ -99,10 +107,10 @@ static int train_round(Sweep *s, TrainRun *r, size_t i, int round, Err *e)
 {
     TRY(open_run(s, r, i, e));
     uint32_t goal = (uint32_t)(((uint64_t)r->total * quarters[round] + 3) / 4);
-    if (!s->until_best) r->watch.extra = goal;     /* --auto decides by what a single run measures */
+    if (!s->until_best) r->watch.extra = goal; /* --auto decides by what a single run measures */
     char *label = sweep_label(&s->axes, 0, s->axes.count, i);
-    fprintf(stderr, "\nrun %zu of %zu  %s, to step %" PRIu32 " of %" PRIu32 "\n", i + 1, s->axes.runs, label ? label : "",
-            train_watch_next(r, goal), r->total);
+    fprintf(stderr, "\nrun %zu of %zu  %s, to step %" PRIu32 " of %" PRIu32 "\n", i + 1,
+            s->axes.runs, label ? label : "", train_watch_next(r, goal), r->total);
     mem_free(label);
     TRY(train_start(r, e));
     TRY(train_steps(r, train_watch_next(r, goal), e));
@@ -178,11 +186,13 @@ static int read_line(Sweep *s, const char *line)
     SweepRun r = {0};
     size_t i;
     int end = 0;
-    int n = sscanf(line, "{\"run\": %zu, \"round\": %d, \"done\": %d, \"step\": %" SCNu32 ", \"of\": %" SCNu32
-                   ", \"held_out\": %lf, \"lowest\": %lf, \"lowest_step\": %" SCNu32 "}%n", &i, &r.rounds, &r.done, &r.step,
-                   &r.total, &r.held_out, &r.best, &r.best_step, &end);
-    if (n != 8 || !end || line[end] != '\n' || i < 1 || i > s->axes.runs || r.rounds < 1 || r.rounds > ROUNDS ||
-        !isfinite(r.held_out) || !isfinite(r.best))
+    int n =
+        sscanf(line,
+               "{\"run\": %zu, \"round\": %d, \"done\": %d, \"step\": %" SCNu32 ", \"of\": %" SCNu32
+               ", \"held_out\": %lf, \"lowest\": %lf, \"lowest_step\": %" SCNu32 "}%n",
+               &i, &r.rounds, &r.done, &r.step, &r.total, &r.held_out, &r.best, &r.best_step, &end);
+    if (n != 8 || !end || line[end] != '\n' || i < 1 || i > s->axes.runs || r.rounds < 1 ||
+        r.rounds > ROUNDS || !isfinite(r.held_out) || !isfinite(r.best))
         return 0;
     memcpy(r.score, s->run[i - 1].score, sizeof r.score);
     r.score[r.rounds - 1] = sweep_score(s, &r);
@@ -194,13 +204,16 @@ static int read_line(Sweep *s, const char *line)
  * axes and the names set, and the axes. */
 static int hash_settings(const Sweep *s, const TrainRun *r, char hex[HASH_HEX], Err *e)
 {
-    static const char *const free_names[] = {"threads", "device", "ram", "resume", "logging_dir", "seed", "stop_after_steps"};
+    static const char *const free_names[] = {"threads",         "device",      "ram",
+                                             "resume",          "logging_dir", "seed",
+                                             "stop_after_steps"};
     Hash *h;
     TRY(hash_new(&h, e));
     for (size_t i = 0; i < r->opt.count; i++) {
         const Option *o = &r->opt.table[i];
         int skip = !o->name || !r->opt.given[i] || o->kind == OPT_REFUSED || o->kind == OPT_IGNORED;
-        for (size_t k = 0; !skip && k < sizeof free_names / sizeof *free_names; k++) skip = !strcmp(o->name, free_names[k]);
+        for (size_t k = 0; !skip && k < sizeof free_names / sizeof *free_names; k++)
+            skip = !strcmp(o->name, free_names[k]);
         char *v = skip ? NULL : options_text(&r->opt, o->name);
         if (!v) continue;
         hash_update(h, o->name, strlen(o->name));
@@ -222,14 +235,18 @@ static int read_journal(Sweep *s, char *text, const char *hex, Err *e)
     char have[HASH_HEX] = "";
     long long seed;
     int end = 0;
-    if (sscanf(text, "{\"sweep\": \"%64[0-9a-f]\", \"seed\": %lld}\n%n", have, &seed, &end) != 2 || !end || strcmp(have, hex))
-        return err_set(e, ERR_USAGE, "%s: belongs to a sweep with other settings; give another --output_name, or remove it",
-                       s->journal);
+    if (sscanf(text, "{\"sweep\": \"%64[0-9a-f]\", \"seed\": %lld}\n%n", have, &seed, &end) != 2 ||
+        !end || strcmp(have, hex))
+        return err_set(
+            e, ERR_USAGE,
+            "%s: belongs to a sweep with other settings; give another --output_name, or remove it",
+            s->journal);
     s->seed = seed;
     char *at = text + end, *next;
     for (; (next = strchr(at, '\n')) && read_line(s, at); at = next + 1) continue;
     size_t whole = (size_t)(at - text);
-    return text[whole] ? io_write_file(s->journal, text, whole, e) : 0;     /* without a line that was cut short */
+    return text[whole] ? io_write_file(s->journal, text, whole, e)
+                       : 0; /* without a line that was cut short */
 }
 
 static int open_journal(Sweep *s, const TrainRun *r, Err *e)
@@ -258,15 +275,18 @@ static int choose_prompts(Sweep *s, const TrainRun *r, Err *e)
     char *text = mem_strdup("");
     for (size_t i = 0, n = 0; text && i < ds->item_count && n < PROMPTS; i++) {
         const char *caption = ds->items[i].caption;
-        if (!*caption || *caption == '#' || strstr(text, caption) || strstr(caption, "--")) continue;
-        char *more = mem_printf("%s%.*s --d %d --s 20\n", text, (int)strcspn(caption, "\r\n"), caption, 1);
+        if (!*caption || *caption == '#' || strstr(text, caption) || strstr(caption, "--"))
+            continue;
+        char *more =
+            mem_printf("%s%.*s --d %d --s 20\n", text, (int)strcspn(caption, "\r\n"), caption, 1);
         mem_free(text);
         text = more;
         n++;
     }
     dataset_close(ds);
     int rc = text ? 0 : err_nomem(e, 64, "sample prompts");
-    if (!rc && *text && !(s->prompts = mem_printf("%s/%s-prompts.txt", s->dir, s->name))) rc = err_nomem(e, 64, "a file name");
+    if (!rc && *text && !(s->prompts = mem_printf("%s/%s-prompts.txt", s->dir, s->name)))
+        rc = err_nomem(e, 64, "a file name");
     if (!rc && s->prompts) rc = io_write_file(s->prompts, text, strlen(text), e);
     mem_free(text);
     return rc;
@@ -286,7 +306,8 @@ static int list_pictures(Sweep *s, Err *e)
     for (size_t i = 0; !rc && i < s->axes.runs && n; i++) {
         mem_free(r->o.output_name);
         r->o.output_name = run_name(s, i);
-        for (size_t k = 0; r->o.output_name && k < n; k++) s->pictures[i * n + k] = train_samples_path(r, "sweep", k);
+        for (size_t k = 0; r->o.output_name && k < n; k++)
+            s->pictures[i * n + k] = train_samples_path(r, "sweep", k);
     }
     for (size_t k = 0; !rc && k < n; k++) s->prompt[k] = mem_strdup(train_samples_prompt(r, k));
     train_close(r);
@@ -353,7 +374,10 @@ static int run_all(Sweep *s, const TrainRun *r, Err *e)
 
 int sweep_train(const TrainRun *r, Err *e)
 {
-    Sweep s = {.halving = r->o.sweep_halving, .until_best = r->o.until_best, .argc = r->argc, .argv = r->argv};
+    Sweep s = {.halving = r->o.sweep_halving,
+               .until_best = r->o.until_best,
+               .argc = r->argc,
+               .argv = r->argv};
     int rc = run_all(&s, r, e);
     for (size_t i = 0; i < s.prompt_count * s.axes.runs; i++) mem_free(s.pictures[i]);
     for (size_t i = 0; i < s.prompt_count; i++) mem_free(s.prompt[i]);

@@ -25,7 +25,8 @@ static int add_value(SweepAxis *x, const char *value, Err *e)
     for (size_t i = 0; i < x->values.count; i++)
         if (!strcmp(item[i], value)) {
             mem_free(copy);
-            return err_set(e, ERR_USAGE, "option --sweep: %s has the value %s twice", x->label, value);
+            return err_set(e, ERR_USAGE, "option --sweep: %s has the value %s twice", x->label,
+                           value);
         }
     item[x->values.count++] = copy;
     return 0;
@@ -34,8 +35,12 @@ static int add_value(SweepAxis *x, const char *value, Err *e)
 /* Names that say where a run's files are, or that do not belong to a run. */
 static int fixed(const char *option)
 {
-    static const char *const names[] = {"output_name", "output_dir", "resume", "config_file", "sweep", "sweep_halving",
-                                        "dry_run", "validation_split", "validation_dir", "validation_seed", "sample_prompts", "vae"};
+    static const char *const names[] = {"output_name",    "output_dir",
+                                        "resume",         "config_file",
+                                        "sweep",          "sweep_halving",
+                                        "dry_run",        "validation_split",
+                                        "validation_dir", "validation_seed",
+                                        "sample_prompts", "vae"};
     for (size_t i = 0; i < sizeof names / sizeof *names; i++)
         if (!strcmp(option, names[i])) return 1;
     return 0;
@@ -46,12 +51,17 @@ static int find_axis(SweepAxis **x, SweepAxes *a, const char *label, const Optio
     const Option *o = options_find(opt, full_name(label));
     if (!o || o->kind == OPT_REFUSED || o->kind == OPT_IGNORED || o->kind == OPT_LIST ||
         o->kind == OPT_AXES)
-        return err_set(e, ERR_USAGE, "option --sweep: \"%s\" is no option that can be varied; names are those of sdc train "
-                       "--help, and lr, te_lr, dim, alpha, repeats, epochs, steps, batch, optimizer", label);
-    if (fixed(o->name)) return err_set(e, ERR_USAGE, "option --sweep: %s must be the same in all runs", o->name);
+        return err_set(
+            e, ERR_USAGE,
+            "option --sweep: \"%s\" is no option that can be varied; names are those of sdc train "
+            "--help, and lr, te_lr, dim, alpha, repeats, epochs, steps, batch, optimizer",
+            label);
+    if (fixed(o->name))
+        return err_set(e, ERR_USAGE, "option --sweep: %s must be the same in all runs", o->name);
     for (size_t i = 0; i < a->count; i++)
         if (a->axis[i].option == o->name) return *x = &a->axis[i], 0;
-    if (a->count == SWEEP_AXES) return err_set(e, ERR_USAGE, "option --sweep: more than %d options", SWEEP_AXES);
+    if (a->count == SWEEP_AXES)
+        return err_set(e, ERR_USAGE, "option --sweep: more than %d options", SWEEP_AXES);
     *x = &a->axis[a->count++];
     **x = (SweepAxis){.option = o->name, .label = mem_strdup(label)};
     return (*x)->label ? 0 : err_nomem(e, strlen(label), "the sweep");
@@ -78,7 +88,8 @@ static int add_text(SweepAxes *a, const char *text, const Options *opt, Err *e)
 {
     char *copy = mem_strdup(text), *rest = NULL;
     int rc = copy ? 0 : err_nomem(e, strlen(text), "the sweep");
-    for (char *word = copy ? strtok_r(copy, " \t\n", &rest) : NULL; word && !rc; word = strtok_r(NULL, " \t\n", &rest))
+    for (char *word = copy ? strtok_r(copy, " \t\n", &rest) : NULL; word && !rc;
+         word = strtok_r(NULL, " \t\n", &rest))
         rc = add_word(a, word, opt, e);
     mem_free(copy);
     return rc;
@@ -91,12 +102,17 @@ static int check(SweepAxes *a, const Options *opt, Err *e)
     for (size_t i = 0; i < a->count; i++) {
         lr |= !strcmp(a->axis[i].option, "learning_rate");
         a->runs *= a->axis[i].values.count;
-        if (a->runs > SWEEP_RUNS) return err_set(e, ERR_USAGE, "option --sweep: more than %d runs", SWEEP_RUNS);
+        if (a->runs > SWEEP_RUNS)
+            return err_set(e, ERR_USAGE, "option --sweep: more than %d runs", SWEEP_RUNS);
     }
-    if (a->runs < 2) return err_set(e, ERR_USAGE, "option --sweep: one run only; give several values, \"lr=1e-4,3e-4\"");
+    if (a->runs < 2)
+        return err_set(e, ERR_USAGE,
+                       "option --sweep: one run only; give several values, \"lr=1e-4,3e-4\"");
     if (lr && options_given(opt, "unet_lr"))
-        return err_set(e, ERR_USAGE, "option --sweep: learning_rate has no effect beside --unet_lr; leave that out, or "
-                       "vary unet_lr");
+        return err_set(
+            e, ERR_USAGE,
+            "option --sweep: learning_rate has no effect beside --unet_lr; leave that out, or "
+            "vary unet_lr");
     return 0;
 }
 
@@ -131,7 +147,8 @@ char *sweep_label(const SweepAxes *a, size_t from, size_t to, size_t i)
 {
     char *s = mem_strdup("");
     for (size_t k = from; s && k < to; k++) {
-        char *more = mem_printf("%s%s%s=%s", s, k > from ? " " : "", a->axis[k].label, sweep_value(a, k, i));
+        char *more =
+            mem_printf("%s%s%s=%s", s, k > from ? " " : "", a->axis[k].label, sweep_value(a, k, i));
         mem_free(s);
         s = more;
     }

@@ -17,7 +17,8 @@ static size_t *sorted(const Sweep *s)
     size_t *order = mem_alloc(s->axes.runs * sizeof *order);
     for (size_t i = 0; order && i < s->axes.runs; i++) {
         size_t at = i;
-        for (; at && sweep_score(s, &s->run[i]) < sweep_score(s, &s->run[order[at - 1]]); at--) order[at] = order[at - 1];
+        for (; at && sweep_score(s, &s->run[i]) < sweep_score(s, &s->run[order[at - 1]]); at--)
+            order[at] = order[at - 1];
         order[at] = i;
     }
     return order;
@@ -29,8 +30,9 @@ static char *table_text(const Sweep *s, const size_t *order)
     for (size_t n = 0; text && n < s->axes.runs; n++) {
         const SweepRun *r = &s->run[order[n]];
         char *label = sweep_label(&s->axes, 0, s->axes.count, order[n]);
-        char *more = mem_printf("%s%8.5f  %8.5f (%5" PRIu32 ")  %5" PRIu32 "%s  %3zu  %s\n", text, sweep_score(s, r), r->best,
-                                r->best_step, r->step, r->done ? " " : "*", order[n] + 1, label ? label : "");
+        char *more = mem_printf("%s%8.5f  %8.5f (%5" PRIu32 ")  %5" PRIu32 "%s  %3zu  %s\n", text,
+                                sweep_score(s, r), r->best, r->best_step, r->step,
+                                r->done ? " " : "*", order[n] + 1, label ? label : "");
         mem_free(label);
         mem_free(text);
         text = more;
@@ -38,8 +40,9 @@ static char *table_text(const Sweep *s, const size_t *order)
     int dropped = 0;
     for (size_t i = 0; i < s->axes.runs; i++) dropped |= !s->run[i].done;
     if (!text || !dropped) return text;
-    char *more = mem_printf("%s* stopped early; sdc train --config_file %s/%s-NN.toml --resume takes it to its end\n", text,
-                            s->dir, s->name);
+    char *more = mem_printf(
+        "%s* stopped early; sdc train --config_file %s/%s-NN.toml --resume takes it to its end\n",
+        text, s->dir, s->name);
     mem_free(text);
     return more;
 }
@@ -50,11 +53,15 @@ static int write_best(const Sweep *s, size_t best, Err *e)
     static const char key[] = "\noutput_name = ";
     char *from = mem_printf("%s/%s-%02zu.toml", s->dir, s->name, best + 1);
     char *to = mem_printf("%s/%s-best.toml", s->dir, s->name), *text = NULL, *name = NULL;
-    int rc = from && to ? io_read_text(&text, NULL, from, TOML_MAX, e) : err_nomem(e, 64, "a file name");
+    int rc =
+        from && to ? io_read_text(&text, NULL, from, TOML_MAX, e) : err_nomem(e, 64, "a file name");
     char *at = rc ? NULL : strstr(text, key), *end = at ? strchr(at + sizeof key - 1, '\n') : NULL;
     if (!rc && !end) rc = err_set(e, ERR_INPUT, "%s: there is no output_name in it any more", from);
-    if (!rc) name = mem_printf("%.*s\"%s-best\"%s", (int)(at + sizeof key - 1 - text), text, s->name, end);
-    if (!rc) rc = name ? io_write_file(to, name, strlen(name), e) : err_nomem(e, TOML_MAX, "settings");
+    if (!rc)
+        name =
+            mem_printf("%.*s\"%s-best\"%s", (int)(at + sizeof key - 1 - text), text, s->name, end);
+    if (!rc)
+        rc = name ? io_write_file(to, name, strlen(name), e) : err_nomem(e, TOML_MAX, "settings");
     if (!rc) printf("%s\n", to);
     char *owned[] = {from, to, text, name};
     for (int i = 0; i < 4; i++) mem_free(owned[i]);
@@ -89,16 +96,21 @@ static int compose(Image *out, const Sweep *s, Image *cells, char **rows, char *
         image_free(&im);
     }
     if (!w) return 0;
-    for (size_t i = 0; i < s->axes.runs * n; i++) TRY(load_cell(&cells[i], s->pictures[i], w, h, e));
+    for (size_t i = 0; i < s->axes.runs * n; i++)
+        TRY(load_cell(&cells[i], s->pictures[i], w, h, e));
     for (size_t i = 0; i < down; i++)
-        if (!(rows[i] = sweep_label(&s->axes, 0, last, i * wide))) return err_nomem(e, 64, "the grid");
+        if (!(rows[i] = sweep_label(&s->axes, 0, last, i * wide)))
+            return err_nomem(e, 64, "the grid");
     for (size_t i = 0; i < across; i++) {
         char *value = sweep_label(&s->axes, last, last + 1, i / n);
         cols[i] = value ? mem_printf("%s: %s", value, s->prompt[i % n]) : NULL;
         mem_free(value);
         if (!cols[i]) return err_nomem(e, 64, "the grid");
     }
-    Grid g = {.rows = (int)down, .cols = (int)across, .margin = 4, .col_labels = (const char *const *)cols,
+    Grid g = {.rows = (int)down,
+              .cols = (int)across,
+              .margin = 4,
+              .col_labels = (const char *const *)cols,
               .row_labels = last ? (const char *const *)rows : NULL};
     return grid_compose(out, cells, down * across, &g, e);
 }
@@ -110,7 +122,8 @@ static int write_grid(const Sweep *s, Err *e)
     Image *cells = mem_calloc(count, sizeof *cells), out = {0};
     char **rows = mem_calloc(s->axes.runs, sizeof *rows), **cols = mem_calloc(count, sizeof *cols);
     char *path = mem_printf("%s/%s-sweep.png", s->dir, s->name);
-    int rc = cells && rows && cols && path ? compose(&out, s, cells, rows, cols, e) : err_nomem(e, 64, "the grid");
+    int rc = cells && rows && cols && path ? compose(&out, s, cells, rows, cols, e)
+                                           : err_nomem(e, 64, "the grid");
     if (!rc && out.px) rc = image_save(path, &out, NULL, e);
     if (!rc && out.px) printf("%s\n", path);
     for (size_t i = 0; cells && i < count; i++) image_free(&cells[i]);
@@ -125,8 +138,10 @@ static int write_grid(const Sweep *s, Err *e)
 int sweep_result(const Sweep *s, Err *e)
 {
     size_t *order = sorted(s), best = 0;
-    char *text = order ? table_text(s, order) : NULL, *path = mem_printf("%s/%s-sweep.txt", s->dir, s->name);
-    int rc = text && path ? io_write_file(path, text, strlen(text), e) : err_nomem(e, 64, "the table");
+    char *text = order ? table_text(s, order) : NULL,
+         *path = mem_printf("%s/%s-sweep.txt", s->dir, s->name);
+    int rc =
+        text && path ? io_write_file(path, text, strlen(text), e) : err_nomem(e, 64, "the table");
     while (!rc && best + 1 < s->axes.runs && !s->run[order[best]].done) best++;
     if (!rc) printf("\n%s", text);
     if (!rc) rc = write_grid(s, e);

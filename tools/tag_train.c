@@ -81,9 +81,11 @@ static int open_all(TagTrain *r, const char *dir, Err *e)
     ModelOptions dtype = {0}, saved = {0};
     char device[64];
     if (!o->init || o->tagger)
-        return err_set(e, ERR_USAGE, "option --train: expected --init with the config.json of the "
-                       "new tagger%s", o->tagger ? ", and no --tagger"
-                                                 : "; models/pocket/tagger/config.json is a small one");
+        return err_set(e, ERR_USAGE,
+                       "option --train: expected --init with the config.json of the "
+                       "new tagger%s",
+                       o->tagger ? ", and no --tagger"
+                                 : "; models/pocket/tagger/config.json is a small one");
     TRY(model_dtype(&dtype, o->dtype ? o->dtype : "f32", e));
     TRY(model_dtype(&saved, o->save_precision ? o->save_precision : "f16", e));
     if (dtype.int8 || saved.int8)

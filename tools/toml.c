@@ -64,11 +64,13 @@ static int escape(Toml *t, char **w)
     if (c != 'u' && c != 'U') return fail(t, "unknown escape in a string");
     unsigned long v = 0;
     for (int i = 0; i < (c == 'u' ? 4 : 8); i++, t->s++) {
-        if (!isxdigit((unsigned char)*t->s)) return fail(t, "a \\u escape needs hexadecimal digits");
+        if (!isxdigit((unsigned char)*t->s))
+            return fail(t, "a \\u escape needs hexadecimal digits");
         int d = *t->s <= '9' ? *t->s - '0' : (*t->s | 32) - 'a' + 10;
         v = v << 4 | (unsigned long)d;
     }
-    if (!v || v > 0x10FFFF || (v >= 0xD800 && v < 0xE000)) return fail(t, "a \\u escape is no character");
+    if (!v || v > 0x10FFFF || (v >= 0xD800 && v < 0xE000))
+        return fail(t, "a \\u escape is no character");
     put_utf8(w, v);
     return 0;
 }
@@ -104,8 +106,10 @@ static int bare(Toml *t)
         t->s++;
     }
     *w = 0;
-    if (w == t->buf) return fail(t, "a value was expected: a string, a number, true, false or a list");
-    if (strchr("+-.0123456789", t->buf[0]) || !strcmp(t->buf, "true") || !strcmp(t->buf, "false")) return 0;
+    if (w == t->buf)
+        return fail(t, "a value was expected: a string, a number, true, false or a list");
+    if (strchr("+-.0123456789", t->buf[0]) || !strcmp(t->buf, "true") || !strcmp(t->buf, "false"))
+        return 0;
     return fail(t, "a text must stand in quotes");
 }
 
@@ -139,7 +143,8 @@ static int key_value(Toml *t)
     char key[KEY_MAX_LEN];
     size_t n = 0;
     char q = *t->s == '"' || *t->s == '\'' ? *t->s++ : 0;
-    while (*t->s && *t->s != '\n' && (q ? *t->s != q : isalnum((unsigned char)*t->s) || *t->s == '_' || *t->s == '-')) {
+    while (*t->s && *t->s != '\n' &&
+           (q ? *t->s != q : isalnum((unsigned char)*t->s) || *t->s == '_' || *t->s == '-')) {
         if (n + 1 >= sizeof key) return fail(t, "a key is too long");
         key[n++] = *t->s++;
     }
@@ -167,11 +172,13 @@ static int table_name(Toml *t)
         name[n++] = *t->s;
     }
     name[n] = 0;
-    if (t->s[0] != ']' || (array && t->s[1] != ']')) return fail(t, "a section's name does not end with ]");
+    if (t->s[0] != ']' || (array && t->s[1] != ']'))
+        return fail(t, "a section's name does not end with ]");
     t->s += 1 + array;
     skip_blanks(t);
     if (*t->s == '#') t->s += strcspn(t->s, "\n");
-    return *t->s && *t->s != '\n' ? fail(t, "something follows the section's name") : t->table(t->ctx, name, array, t->e);
+    return *t->s && *t->s != '\n' ? fail(t, "something follows the section's name")
+                                  : t->table(t->ctx, name, array, t->e);
 }
 
 int toml_read(const char *text, const char *path, toml_value_fn *fn, void *ctx, Err *e)
@@ -179,7 +186,8 @@ int toml_read(const char *text, const char *path, toml_value_fn *fn, void *ctx, 
     return toml_read_tables(text, path, fn, NULL, ctx, e);
 }
 
-int toml_read_tables(const char *text, const char *path, toml_value_fn *fn, toml_table_fn *table, void *ctx, Err *e)
+int toml_read_tables(const char *text, const char *path, toml_value_fn *fn, toml_table_fn *table,
+                     void *ctx, Err *e)
 {
     Toml t = {text, path, 1, mem_alloc(strlen(text) + 1), fn, table, ctx, e};
     if (!t.buf) return err_nomem(e, strlen(text), path);

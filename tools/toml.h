@@ -17,7 +17,8 @@ typedef int toml_value_fn(void *ctx, const char *key, const char *value, int ind
 typedef int toml_table_fn(void *ctx, const char *name, int array, Err *e);
 
 /* The same with the tables as they come, in place of flattening. */
-int toml_read_tables(const char *text, const char *path, toml_value_fn *fn, toml_table_fn *table, void *ctx, Err *e);
+int toml_read_tables(const char *text, const char *path, toml_value_fn *fn, toml_table_fn *table,
+                     void *ctx, Err *e);
 
 /* ERR_USAGE "PATH:LINE: ..." for what is not understood. */
 int toml_read(const char *text, const char *path, toml_value_fn *fn, void *ctx, Err *e);

@@ -32,33 +32,42 @@
 #include "tools/options.h"
 #include "tools/progress.h"
 
-enum { STRENGTHS_MAX = 12, TRAIN_META = 11 };          /* metadata_title and so on, in the order of the table */
+enum {
+    STRENGTHS_MAX = 12,
+    TRAIN_META = 11
+}; /* metadata_title and so on, in the order of the table */
 
 typedef struct {
-    char *model, *vae, *data_dir, *reg_data_dir, *output_dir, *output_name, *resolution, *caption_extension,
-        *mixed_precision, *save_precision, *network_weights, *optimizer, *optimizer_args, *lr_scheduler,
-        *lr_warmup, *loss_type, *huber_schedule, *sample_prompts, *sample_sampler, *sample_strengths, *time, *resume, *config_file,
-        *init, *device, *caption_prefix, *caption_suffix, *keep_tokens_separator, *comment, *network_module,
-        *network_args, *validation_dir, *save_model_as, *ram, *lr_decay, *mask_dir, *caption_separator,
-        *secondary_separator, *dataset_config, *in_json, *token_string, *init_word, *ti_weights, *preset,
-        *trigger, *class_prompt, *logging_dir, *log_prefix, *log_with, *meta_text[TRAIN_META];
-    OptionList optimizer_arg_list, network_arg_list, lr_arg_list, base_weights, base_multipliers, rest, sweep;
-    int network_dim, conv_dim, full, train_vae, unet_only, text_only, batch, accumulation, epochs, steps,
-        save_every_n_epochs, save_every_n_steps, save_last_n_epochs, sample_every_n_epochs,
-        sample_every_n_steps, sample_at_first, save_state, save_state_every_n_steps, shuffle_caption,
-        keep_tokens, flip_aug, enable_bucket, bucket_no_upscale, min_bucket_reso, max_bucket_reso,
-        bucket_reso_steps, clip_skip, max_token_length, v_pred, threads, dry_run, lr_cycles, min_timestep,
-        max_timestep, dropout_every_n_epochs, skip_bad_images, vae_crop, cache_latents_to_disk, no_metadata,
-        stop_after_steps, unit_latents, micro, full_bf16, int8_base, lr_timescale, debiased, scale_v_loss,
-        noise_offset_random, multires_iterations, ip_noise_random, zero_terminal_snr, alpha_mask, masked_loss,
-        enable_wildcard, token_warmup_min, validate_every_n_epochs, validate_every_n_steps,
-        max_validation_steps, repeats, num_repeats, sweep_halving, save_n_epoch_ratio, save_last_n_steps, until_best,
-        num_class_images, use_ema, ema_update_after, ti, num_vectors, object_template, style_template;
+    char *model, *vae, *data_dir, *reg_data_dir, *output_dir, *output_name, *resolution,
+        *caption_extension, *mixed_precision, *save_precision, *network_weights, *optimizer,
+        *optimizer_args, *lr_scheduler, *lr_warmup, *loss_type, *huber_schedule, *sample_prompts,
+        *sample_sampler, *sample_strengths, *time, *resume, *config_file, *init, *device,
+        *caption_prefix, *caption_suffix, *keep_tokens_separator, *comment, *network_module,
+        *network_args, *validation_dir, *save_model_as, *ram, *lr_decay, *mask_dir,
+        *caption_separator, *secondary_separator, *dataset_config, *in_json, *token_string,
+        *init_word, *ti_weights, *preset, *trigger, *class_prompt, *logging_dir, *log_prefix,
+        *log_with, *meta_text[TRAIN_META];
+    OptionList optimizer_arg_list, network_arg_list, lr_arg_list, base_weights, base_multipliers,
+        rest, sweep;
+    int network_dim, conv_dim, full, train_vae, unet_only, text_only, batch, accumulation, epochs,
+        steps, save_every_n_epochs, save_every_n_steps, save_last_n_epochs, sample_every_n_epochs,
+        sample_every_n_steps, sample_at_first, save_state, save_state_every_n_steps,
+        shuffle_caption, keep_tokens, flip_aug, enable_bucket, bucket_no_upscale, min_bucket_reso,
+        max_bucket_reso, bucket_reso_steps, clip_skip, max_token_length, v_pred, threads, dry_run,
+        lr_cycles, min_timestep, max_timestep, dropout_every_n_epochs, skip_bad_images, vae_crop,
+        cache_latents_to_disk, no_metadata, stop_after_steps, unit_latents, micro, full_bf16,
+        int8_base, lr_timescale, debiased, scale_v_loss, noise_offset_random, multires_iterations,
+        ip_noise_random, zero_terminal_snr, alpha_mask, masked_loss, enable_wildcard,
+        token_warmup_min, validate_every_n_epochs, validate_every_n_steps, max_validation_steps,
+        repeats, num_repeats, sweep_halving, save_n_epoch_ratio, save_last_n_steps, until_best,
+        num_class_images, use_ema, ema_update_after, ti, num_vectors, object_template,
+        style_template;
     int64_t seed, validation_seed;
-    double network_alpha, conv_alpha, lr, unet_lr, text_lr, max_grad_norm, lr_power, min_snr_gamma, huber_c,
-        noise_offset, caption_dropout_rate, tag_dropout_rate, prior_loss_weight, kl_weight,
+    double network_alpha, conv_alpha, lr, unet_lr, text_lr, max_grad_norm, lr_power, min_snr_gamma,
+        huber_c, noise_offset, caption_dropout_rate, tag_dropout_rate, prior_loss_weight, kl_weight,
         save_state_minutes, scale_weight_norms, lr_min_ratio, huber_scale, v_pred_like_loss,
-        adaptive_noise_scale, multires_discount, ip_noise_gamma, token_warmup_step, validation_split, ema_decay, network_dropout;
+        adaptive_noise_scale, multires_discount, ip_noise_gamma, token_warmup_step,
+        validation_split, ema_decay, network_dropout;
 } TrainOptions;
 
 /* Defaults and the table. */
@@ -179,8 +188,12 @@ char *train_network_args(const TrainOptions *o);               /* JSON; mem_free
 int train_ti_check(const TrainOptions *o, Err *e);
 void train_ti_captions(const TrainOptions *o, FinetuneConfig *c);
 int train_ti_open(TrainRun *r, Err *e);
-int train_ti_save(const TrainRun *r, const char *path, FileDtype dtype, const LoraMeta *meta, size_t count, Err *e);
-static inline int train_is_lora(const TrainOptions *o) { return !o->full && !o->train_vae && !o->ti; }
+int train_ti_save(const TrainRun *r, const char *path, FileDtype dtype, const LoraMeta *meta,
+                  size_t count, Err *e);
+static inline int train_is_lora(const TrainOptions *o)
+{
+    return !o->full && !o->train_vae && !o->ti;
+}
 
 /* --num_class_images: whether there is none yet; how many are missing; makes these in a run
  * of which nothing is open, and leaves the model open. */
@@ -220,7 +233,8 @@ int train_micros(const TrainRun *r, uint32_t step);
 int train_recall(TrainRun *r, Err *e);
 int train_record_check(const TrainRun *r, Err *e);     /* ERR_USAGE: another file is in its place */
 int train_record(const TrainRun *r, Err *e);
-int train_record_write(const TrainRun *r, const char *path, Err *e);   /* all settings, chosen or given */
+int train_record_write(const TrainRun *r, const char *path,
+                       Err *e); /* all settings, chosen or given */
 
 /* What stands before the options in a command line for kohya's scripts is passed over: *skip
  * arguments. ERR_USAGE for scripts of other models. */

@@ -25,7 +25,9 @@ static int count_pictures(size_t *n, const char *dir, char **folder, Err *e)
     size_t count;
     TRY(io_list(&names, &count, dir, e));
     for (size_t i = 0; i < count; i++) {
-        char *path = folder && isdigit((unsigned char)names[i][0]) ? mem_printf("%s/%s", dir, names[i]) : NULL;
+        char *path = folder && isdigit((unsigned char)names[i][0])
+                         ? mem_printf("%s/%s", dir, names[i])
+                         : NULL;
         if (path && io_exists(path) == 2) {
             size_t inside = 0;
             if (!count_pictures(&inside, path, NULL, NULL)) *n += inside;
@@ -45,7 +47,8 @@ static int find(const TrainOptions *o, size_t *there, char **folder, Err *e)
     *there = 0;
     *folder = NULL;
     if (io_exists(o->reg_data_dir)) TRY(count_pictures(there, o->reg_data_dir, folder, e));
-    if (!*folder) *folder = *there ? mem_strdup(o->reg_data_dir) : mem_printf("%s/1_class", o->reg_data_dir);
+    if (!*folder)
+        *folder = *there ? mem_strdup(o->reg_data_dir) : mem_printf("%s/1_class", o->reg_data_dir);
     return *folder ? 0 : err_nomem(e, 64, "a file name");
 }
 
@@ -63,11 +66,13 @@ int train_class_missing(TrainRun *r, Err *e)
     const TrainOptions *o = &r->o;
     r->class_missing = 0;
     if (!o->num_class_images) {
-        if (o->class_prompt) return err_set(e, ERR_USAGE, "option --class_prompt: needs --num_class_images");
+        if (o->class_prompt)
+            return err_set(e, ERR_USAGE, "option --class_prompt: needs --num_class_images");
         return 0;
     }
     if (!o->reg_data_dir || !o->class_prompt || !o->model || o->train_vae)
-        return err_set(e, ERR_USAGE, "option --num_class_images: needs --reg_data_dir, where the pictures go, "
+        return err_set(e, ERR_USAGE,
+                       "option --num_class_images: needs --reg_data_dir, where the pictures go, "
                        "--class_prompt, what they show, and a model that can make them");
     char *folder;
     size_t there, wanted = (size_t)o->num_class_images;
@@ -87,9 +92,15 @@ static int poll_stop(void *ctx, int done, int total)
 /* Everything at once or, if that is more than may be used, U-Net and decoder in turn. */
 static int plan_within(TrainRun *r, Pipeline *p, Err *e)
 {
-    PipelineConfig c = {.prompt = r->o.class_prompt, .negative = "", .steps = STEPS, .cfg_scale = GUIDANCE,
-                        .sampler = SAMPLER_DPMPP_2M, .clip_skip = r->o.clip_skip, .rng = RNG_NV,
-                        .v_pred = r->o.v_pred || r->m.ck->config.v_prediction, .poll = poll_stop};
+    PipelineConfig c = {.prompt = r->o.class_prompt,
+                        .negative = "",
+                        .steps = STEPS,
+                        .cfg_scale = GUIDANCE,
+                        .sampler = SAMPLER_DPMPP_2M,
+                        .clip_skip = r->o.clip_skip,
+                        .rng = RNG_NV,
+                        .v_pred = r->o.v_pred || r->m.ck->config.v_prediction,
+                        .poll = poll_stop};
     size_t budget = memory_default(r->m.dev) + memory_held(r->m.dev), need = 0;
     if (r->o.ram) TRY(memory_size(&budget, "ram", r->o.ram, e));
     TRY(train_resolution(&r->o, &c.width, &c.height, e));
@@ -104,13 +115,18 @@ static int plan_within(TrainRun *r, Pipeline *p, Err *e)
         if (need <= budget) return 0;
     }
     char text[32];
-    return err_set(e, ERR_MEMORY, "class pictures of %dx%d need %s, more than may be used; make them elsewhere and "
-                   "put them into %s", c.width, c.height, memory_text(text, sizeof text, need), r->o.reg_data_dir);
+    return err_set(
+        e, ERR_MEMORY,
+        "class pictures of %dx%d need %s, more than may be used; make them elsewhere and "
+        "put them into %s",
+        c.width, c.height, memory_text(text, sizeof text, need), r->o.reg_data_dir);
 }
 
-static int make_picture(const TrainRun *r, Pipeline *p, Image *im, const char *folder, size_t i, int *made, Err *e)
+static int make_picture(const TrainRun *r, Pipeline *p, Image *im, const char *folder, size_t i,
+                        int *made, Err *e)
 {
-    const char *ext = r->o.caption_extension && *r->o.caption_extension ? r->o.caption_extension : ".txt";
+    const char *ext =
+        r->o.caption_extension && *r->o.caption_extension ? r->o.caption_extension : ".txt";
     char *path = mem_printf("%s/class-%05zu.png", folder, i);
     char *text = mem_printf("%s/class-%05zu%s%s", folder, i, *ext == '.' ? "" : ".", ext);
     int rc = path && text ? 0 : err_nomem(e, 64, "a file name");

@@ -14,21 +14,37 @@ static void notice(void *ctx, const char *line)
 
 static DataConfig data_config(const TrainOptions *o, const char *dir, const char *reg)
 {
-    DataConfig c = {.train_dir = dir, .reg_dir = reg, .caption_extension = o->caption_extension,
-                    .batch_size = o->batch, .flip_aug = o->flip_aug, .prior_loss_weight = o->prior_loss_weight,
-                    .seed = (uint64_t)o->seed, .skip_bad_images = o->skip_bad_images, .notice = notice,
-                    .wildcards = o->enable_wildcard, .alpha_mask = o->alpha_mask, .mask_dir = o->mask_dir,
-                    .split = o->validation_split, .flat_repeats = o->repeats, .repeats = o->num_repeats,
+    DataConfig c = {.train_dir = dir,
+                    .reg_dir = reg,
+                    .caption_extension = o->caption_extension,
+                    .batch_size = o->batch,
+                    .flip_aug = o->flip_aug,
+                    .prior_loss_weight = o->prior_loss_weight,
+                    .seed = (uint64_t)o->seed,
+                    .skip_bad_images = o->skip_bad_images,
+                    .notice = notice,
+                    .wildcards = o->enable_wildcard,
+                    .alpha_mask = o->alpha_mask,
+                    .mask_dir = o->mask_dir,
+                    .split = o->validation_split,
+                    .flat_repeats = o->repeats,
+                    .repeats = o->num_repeats,
                     .split_some = o->until_best && !o->validation_dir && !(o->validation_split > 0),
-                    .split_seed = (uint64_t)(o->validation_seed >= 0 ? o->validation_seed : o->seed)};
+                    .split_seed =
+                        (uint64_t)(o->validation_seed >= 0 ? o->validation_seed : o->seed)};
     c.bucket = (BucketConfig){.enable = o->enable_bucket, .no_upscale = o->bucket_no_upscale,
                               .min_reso = o->min_bucket_reso, .max_reso = o->max_bucket_reso,
                               .steps = o->bucket_reso_steps};
-    c.caption = (CaptionConfig){.prefix = o->caption_prefix, .suffix = o->caption_suffix,
-                                .separator = o->caption_separator, .secondary = o->secondary_separator,
-                                .wildcards = o->enable_wildcard, .token_warmup_min = o->token_warmup_min,
-                                .token_warmup_step = o->token_warmup_step, .max_train_steps = o->steps,
-                                .shuffle = o->shuffle_caption, .keep_tokens = o->keep_tokens,
+    c.caption = (CaptionConfig){.prefix = o->caption_prefix,
+                                .suffix = o->caption_suffix,
+                                .separator = o->caption_separator,
+                                .secondary = o->secondary_separator,
+                                .wildcards = o->enable_wildcard,
+                                .token_warmup_min = o->token_warmup_min,
+                                .token_warmup_step = o->token_warmup_step,
+                                .max_train_steps = o->steps,
+                                .shuffle = o->shuffle_caption,
+                                .keep_tokens = o->keep_tokens,
                                 .keep_tokens_separator = o->keep_tokens_separator,
                                 .dropout_rate = o->caption_dropout_rate,
                                 .dropout_every_n_epochs = o->dropout_every_n_epochs,
@@ -45,15 +61,19 @@ int train_dataset(Dataset **ds, const TrainOptions *o, int quiet, Err *e)
 }
 
 /* --dataset_config, --in_json or folders. plain: for measuring; NULL: for training. */
-static int open_pictures(TrainRun *r, Dataset **ds, DatasetFile **file, const DataConfig *plain, Err *e)
+static int open_pictures(TrainRun *r, Dataset **ds, DatasetFile **file, const DataConfig *plain,
+                         Err *e)
 {
     const TrainOptions *o = &r->o;
     int flags = (plain ? DATASET_PLAIN : 0) | (o->masked_loss ? DATASET_MASKS : 0);
-    if (!o->dataset_config && !o->in_json) return plain ? dataset_open(ds, plain, e) : train_dataset(ds, o, 0, e);
+    if (!o->dataset_config && !o->in_json)
+        return plain ? dataset_open(ds, plain, e) : train_dataset(ds, o, 0, e);
     DataConfig c = plain ? *plain : data_config(o, o->data_dir, NULL);
     if (!plain) TRY(train_resolution(o, &c.bucket.w, &c.bucket.h, e));
     if (o->dataset_config) TRY(dataset_file_open(file, &c, o->dataset_config, flags, e));
-    else TRY(dataset_json_open(file, &c, o->data_dir, o->in_json, o->repeats > 0 ? o->repeats : 1, flags, e));
+    else
+        TRY(dataset_json_open(file, &c, o->data_dir, o->in_json, o->repeats > 0 ? o->repeats : 1,
+                              flags, e));
     return dataset_open(ds, &c, e);
 }
 
@@ -70,8 +90,10 @@ int train_open_data(TrainRun *r, Err *e)
     v.bucket = r->ds->cfg.bucket;
     v.batch_size = 1;
     v.flip_aug = 0;
-    v.caption = (CaptionConfig){.prefix = o->caption_prefix, .suffix = o->caption_suffix,
-                                .separator = o->caption_separator, .secondary = o->secondary_separator,
+    v.caption = (CaptionConfig){.prefix = o->caption_prefix,
+                                .suffix = o->caption_suffix,
+                                .separator = o->caption_separator,
+                                .secondary = o->secondary_separator,
                                 .wildcards = o->enable_wildcard};
     if (o->validation_dir) return dataset_open(&r->val_ds, &v, e);
     return open_pictures(r, &r->val_ds, &r->val_file, &v, e);

@@ -70,7 +70,9 @@ void train_print_defaults(const TrainRun *r)
     for (size_t i = 0; i < sizeof list / sizeof *list; i++) {
         const char *name = list[i].name;
         int rate = strstr(name, "_lr") != NULL;
-        if (options_given(&r->opt, name) || (list[i].lora && (o->full || o->train_vae)) || (rate && rates)) continue;
+        if (options_given(&r->opt, name) || (list[i].lora && (o->full || o->train_vae)) ||
+            (rate && rates))
+            continue;
         if (!strcmp(name, "learning_rate") && !o->full && !o->train_vae) continue;
         char *value = options_text(&r->opt, name);
         if (value && *value && strcmp(value, list[i].kohyas))

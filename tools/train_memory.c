@@ -19,7 +19,8 @@ static const Denoise *largest(const Finetune *f)
 static size_t encoder_weights(const TrainRun *r)
 {
     if (r->o.train_vae) return 0;
-    return params_part(r->m.ps, "vae.encoder.").frozen + params_part(r->m.ps, "vae.quant_conv.").frozen;
+    return params_part(r->m.ps, "vae.encoder.").frozen +
+           params_part(r->m.ps, "vae.quant_conv.").frozen;
 }
 
 /* Those that search for a rate are gone before the run's own is there. */
@@ -34,7 +35,8 @@ static void account(TrainRun *r)
     ParamBytes p = params_part(r->m.ps, NULL);
     int lora = train_is_lora(&r->o) || r->o.ti;
     size_t process = memory_held_later(r->m.dev, &r->lora), there = params_held(r->m.ps);
-    if (dev_own_memory(r->m.dev) || there > process) there = 0;      /* of a run before: in .weights, too */
+    if (dev_own_memory(r->m.dev) || there > process)
+        there = 0; /* of a run before: in .weights, too */
     r->memory = (Memory){.weights = p.frozen - encoder_weights(r) + (lora ? 0 : p.trained),
                          .lora = lora ? p.trained : 0, .gradients = p.gradients,
                          .optimizer = optimizer_bytes(r), .activations = r->m.slab.bytes,
@@ -48,7 +50,8 @@ static void account(TrainRun *r)
         r->memory.host = finetune_bytes(&r->ft) + (r->val_ds ? finetune_bytes(&r->val) : 0);
     r->memory.before = encoder_weights(r) + r->ft.slab.bytes + r->memory.host +
                        r->memory.process;
-    snprintf(r->memory.note, sizeof r->memory.note, "the VAE's encoder is released after the latents are made");
+    snprintf(r->memory.note, sizeof r->memory.note,
+             "the VAE's encoder is released after the latents are made");
 }
 
 /* Plans everything again with at most slab_bytes of activations in a step. */
@@ -76,10 +79,12 @@ static int plan_pieces(TrainRun *r, int n, Err *e)
 static int shrink(TrainRun *r, size_t budget, Err *e)
 {
     int pieces = !r->o.train_vae && !r->o.full_bf16 && !options_given(&r->opt, "micro_batch_size");
-    while (memory_total(&r->memory) > budget && pieces && r->ft_config.micro > 1) TRY(plan_pieces(r, (r->ft_config.micro + 1) / 2, e));
+    while (memory_total(&r->memory) > budget && pieces && r->ft_config.micro > 1)
+        TRY(plan_pieces(r, (r->ft_config.micro + 1) / 2, e));
     /* more than once: the larger graph makes the process itself larger */
     for (int i = 0; memory_total(&r->memory) > budget && i < 3; i++) {
-        size_t fixed = memory_sum(&r->memory) - r->memory.activations, room = budget > fixed ? budget - fixed : 1;
+        size_t fixed = memory_sum(&r->memory) - r->memory.activations,
+               room = budget > fixed ? budget - fixed : 1;
         TRY(plan_within(r, room, e));
         if (r->memory.activations > room) break;       /* there is nothing left to compute twice */
     }
@@ -92,7 +97,8 @@ static int size_fits(TrainRun *r, int h, int w, size_t slab_bytes)
     Slab kept = r->m.slab;
     Denoise d;
     const FinetuneConfig *c = &r->ft_config;
-    int rc = denoise_init(&d, &r->m, &r->ft.schedule, &c->denoise, 1, h, w, c->chunks, c->masked, 1, NULL);
+    int rc = denoise_init(&d, &r->m, &r->ft.schedule, &c->denoise, 1, h, w, c->chunks, c->masked, 1,
+                          NULL);
     if (!rc) {
         rc = exec_fit(&d.exec, slab_bytes, NULL);
         rc |= d.exec.plan.slab_bytes > slab_bytes;
@@ -122,10 +128,13 @@ static void what_fits(TrainRun *r, size_t budget, char *text, size_t cap)
         snprintf(text, cap, "; --resolution %d,%d would fit", w, h);
         return;
     }
-    if (o->full && !o->full_bf16) snprintf(text, cap, "; try --full_bf16 and --optimizer_type AdamW8bit");
+    if (o->full && !o->full_bf16)
+        snprintf(text, cap, "; try --full_bf16 and --optimizer_type AdamW8bit");
     else if (r->m.dtype == DT_F32) snprintf(text, cap, "; try --mixed_precision bf16");
-    else if (!room) snprintf(text, cap, "; weights, gradients and optimizer alone need %.2f GB%s", (double)fixed / (1 << 30),
-                             o->full || o->int8_base ? "" : ", with --int8_base about half of the weights");
+    else if (!room)
+        snprintf(text, cap, "; weights, gradients and optimizer alone need %.2f GB%s",
+                 (double)fixed / (1 << 30),
+                 o->full || o->int8_base ? "" : ", with --int8_base about half of the weights");
 }
 
 static int too_large(TrainRun *r, size_t budget, Err *e)
@@ -133,7 +142,8 @@ static int too_large(TrainRun *r, size_t budget, Err *e)
     char need[32], have[32], other[160];
     Memory *m = &r->memory;
     size_t least = memory_sum(m);
-    if (m->plan.least_bytes && m->plan.least_bytes < m->activations) least -= m->activations - m->plan.least_bytes;
+    if (m->plan.least_bytes && m->plan.least_bytes < m->activations)
+        least -= m->activations - m->plan.least_bytes;
     if (m->before > least) least = m->before;
     memory_text(need, sizeof need, least + least / 100);
     memory_text(have, sizeof have, budget);

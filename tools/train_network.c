@@ -21,14 +21,16 @@ static int number(const char *key, const char *text, double lo, double hi, doubl
     char *end;
     *v = strtod(text, &end);
     if (end == text || *end || !(*v >= lo && *v <= hi))
-        return err_set(e, ERR_USAGE, "option --network_args: %s=%s is not a number from %g to %g", key, text, lo, hi);
+        return err_set(e, ERR_USAGE, "option --network_args: %s=%s is not a number from %g to %g",
+                       key, text, lo, hi);
     return 0;
 }
 
 /* Python's True and what LyCORIS takes for it. */
 static int truth(const char *key, const char *text, int *v, Err *e)
 {
-    static const char *const yes[] = {"true", "1", "yes"}, *const no[] = {"false", "0", "no", "none"};
+    static const char *const yes[] = {"true", "1", "yes"}, *const no[] = {"false", "0", "no",
+                                                                          "none"};
     for (size_t i = 0; i < 3; i++)
         if (!strcasecmp(text, yes[i])) return *v = 1, 0;
     for (size_t i = 0; i < 4; i++)
@@ -38,8 +40,8 @@ static int truth(const char *key, const char *text, int *v, Err *e)
 
 /* One number for all, or a list of `count` with gaps that are `empty`. Shorter lists are
  * filled with `rest`; exact: they are refused. */
-static int list(const char *key, const char *text, int count, double empty, double rest, int exact, double *v,
-                Err *e)
+static int list(const char *key, const char *text, int count, double empty, double rest, int exact,
+                double *v, Err *e)
 {
     int n = 0;
     for (const char *s = text;; s++) {
@@ -48,13 +50,16 @@ static int list(const char *key, const char *text, int count, double empty, doub
         snprintf(item, sizeof item, "%.*s", (int)len, s);
         double x = empty;
         if (*item) TRY(number(key, item, -1e6, 1e6, &x, e));
-        if (n == count) return err_set(e, ERR_USAGE, "option --network_args: %s has more than %d values", key, count);
+        if (n == count)
+            return err_set(e, ERR_USAGE, "option --network_args: %s has more than %d values", key,
+                           count);
         v[n++] = x;
         s += len;
         if (!*s) break;
     }
     if (exact && n != count)
-        return err_set(e, ERR_USAGE, "option --network_args: %s has %d values; %d blocks there are", key, n, count);
+        return err_set(e, ERR_USAGE, "option --network_args: %s has %d values; %d blocks there are",
+                       key, n, count);
     for (; n < count; n++) v[n] = rest;
     return 0;
 }
@@ -89,7 +94,8 @@ static int side_rates(const char *key, const char *text, double *v, Err *e)
 /* kohya's block of a U-Net module, 0..24. */
 int train_block(const char *name)
 {
-    const char *down = strstr(name, "down_blocks_"), *up = strstr(name, "up_blocks_"), *s = down ? down : up;
+    const char *down = strstr(name, "down_blocks_"), *up = strstr(name, "up_blocks_"),
+               *s = down ? down : up;
     if (!s) return MIDDLE;
     s = strstr(s, "blocks_") + 7;
     int i = atoi(s), part = 2;
@@ -104,7 +110,8 @@ int train_block(const char *name)
 typedef struct { const char *name, *why; } Known;
 
 /* What has no effect here, or only the one that there is. */
-static const char *const ignored[] = {"bypass_mode", "unbalanced_factorization", "train_t5xxl", "block_size", "verbose"};
+static const char *const ignored[] = {"bypass_mode", "unbalanced_factorization", "train_t5xxl",
+                                      "block_size", "verbose"};
 
 /* Refused unless their value is False, 0 or none. */
 static const Known refused[] = {
@@ -121,11 +128,14 @@ static int set_algo(TrainNetwork *n, const char *text, Err *e)
         {"lora", LORA_PLAIN}, {"locon", LORA_PLAIN}, {"loha", LORA_LOHA}, {"lokr", LORA_LOKR}};
     for (size_t i = 0; i < sizeof known / sizeof *known; i++)
         if (!strcasecmp(text, known[i].name)) return n->algo = known[i].algo, 0;
-    return err_set(e, ERR_USAGE, "option --network_args: algo=%s is not supported; lora, locon, loha and lokr are", text);
+    return err_set(
+        e, ERR_USAGE,
+        "option --network_args: algo=%s is not supported; lora, locon, loha and lokr are", text);
 }
 
 /* Arguments that are numbers and truths, by name. 0: not among them. */
-static int plain_argument(TrainNetwork *n, TrainOptions *o, const char *key, const char *text, int *known, Err *e)
+static int plain_argument(TrainNetwork *n, TrainOptions *o, const char *key, const char *text,
+                          int *known, Err *e)
 {
     const struct { const char *name; double lo, hi, *v; } numbers[] = {
         {"conv_alpha", 0, 1e6, &o->conv_alpha}, {"dropout", 0, 0.99, &n->dropout},
@@ -138,7 +148,8 @@ static int plain_argument(TrainNetwork *n, TrainOptions *o, const char *key, con
         {"wd_on_out", &n->wd_on_output}};
     *known = 1;
     for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++)
-        if (!strcmp(key, numbers[i].name)) return number(key, text, numbers[i].lo, numbers[i].hi, numbers[i].v, e);
+        if (!strcmp(key, numbers[i].name))
+            return number(key, text, numbers[i].lo, numbers[i].hi, numbers[i].v, e);
     for (size_t i = 0; i < sizeof truths / sizeof *truths; i++)
         if (!strcmp(key, truths[i].name)) return truth(key, text, truths[i].v, e);
     *known = 0;
@@ -149,11 +160,16 @@ static int block_argument(TrainNetwork *n, const char *key, const char *text, in
 {
     *known = 1;
     if (!strcmp(key, "down_lr_weight")) return n->has_rates = 1, side_rates(key, text, n->rate, e);
-    if (!strcmp(key, "mid_lr_weight")) return n->has_rates = 1, list(key, text, 1, 0, 1, 0, n->rate + MIDDLE, e);
-    if (!strcmp(key, "up_lr_weight")) return n->has_rates = 1, side_rates(key, text, n->rate + UPPER, e);
-    if (!strcmp(key, "block_dims")) return n->has_dims = 1, list(key, text, TRAIN_BLOCKS, 0, 0, 1, n->dim, e);
-    if (!strcmp(key, "block_alphas")) return n->has_alphas = 1, list(key, text, TRAIN_BLOCKS, 0, 0, 1, n->alpha, e);
-    if (!strcmp(key, "conv_block_dims")) return n->has_conv_dims = 1, list(key, text, TRAIN_BLOCKS, 0, 0, 1, n->conv_dim, e);
+    if (!strcmp(key, "mid_lr_weight"))
+        return n->has_rates = 1, list(key, text, 1, 0, 1, 0, n->rate + MIDDLE, e);
+    if (!strcmp(key, "up_lr_weight"))
+        return n->has_rates = 1, side_rates(key, text, n->rate + UPPER, e);
+    if (!strcmp(key, "block_dims"))
+        return n->has_dims = 1, list(key, text, TRAIN_BLOCKS, 0, 0, 1, n->dim, e);
+    if (!strcmp(key, "block_alphas"))
+        return n->has_alphas = 1, list(key, text, TRAIN_BLOCKS, 0, 0, 1, n->alpha, e);
+    if (!strcmp(key, "conv_block_dims"))
+        return n->has_conv_dims = 1, list(key, text, TRAIN_BLOCKS, 0, 0, 1, n->conv_dim, e);
     if (!strcmp(key, "conv_block_alphas"))
         return n->has_conv_alphas = 1, list(key, text, TRAIN_BLOCKS, 0, 0, 1, n->conv_alpha, e);
     *known = 0;
@@ -170,11 +186,17 @@ static int argument(TrainNetwork *n, TrainOptions *o, const char *key, const cha
     if (!strcmp(key, "algo") && n->lycoris) return set_algo(n, text, e);
     if (!strcmp(key, "preset") && n->lycoris) {
         n->attn_only = !strcmp(text, "attn-mlp");
-        return n->attn_only || !strcmp(text, "full") ? 0 : err_set(e, ERR_USAGE, "option --network_args: preset=%s "
-            "is not supported; full and attn-mlp are", text);
+        return n->attn_only || !strcmp(text, "full")
+                   ? 0
+                   : err_set(e, ERR_USAGE,
+                             "option --network_args: preset=%s "
+                             "is not supported; full and attn-mlp are",
+                             text);
     }
-    if (!strcmp(key, "conv_dim")) return number(key, text, 0, 4096, &v, e) ? e->code : (o->conv_dim = (int)v, 0);
-    if (!strcmp(key, "factor")) return number(key, text, -1, 4096, &v, e) ? e->code : (n->factor = (int)v, 0);
+    if (!strcmp(key, "conv_dim"))
+        return number(key, text, 0, 4096, &v, e) ? e->code : (o->conv_dim = (int)v, 0);
+    if (!strcmp(key, "factor"))
+        return number(key, text, -1, 4096, &v, e) ? e->code : (n->factor = (int)v, 0);
     if (!strcmp(key, "disable_conv_cp")) return 0;
     for (size_t i = 0; i < sizeof ignored / sizeof *ignored; i++)
         if (!strcmp(key, ignored[i])) return 0;
@@ -182,11 +204,16 @@ static int argument(TrainNetwork *n, TrainOptions *o, const char *key, const cha
         if (strcmp(key, refused[i].name)) continue;
         Err quiet = {0};
         int rc = truth(key, text, &on, &quiet);
-        return !rc && !on ? 0 : err_set(e, ERR_USAGE, "option --network_args: %s: %s", key, refused[i].why);
+        return !rc && !on
+                   ? 0
+                   : err_set(e, ERR_USAGE, "option --network_args: %s: %s", key, refused[i].why);
     }
-    return err_set(e, ERR_USAGE, "option --network_args: \"%s\"; known are conv_dim, conv_alpha, algo, factor, dora_wd, "
-                   "rank_dropout, module_dropout, down_lr_weight, mid_lr_weight, up_lr_weight, block_dims, block_alphas, "
-                   "loraplus_lr_ratio and others of kohya's and LyCORIS's", key);
+    return err_set(
+        e, ERR_USAGE,
+        "option --network_args: \"%s\"; known are conv_dim, conv_alpha, algo, factor, dora_wd, "
+        "rank_dropout, module_dropout, down_lr_weight, mid_lr_weight, up_lr_weight, block_dims, block_alphas, "
+        "loraplus_lr_ratio and others of kohya's and LyCORIS's",
+        key);
 }
 
 static int set_module(TrainNetwork *n, const char *name, Err *e)
@@ -200,8 +227,11 @@ static int set_module(TrainNetwork *n, const char *name, Err *e)
         n->lycoris = known[i].lycoris;
         return 0;
     }
-    return err_set(e, ERR_USAGE, "option --network_module: \"%s\" is not supported; networks.lora, networks.loha, "
-                   "networks.lokr and lycoris.kohya are", name);
+    return err_set(
+        e, ERR_USAGE,
+        "option --network_module: \"%s\" is not supported; networks.lora, networks.loha, "
+        "networks.lokr and lycoris.kohya are",
+        name);
 }
 
 /* What the arguments mean together. */
@@ -211,14 +241,22 @@ static int check(TrainNetwork *n, const TrainOptions *o, Err *e)
     if (n->dora && drops)
         return err_set(e, ERR_USAGE, "option --network_args: dropout is not supported with DoRA");
     if (n->algo != LORA_PLAIN && n->dropout > 0)
-        return err_set(e, ERR_USAGE, "option --network_dropout: not with LoHa and LoKr, as in LyCORIS; use rank_dropout "
-                       "or module_dropout of --network_args");
+        return err_set(
+            e, ERR_USAGE,
+            "option --network_dropout: not with LoHa and LoKr, as in LyCORIS; use rank_dropout "
+            "or module_dropout of --network_args");
     if (n->algo == LORA_LOKR && n->rank_dropout > 0)
-        return err_set(e, ERR_USAGE, "option --network_args: rank_dropout is not supported with LoKr; use module_dropout");
+        return err_set(
+            e, ERR_USAGE,
+            "option --network_args: rank_dropout is not supported with LoKr; use module_dropout");
     if ((n->algo != LORA_PLAIN || n->dora) && o->int8_base)
-        return err_set(e, ERR_USAGE, "option --int8_base: only for plain LoRAs; others change the weights themselves");
+        return err_set(
+            e, ERR_USAGE,
+            "option --int8_base: only for plain LoRAs; others change the weights themselves");
     if (n->algo != LORA_PLAIN && (n->plus > 0 || n->plus_unet > 0 || n->plus_text > 0))
-        return err_set(e, ERR_USAGE, "option --network_args: loraplus_lr_ratio is for plain LoRAs, which have lora_up");
+        return err_set(
+            e, ERR_USAGE,
+            "option --network_args: loraplus_lr_ratio is for plain LoRAs, which have lora_up");
     for (int i = 0; i < TRAIN_BLOCKS; i++)
         if (n->rate[i] <= n->zero_threshold) n->rate[i] = 0;
     return 0;
@@ -233,7 +271,9 @@ int train_network_parse(TrainNetwork *n, TrainOptions *o, Err *e)
         const char *a = o->network_arg_list.item[i], *eq = strchr(a, '=');
         char key[64];
         if (!eq || eq == a || eq - a >= (int)sizeof key)
-            return err_set(e, ERR_USAGE, "option --network_args: \"%s\"; key=value is expected, such as conv_dim=8", a);
+            return err_set(
+                e, ERR_USAGE,
+                "option --network_args: \"%s\"; key=value is expected, such as conv_dim=8", a);
         snprintf(key, sizeof key, "%.*s", (int)(eq - a), a);
         TRY(argument(n, o, key, eq + 1, e));
     }
@@ -262,11 +302,24 @@ int train_network_new(TrainRun *r, Err *e)
 {
     const TrainOptions *o = &r->o;
     TrainNetwork *n = &r->network;
-    LoraNew c = {.dim = o->network_dim, .conv_dim = o->conv_dim, .alpha = (float)o->network_alpha,
-                 .conv_alpha = (float)o->conv_alpha, .unet = o->unet_lr != 0, .text = o->text_lr != 0,
-                 .seed = (uint64_t)o->seed, .edge = n->lycoris && !n->attn_only, .algo = n->algo, .rs_lora = n->rs_lora, .factor = n->factor,
-                 .decompose_both = n->decompose_both, .full_matrix = n->full_matrix, .choose = choose, .ctx = n,
-                 .dora_of = !n->dora ? LORA_NO_DORA : n->wd_on_output ? LORA_DORA_OUT : LORA_DORA_IN};
+    LoraNew c = {.dim = o->network_dim,
+                 .conv_dim = o->conv_dim,
+                 .alpha = (float)o->network_alpha,
+                 .conv_alpha = (float)o->conv_alpha,
+                 .unet = o->unet_lr != 0,
+                 .text = o->text_lr != 0,
+                 .seed = (uint64_t)o->seed,
+                 .edge = n->lycoris && !n->attn_only,
+                 .algo = n->algo,
+                 .rs_lora = n->rs_lora,
+                 .factor = n->factor,
+                 .decompose_both = n->decompose_both,
+                 .full_matrix = n->full_matrix,
+                 .choose = choose,
+                 .ctx = n,
+                 .dora_of = !n->dora          ? LORA_NO_DORA
+                            : n->wd_on_output ? LORA_DORA_OUT
+                                              : LORA_DORA_IN};
     return lora_new(&r->lora, &c, r->m.targets, r->m.target_count, e);
 }
 
@@ -295,7 +348,9 @@ void train_network_train(TrainRun *r, ModelTraining *t)
     t->lora = &r->lora;
     t->lora_unet = r->o.unet_lr != 0;
     t->lora_text = r->o.text_lr != 0;
-    t->dropout = (Dropout){.each = (float)n->dropout, .channel = (float)n->rank_dropout, .all = (float)n->module_dropout};
+    t->dropout = (Dropout){.each = (float)n->dropout,
+                           .channel = (float)n->rank_dropout,
+                           .all = (float)n->module_dropout};
     t->group = group_of;
     t->group_ctx = r;
 }
@@ -316,7 +371,9 @@ int train_network_rates(const TrainRun *r, double *lr)
 
 const char *train_network_name(const TrainNetwork *n)
 {
-    static const char *const names[3][2] = {{"LoRA", "DoRA"}, {"LoHa", "LoHa with DoRA"}, {"LoKr", "LoKr with DoRA"}};
+    static const char *const names[3][2] = {{"LoRA", "DoRA"},
+                                            {"LoHa", "LoHa with DoRA"},
+                                            {"LoKr", "LoKr with DoRA"}};
     return names[n->algo][n->dora != 0];
 }
 

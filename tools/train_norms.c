@@ -24,7 +24,8 @@ static int read_module(const TrainRun *r, LoraModule *m, LoraFactor f[LORA_FACTO
     for (int k = 0; k < n; k++) {
         Param *p = param_of(r, m, &f[k]);
         if (!p || !p->trainable) return 0;
-        if (!(*f[k].values = mem_alloc(p->count * sizeof(float)))) return err_nomem(e, p->count * 4, p->name), 0;
+        if (!(*f[k].values = mem_alloc(p->count * sizeof(float))))
+            return err_nomem(e, p->count * 4, p->name), 0;
         if (params_read(r->m.ps, p, *f[k].values, e)) return 0;
     }
     return n;

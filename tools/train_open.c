@@ -32,7 +32,8 @@ int train_resolution(const TrainOptions *o, int *w, int *h, Err *e)
         ok = end != second;
     }
     if (!ok || *end || a < 64 || b < 64 || a > 16384 || b > 16384)
-        return err_set(e, ERR_USAGE, "option --resolution: \"%s\" is not a size such as 512 or 512,768", s);
+        return err_set(e, ERR_USAGE,
+                       "option --resolution: \"%s\" is not a size such as 512 or 512,768", s);
     *w = (int)a;
     *h = (int)b;
     return 0;
@@ -54,10 +55,16 @@ static int lr_args(const TrainOptions *o, LrSched *s, Err *e)
         }
         double v = eq ? strtod(eq + 1, &end) : 0;
         int ok = eq && end != eq + 1 && !*end && v > 0;
-        if (ok && n == 6 && !strncmp(a, "lr_end", n) && s->kind == LRSCHED_POLYNOMIAL) s->lr_end = v;
-        else if (ok && n == 6 && !strncmp(a, "min_lr", n) && s->kind == LRSCHED_COSINE_WITH_MIN_LR) s->min_ratio = v / s->lr;
-        else return err_set(e, ERR_USAGE, "option --lr_scheduler_args: \"%s\"; known are lr_end=X of polynomial, "
-                            "min_lr=X of cosine_with_min_lr and step_rules=F:N,F of piecewise_constant", a);
+        if (ok && n == 6 && !strncmp(a, "lr_end", n) && s->kind == LRSCHED_POLYNOMIAL)
+            s->lr_end = v;
+        else if (ok && n == 6 && !strncmp(a, "min_lr", n) && s->kind == LRSCHED_COSINE_WITH_MIN_LR)
+            s->min_ratio = v / s->lr;
+        else
+            return err_set(
+                e, ERR_USAGE,
+                "option --lr_scheduler_args: \"%s\"; known are lr_end=X of polynomial, "
+                "min_lr=X of cosine_with_min_lr and step_rules=F:N,F of piecewise_constant",
+                a);
     }
     return 0;
 }
@@ -68,8 +75,8 @@ static int join_args(TrainOptions *o, Err *e)
     mem_free(o->optimizer_args);
     o->optimizer_args = NULL;
     for (size_t i = 0; i < o->optimizer_arg_list.count; i++) {
-        char *s = mem_printf("%s%s%s", o->optimizer_args ? o->optimizer_args : "", o->optimizer_args ? "," : "",
-                             o->optimizer_arg_list.item[i]);
+        char *s = mem_printf("%s%s%s", o->optimizer_args ? o->optimizer_args : "",
+                             o->optimizer_args ? "," : "", o->optimizer_arg_list.item[i]);
         if (!s) return err_nomem(e, 64, "options");
         mem_free(o->optimizer_args);
         o->optimizer_args = s;
@@ -85,26 +92,37 @@ static int check_kohya(const TrainOptions *o, Err *e)
     if (o->adaptive_noise_scale != 0 && o->noise_offset == 0)
         return err_set(e, ERR_USAGE, "option --adaptive_noise_scale: needs --noise_offset");
     if (strcmp(o->save_model_as, "safetensors"))
-        return err_set(e, ERR_USAGE, "option --save_model_as: \"%s\" is not supported; safetensors is", o->save_model_as);
+        return err_set(e, ERR_USAGE,
+                       "option --save_model_as: \"%s\" is not supported; safetensors is",
+                       o->save_model_as);
     if (strcmp(o->log_with, "tensorboard") && strcmp(o->log_with, "all"))
-        return err_set(e, ERR_USAGE, "option --log_with: \"%s\" is not supported; tensorboard is", o->log_with);
+        return err_set(e, ERR_USAGE, "option --log_with: \"%s\" is not supported; tensorboard is",
+                       o->log_with);
     if (o->scale_weight_norms > 0 && !train_is_lora(o))
         return err_set(e, ERR_USAGE, "option --scale_weight_norms: only for a LoRA");
     if (o->meta_text[6] && strncmp(o->meta_text[6], "data:", 5))
         return err_set(e, ERR_USAGE, "option --metadata_thumbnail: a data: URL is expected");
     if (o->base_multipliers.count > o->base_weights.count)
-        return err_set(e, ERR_USAGE, "option --base_weights_multiplier: more of them than --base_weights");
+        return err_set(e, ERR_USAGE,
+                       "option --base_weights_multiplier: more of them than --base_weights");
     if (o->validation_dir && o->validation_split > 0)
-        return err_set(e, ERR_USAGE, "options --validation_dir and --validation_split exclude each other");
-    if (o->until_best && o->train_vae) return err_set(e, ERR_USAGE, "option --auto: not with --train_vae");
+        return err_set(e, ERR_USAGE,
+                       "options --validation_dir and --validation_split exclude each other");
+    if (o->until_best && o->train_vae)
+        return err_set(e, ERR_USAGE, "option --auto: not with --train_vae");
     int validates = o->validation_dir || o->validation_split > 0 || o->until_best;
     if (!validates && (o->validate_every_n_epochs || o->validate_every_n_steps))
-        return err_set(e, ERR_USAGE, "options --validate_every_n_...: need --validation_split or --validation_dir");
-    if (o->train_vae && validates) return err_set(e, ERR_USAGE, "validation is not supported with --train_vae");
+        return err_set(
+            e, ERR_USAGE,
+            "options --validate_every_n_...: need --validation_split or --validation_dir");
+    if (o->train_vae && validates)
+        return err_set(e, ERR_USAGE, "validation is not supported with --train_vae");
     if (o->mask_dir && !o->masked_loss)
         return err_set(e, ERR_USAGE, "option --conditioning_data_dir: needs --masked_loss");
     if (o->masked_loss && !o->mask_dir && !o->alpha_mask)
-        fprintf(stderr, "note: --masked_loss does nothing without masks: --conditioning_data_dir or --alpha_mask\n");
+        fprintf(
+            stderr,
+            "note: --masked_loss does nothing without masks: --conditioning_data_dir or --alpha_mask\n");
     return 0;
 }
 
@@ -112,11 +130,14 @@ static int check_kohya(const TrainOptions *o, Err *e)
 static int check_prediction(const TrainOptions *o, Err *e)
 {
     if (o->scale_v_loss && !o->v_pred)
-        return err_set(e, ERR_USAGE, "option --scale_v_pred_loss_like_noise_pred: needs --v_parameterization");
+        return err_set(e, ERR_USAGE,
+                       "option --scale_v_pred_loss_like_noise_pred: needs --v_parameterization");
     if (o->v_pred_like_loss > 0 && o->v_pred)
         return err_set(e, ERR_USAGE, "option --v_pred_like_loss: not with --v_parameterization");
     if (o->zero_terminal_snr && !o->v_pred)
-        fprintf(stderr, "note: --zero_terminal_snr without --v_parameterization: the last timesteps cannot be learnt\n");
+        fprintf(
+            stderr,
+            "note: --zero_terminal_snr without --v_parameterization: the last timesteps cannot be learnt\n");
     return 0;
 }
 
@@ -125,27 +146,39 @@ static int check_options(TrainRun *r, Err *e)
     TrainOptions *o = &r->o;
     if (!o->model && !o->init)
         return err_set(e, ERR_USAGE, "sdc train: --pretrained_model_name_or_path (-m) is missing");
-    if (o->model && o->init) return err_set(e, ERR_USAGE, "options --init and --model exclude each other");
+    if (o->model && o->init)
+        return err_set(e, ERR_USAGE, "options --init and --model exclude each other");
     if (o->init && !o->full && !o->train_vae)
         return err_set(e, ERR_USAGE, "option --init needs --full or --train_vae");
     if (o->vae && (o->full || o->train_vae || o->init))
-        return err_set(e, ERR_USAGE, "option --vae: only for LoRAs and --ti; a whole model is saved with the VAE of its file");
-    if (o->full && o->train_vae) return err_set(e, ERR_USAGE, "options --full and --train_vae exclude each other");
+        return err_set(
+            e, ERR_USAGE,
+            "option --vae: only for LoRAs and --ti; a whole model is saved with the VAE of its file");
+    if (o->full && o->train_vae)
+        return err_set(e, ERR_USAGE, "options --full and --train_vae exclude each other");
     if (o->int8_base && (o->full || o->train_vae))
-        return err_set(e, ERR_USAGE, "option --int8_base: only for a LoRA; weights under training need their precision");
+        return err_set(
+            e, ERR_USAGE,
+            "option --int8_base: only for a LoRA; weights under training need their precision");
     if (o->full_bf16 && (!o->full || o->accumulation > 1))
-        return err_set(e, ERR_USAGE, "option --full_bf16: needs --full, and excludes --gradient_accumulation_steps: "
-                       "each gradient is used up as soon as it exists");
+        return err_set(
+            e, ERR_USAGE,
+            "option --full_bf16: needs --full, and excludes --gradient_accumulation_steps: "
+            "each gradient is used up as soon as it exists");
     if (o->unet_only && o->text_only)
-        return err_set(e, ERR_USAGE, "options --network_train_unet_only and --network_train_text_encoder_only "
+        return err_set(e, ERR_USAGE,
+                       "options --network_train_unet_only and --network_train_text_encoder_only "
                        "exclude each other");
     if (o->dataset_config && (o->data_dir || o->reg_data_dir || o->in_json))
-        return err_set(e, ERR_USAGE, "option --dataset_config: excludes --train_data_dir, --reg_data_dir and --in_json");
+        return err_set(
+            e, ERR_USAGE,
+            "option --dataset_config: excludes --train_data_dir, --reg_data_dir and --in_json");
     if (!o->data_dir && !o->dataset_config && !o->in_json)
         return err_set(e, ERR_USAGE, "sdc train: --train_data_dir (-d) is missing");
     if (o->in_json && o->reg_data_dir)
         return err_set(e, ERR_USAGE, "option --in_json: excludes --reg_data_dir");
-    if (o->max_token_length % 75) return err_set(e, ERR_USAGE, "option --max_token_length: 75, 150 or 225 expected");
+    if (o->max_token_length % 75)
+        return err_set(e, ERR_USAGE, "option --max_token_length: 75, 150 or 225 expected");
     if (o->min_timestep >= o->max_timestep)
         return err_set(e, ERR_USAGE, "option --min_timestep: must be below --max_timestep");
     TRY(check_kohya(o, e));
@@ -159,7 +192,13 @@ static void choose_rates(TrainOptions *o, const OptimConfig *c)
 {
     int free_rate = optim_finds_rate(c);
     int common = !isnan(o->lr);
-    if (!common) o->lr = free_rate ? 1 : !isnan(o->unet_lr) ? o->unet_lr : o->full ? 2e-6 : o->train_vae ? 1e-3 : o->ti ? 5e-4 : 1e-4;
+    if (!common)
+        o->lr = free_rate            ? 1
+                : !isnan(o->unet_lr) ? o->unet_lr
+                : o->full            ? 2e-6
+                : o->train_vae       ? 1e-3
+                : o->ti              ? 5e-4
+                                     : 1e-4;
     if (isnan(o->unet_lr)) o->unet_lr = o->lr;
     if (isnan(o->text_lr)) o->text_lr = common || free_rate ? o->lr : o->unet_lr / 2;
     if (o->ti) o->text_lr = o->lr;
@@ -181,7 +220,9 @@ static int base_specs(const TrainOptions *o, OptionList *specs, Err *e)
         specs->item[specs->count] = s;
         specs->count += !!s;
         if (!s) return err_nomem(e, 64, "options");
-        if (end == x || *end) return err_set(e, ERR_USAGE, "option --base_weights_multiplier: \"%s\" is not a number", x);
+        if (end == x || *end)
+            return err_set(e, ERR_USAGE, "option --base_weights_multiplier: \"%s\" is not a number",
+                           x);
     }
     return 0;
 }
@@ -197,7 +238,8 @@ void train_shared_free(TrainShared *s)
 /* What a model is opened with, as text; NULL: no memory. */
 static char *model_key(const ModelOptions *mo)
 {
-    char *key = mem_printf("%s|%s|%s|%d|%d|%d", mo->path, mo->vae ? mo->vae : "", mo->device, mo->threads, (int)mo->dtype, mo->int8);
+    char *key = mem_printf("%s|%s|%s|%d|%d|%d", mo->path, mo->vae ? mo->vae : "", mo->device,
+                           mo->threads, (int)mo->dtype, mo->int8);
     for (size_t i = 0; key && i < mo->lora_count; i++) {
         char *more = mem_printf("%s|%s", key, mo->lora[i]);
         mem_free(key);
@@ -216,7 +258,7 @@ static int open_shared(TrainRun *r, const ModelOptions *mo, Err *e)
     if (s->key && s->m.ps && !strcmp(s->key, key)) {
         mem_free(key);
         r->m = s->m;
-        if (r->m.ps) r->m.ps->ops = &r->m.ops;       /* not those of the run before, which is gone */
+        if (r->m.ps) r->m.ps->ops = &r->m.ops; /* not those of the run before, which is gone */
         s->m = (Model){0};
         embeddings_close(&r->m.embeddings);
         return 0;
@@ -230,8 +272,12 @@ int train_open_model(TrainRun *r, Err *e)
 {
     TrainOptions *o = &r->o;
     char device[64];
-    ModelOptions mo = {.path = o->model, .vae = o->vae, .device = machine_device(device, sizeof device, o->device),
-                       .threads = o->threads, .dtype = DT_F32, .seed = (uint64_t)o->seed};
+    ModelOptions mo = {.path = o->model,
+                       .vae = o->vae,
+                       .device = machine_device(device, sizeof device, o->device),
+                       .threads = o->threads,
+                       .dtype = DT_F32,
+                       .seed = (uint64_t)o->seed};
     SdConfig config;
     if (o->init) {
         char *text;
@@ -247,7 +293,9 @@ int train_open_model(TrainRun *r, Err *e)
         return err_set(e, ERR_USAGE, "option --mixed_precision: \"%s\" is not no or bf16", mp);
     else if (!mp && !o->train_vae && machine_fast_bf16(mo.device, o->threads)) mo.dtype = DT_BF16;
     if (mp && !strcmp(mp, "fp16"))
-        fprintf(stderr, "note: --mixed_precision fp16 means bf16 here: the same speed, and it does not overflow\n");
+        fprintf(
+            stderr,
+            "note: --mixed_precision fp16 means bf16 here: the same speed, and it does not overflow\n");
     mo.int8 = o->int8_base;
     OptionList base = {0};
     int rc = base_specs(o, &base, e);
@@ -267,12 +315,15 @@ static int open_lora(TrainRun *r, Err *e)
                                     .half = o->full_bf16};
     t.tokens = o->ti;
     if (train_is_lora(o)) {
-        if (o->network_weights) TRY(lora_open(&r->lora, o->network_weights, r->m.targets, r->m.target_count, e));
+        if (o->network_weights)
+            TRY(lora_open(&r->lora, o->network_weights, r->m.targets, r->m.target_count, e));
         else TRY(train_network_new(r, e));
-        if (!r->lora.count) return err_set(e, ERR_USAGE, "nothing to train: every learning rate is 0");
+        if (!r->lora.count)
+            return err_set(e, ERR_USAGE, "nothing to train: every learning rate is 0");
         const LoraModule *first = &r->lora.list[0];
         if (o->network_weights && (first->rank || first->rank2))
-            o->network_dim = first->rank ? first->rank : first->rank2, o->network_alpha = first->alpha;
+            o->network_dim = first->rank ? first->rank : first->rank2,
+            o->network_alpha = first->alpha;
         train_network_train(r, &t);
     }
     model_train(&r->m, &t);
@@ -292,19 +343,32 @@ static int open_task(TrainRun *r, Err *e)
     TRY(check_prediction(o, e));
     if (!o->micro || o->micro > o->batch) o->micro = o->batch;
     FinetuneConfig *fc = &r->ft_config, *vc = &r->val_config;
-    *fc = (FinetuneConfig){.accumulation = o->accumulation, .micro = o->micro, .chunks = o->max_token_length / 75,
-                        .masked = dataset_has_masks(r->ds),
-                        .zero_terminal = o->zero_terminal_snr, .min_timestep = o->min_timestep,
-                        .max_timestep = o->max_timestep, .seed = (uint64_t)o->seed, .backward = 1, .cache_dir = r->cache_dir,
-                        .pool = r->shared ? &r->shared->latents : NULL};
-    fc->noise = (NoiseConfig){.offset = (float)o->noise_offset, .adaptive = (float)o->adaptive_noise_scale,
-                              .offset_random = o->noise_offset_random, .iterations = o->multires_iterations,
-                              .discount = (float)o->multires_discount, .gamma = (float)o->ip_noise_gamma,
+    *fc = (FinetuneConfig){.accumulation = o->accumulation,
+                           .micro = o->micro,
+                           .chunks = o->max_token_length / 75,
+                           .masked = dataset_has_masks(r->ds),
+                           .zero_terminal = o->zero_terminal_snr,
+                           .min_timestep = o->min_timestep,
+                           .max_timestep = o->max_timestep,
+                           .seed = (uint64_t)o->seed,
+                           .backward = 1,
+                           .cache_dir = r->cache_dir,
+                           .pool = r->shared ? &r->shared->latents : NULL};
+    fc->noise = (NoiseConfig){.offset = (float)o->noise_offset,
+                              .adaptive = (float)o->adaptive_noise_scale,
+                              .offset_random = o->noise_offset_random,
+                              .iterations = o->multires_iterations,
+                              .discount = (float)o->multires_discount,
+                              .gamma = (float)o->ip_noise_gamma,
                               .gamma_random = o->ip_noise_random};
-    fc->denoise = (DenoiseConfig){.huber_c = (float)o->huber_c, .min_snr_gamma = (float)o->min_snr_gamma,
-                                .huber_scale = (float)o->huber_scale, .debiased = o->debiased,
-                                .scale_v_loss = o->scale_v_loss, .v_pred_like = (float)o->v_pred_like_loss,
-                                .v_pred = o->v_pred, .clip_skip = o->clip_skip};
+    fc->denoise = (DenoiseConfig){.huber_c = (float)o->huber_c,
+                                  .min_snr_gamma = (float)o->min_snr_gamma,
+                                  .huber_scale = (float)o->huber_scale,
+                                  .debiased = o->debiased,
+                                  .scale_v_loss = o->scale_v_loss,
+                                  .v_pred_like = (float)o->v_pred_like_loss,
+                                  .v_pred = o->v_pred,
+                                  .clip_skip = o->clip_skip};
     TRY(denoise_find_loss(&fc->denoise.loss, o->loss_type, e));
     TRY(schedule_find_huber(&fc->denoise.huber, o->huber_schedule, e));
     TRY(bpe_open(&r->tok, e));
@@ -324,7 +388,8 @@ static int open_task(TrainRun *r, Err *e)
 }
 
 /* A number of steps, or a part of all of them. */
-static int steps_or_part(const TrainRun *r, int *steps, const char *text, const char *option, Err *e)
+static int steps_or_part(const TrainRun *r, int *steps, const char *text, const char *option,
+                         Err *e)
 {
     *steps = 0;
     if (!text) return 0;
@@ -345,7 +410,8 @@ static int follow_total(TrainRun *r, LrSched *s, Err *e)
     TRY(steps_or_part(r, &s->decay, o->lr_decay, "lr_decay_steps", e));
     if (s->kind == LRSCHED_ADAFACTOR) s->warmup = 0;
     if (o->save_n_epoch_ratio) {
-        int epochs = (int)((r->total + r->steps_per_epoch - 1) / r->steps_per_epoch) / o->save_n_epoch_ratio;
+        int epochs =
+            (int)((r->total + r->steps_per_epoch - 1) / r->steps_per_epoch) / o->save_n_epoch_ratio;
         o->save_every_n_epochs = epochs > 1 ? epochs : 1;
     }
     dataset_set_steps(r->ds, (long)r->total);
@@ -370,17 +436,23 @@ static int choose_schedule(TrainRun *r, const OptimConfig *oc, LrSched *s, Err *
     int warmup = s->warmup;
     TRY(lrsched_find(&s->kind, o->lr_scheduler, e));
     if (s->kind == LRSCHED_ADAFACTOR && !(own && oc->kind == OPTIM_ADAFACTOR))
-        return err_set(e, ERR_USAGE, "option --lr_scheduler: adafactor belongs to --optimizer_type Adafactor with "
-                       "relative_step=True");
+        return err_set(
+            e, ERR_USAGE,
+            "option --lr_scheduler: adafactor belongs to --optimizer_type Adafactor with "
+            "relative_step=True");
     if (!own) return lr_args(o, s, e);
     if (oc->kind == OPTIM_ADAFACTOR && warmup)
-        return err_set(e, ERR_USAGE, "option --lr_warmup_steps: Adafactor with relative_step has its own; "
+        return err_set(e, ERR_USAGE,
+                       "option --lr_warmup_steps: Adafactor with relative_step has its own; "
                        "see warmup_init of --optimizer_args");
     if (given && s->kind != LRSCHED_ADAFACTOR && s->kind != LRSCHED_CONSTANT)
-        fprintf(stderr, "note: --lr_scheduler %s is not used: this optimizer has its own schedule, as in kohya\n",
-                o->lr_scheduler);
+        fprintf(
+            stderr,
+            "note: --lr_scheduler %s is not used: this optimizer has its own schedule, as in kohya\n",
+            o->lr_scheduler);
     if (oc->kind == OPTIM_ADAFACTOR)
-        fprintf(stderr, "note: learning rates are not used: Adafactor with relative_step has its own\n");
+        fprintf(stderr,
+                "note: learning rates are not used: Adafactor with relative_step has its own\n");
     s->kind = LRSCHED_ADAFACTOR;
     s->warmup = 0;
     return 0;
@@ -389,15 +461,22 @@ static int choose_schedule(TrainRun *r, const OptimConfig *oc, LrSched *s, Err *
 static int open_trainer(TrainRun *r, const OptimConfig *oc, Err *e)
 {
     TrainOptions *o = &r->o;
-    uint32_t passes = o->epochs ? (uint32_t)o->epochs : o->until_best ? AUTO_STEPS / r->steps_per_epoch + 1 : 10;
+    uint32_t passes = o->epochs       ? (uint32_t)o->epochs
+                      : o->until_best ? AUTO_STEPS / r->steps_per_epoch + 1
+                                      : 10;
     r->total = o->epochs || !o->steps ? passes * r->steps_per_epoch : (uint32_t)o->steps;
     if (o->epochs && o->steps)
         fprintf(stderr, "note: --max_train_epochs overrides --max_train_steps, as in kohya\n");
-    double lr[OPTIM_GROUPS] = {[GROUP_TEXT] = o->text_lr, [GROUP_UNET] = o->unet_lr, [GROUP_VAE] = o->lr};
+    double lr[OPTIM_GROUPS] =
+        {[GROUP_TEXT] = o->text_lr, [GROUP_UNET] = o->unet_lr, [GROUP_VAE] = o->lr};
     if (optim_finds_rate(oc))
         for (int i = 0; i < GROUP_COUNT; i++) lr[i] = o->unet_lr != 0 ? o->unet_lr : o->text_lr;
     int groups = train_network_rates(r, lr);
-    TrainConfig c = {.optim = *oc, .seed = (uint64_t)o->seed, .lr = lr, .groups = groups, .max_grad_norm = o->max_grad_norm,
+    TrainConfig c = {.optim = *oc,
+                     .seed = (uint64_t)o->seed,
+                     .lr = lr,
+                     .groups = groups,
+                     .max_grad_norm = o->max_grad_norm,
                      .loss_window = r->steps_per_epoch};
     TRY(choose_schedule(r, oc, &c.sched, e));
     if (o->use_ema) {
@@ -422,7 +501,9 @@ static int open_run(TrainRun *r, Err *e)
     TRY(train_record_check(r, e));
     choose_rates(&r->o, &oc);
     if (r->o.seed < 0) r->o.seed = machine_random_seed();
-    if (r->o.cache_latents_to_disk && !(r->cache_dir = mem_printf("%s/.sdc-latents", r->o.data_dir ? r->o.data_dir : r->o.output_dir)))
+    if (r->o.cache_latents_to_disk &&
+        !(r->cache_dir =
+              mem_printf("%s/.sdc-latents", r->o.data_dir ? r->o.data_dir : r->o.output_dir)))
         return err_nomem(e, 64, "a file name");
     r->state_path = mem_printf("%s/%s-state.safetensors", r->o.output_dir, r->o.output_name);
     if (!r->state_path) return err_nomem(e, 64, "a file name");
@@ -445,8 +526,10 @@ int train_open(TrainRun *r, Err *e)
     size_t missing = r->class_missing;
     if (!missing) return 0;
     if (r->o.dry_run) {
-        fprintf(stderr, "note: %zu class pictures are missing and would be made first; steps are counted without them\n",
-                missing);
+        fprintf(
+            stderr,
+            "note: %zu class pictures are missing and would be made first; steps are counted without them\n",
+            missing);
         return 0;
     }
     train_close_parts(r);

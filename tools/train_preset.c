@@ -48,7 +48,7 @@ typedef struct {
     TrainRun *r;
     const Kind *kind;
     const char *trigger;           /* "" without one */
-    size_t pictures, captioned, tagged, called, small;    /* called: the trigger is in the first tag */
+    size_t pictures, captioned, tagged, called, small; /* called: the trigger is in the first tag */
     size_t per_epoch;              /* uses, by the folders' names */
     int flat;                      /* no N_words folder */
     int width;                     /* of the U-Net's first level */
@@ -179,9 +179,10 @@ static int choose_captions(Preset *p, Err *e)
             fprintf(stderr, "note: the captions have \"%s\" in their first tag already\n",
                     p->trigger);
         } else if (p->called) {
-            fprintf(stderr, "note: %zu of %zu captions have \"%s\" in their first tag, the others "
-                    "do not, and none is changed; `sdc tags DIR first \"%s\"` puts it into all\n", p->called,
-                    p->pictures, p->trigger, p->trigger);
+            fprintf(stderr,
+                    "note: %zu of %zu captions have \"%s\" in their first tag, the others "
+                    "do not, and none is changed; `sdc tags DIR first \"%s\"` puts it into all\n",
+                    p->called, p->pictures, p->trigger, p->trigger);
         } else {
             char *prefix = mem_printf("%s%s", p->trigger, p->captioned ? "," : "");
             TRY(choose(p, "caption_prefix", prefix, e,
@@ -271,7 +272,8 @@ static int choose_length(Preset *p, size_t *epochs, Err *e)
     const TrainOptions *o = &p->r->o;
     const Kind *k = p->kind;
     double uses = fmin(fmax((double)p->pictures * k->per_picture, k->least), k->most);
-    int given = options_given(&p->r->opt, "max_train_steps") || options_given(&p->r->opt, "max_train_epochs");
+    int given = options_given(&p->r->opt, "max_train_steps") ||
+                options_given(&p->r->opt, "max_train_epochs");
     if (p->flat && options_given(&p->r->opt, "dataset_repeats") != OPTIONS_COMMAND) {
         double repeats = fmax(1, round(uses / EPOCHS / (double)p->pictures));
         TRY(choose(p, "dataset_repeats", number(repeats), e, "so that %d epochs give %g uses",
@@ -298,12 +300,15 @@ static int choose_validation(Preset *p, Err *e)
 {
     const TrainOptions *o = &p->r->o;
     if (!o->validation_dir && !(o->validation_split > 0) && p->pictures < SPLIT_FROM)
-        return choose(p, "auto", flag(0), e, "%zu pictures are too few to hold some out: the rows of samples in the "
-                      "report show which epoch is best", p->pictures);
+        return choose(p, "auto", flag(0), e,
+                      "%zu pictures are too few to hold some out: the rows of samples in the "
+                      "report show which epoch is best",
+                      p->pictures);
     if (!o->validation_dir)
-        TRY(choose(p, "validation_split", number(0.1), e, "%zu pictures are enough to keep a tenth for measuring",
-                   p->pictures));
-    return choose(p, "auto", flag(1), e, "pictures are held out: their loss says when there is nothing more to learn, and "
+        TRY(choose(p, "validation_split", number(0.1), e,
+                   "%zu pictures are enough to keep a tenth for measuring", p->pictures));
+    return choose(p, "auto", flag(1), e,
+                  "pictures are held out: their loss says when there is nothing more to learn, and "
                   "which moment is best");
 }
 
@@ -349,14 +354,15 @@ static int choose_samples(Preset *p, size_t epochs, Err *e)
     TRY(choose(p, "sample_prompts", mem_printf("%s/%s-prompts.txt", r->o.output_dir,
                                                r->o.output_name), e,
                "the trigger, two captions, and something that no picture shows"));
-    double uses = (double)epochs * (double)p->per_epoch, rows = fmin(EPOCHS, fmax(4, 0.2 * uses / (16 * PROMPTS)));
+    double uses = (double)epochs * (double)p->per_epoch,
+           rows = fmin(EPOCHS, fmax(4, 0.2 * uses / (16 * PROMPTS)));
     double every = ceil((double)epochs / rows);
     TRY(choose(p, "sample_strengths", mem_strdup("0.4,0.6,0.8,1,1.2"), e,
                "at the end: what strength it is best used with"));
     TRY(choose(p, "sample_at_first", flag(1), e, "a row without the LoRA, to compare with"));
     if (!r->o.sample_every_n_steps)
-        TRY(choose(p, "sample_every_n_epochs", number(every), e, "%.0f more rows, with that of the end",
-                   ceil((double)epochs / every)));
+        TRY(choose(p, "sample_every_n_epochs", number(every), e,
+                   "%.0f more rows, with that of the end", ceil((double)epochs / every)));
     return 0;
 }
 

@@ -34,10 +34,13 @@ int train_rates_init(TrainRun *r, const OptimConfig *c, Err *e)
     TrainOptions *o = &r->o;
     int all = is_auto(o->lr), unet = is_auto(o->unet_lr), text = is_auto(o->text_lr);
     if (!all && !unet && !text) return 0;
-    if (!train_is_lora(o)) return err_set(e, ERR_USAGE, "option --learning_rate auto: for a LoRA only");
+    if (!train_is_lora(o))
+        return err_set(e, ERR_USAGE, "option --learning_rate auto: for a LoRA only");
     const TrainNetwork *n = &r->network;
     if (n->has_rates || n->plus > 0 || n->plus_unet > 0 || n->plus_text > 0)
-        return err_set(e, ERR_USAGE, "option --learning_rate auto: not with rates of blocks or loraplus_lr_ratio");
+        return err_set(
+            e, ERR_USAGE,
+            "option --learning_rate auto: not with rates of blocks or loraplus_lr_ratio");
     int adam = c->kind == OPTIM_ADAMW || c->kind == OPTIM_ADAMW8BIT;
     int lion = c->kind == OPTIM_LION || c->kind == OPTIM_LION8BIT;
     r->find_own = optim_finds_rate(c);
@@ -196,9 +199,10 @@ static int find_rate(TrainRun *r, const Kept *start, const int on[GROUP_COUNT], 
         halves = i;
     }
     *rate = first * pow(0.5, halves);
-    snprintf(how, cap, "after %u steps DAdaptAdam finds %.2g and Prodigy %.2g%s; of their mean "
-             "and its halves, the loss of %s is lowest at %.2g", steps, dadapt, prodigy, lion ? ", a third of it for Lion" : "",
-             r->o.optimizer, *rate);
+    snprintf(how, cap,
+             "after %u steps DAdaptAdam finds %.2g and Prodigy %.2g%s; of their mean "
+             "and its halves, the loss of %s is lowest at %.2g",
+             steps, dadapt, prodigy, lion ? ", a third of it for Lion" : "", r->o.optimizer, *rate);
     return 0;
 }
 

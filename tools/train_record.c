@@ -106,7 +106,7 @@ static void put_all(Toml *t, const TrainRun *r)
         put_text(t, r->m.dtype == DT_BF16 ? "mixed_precision = \"bf16\"  # fast here\n"
                  : "mixed_precision = \"no\"\n");
     if (!r->o.train_vae && r->o.batch > 1 && !options_given(&r->opt, "micro_batch_size")) {
-        snprintf(seed, sizeof seed, "micro_batch_size = %d\n", r->o.micro);       /* sums in this order */
+        snprintf(seed, sizeof seed, "micro_batch_size = %d\n", r->o.micro); /* sums in this order */
         put_text(t, seed);
     }
     snprintf(seed, sizeof seed, "seed = %lld  # drawn\n", (long long)r->o.seed);

@@ -34,7 +34,8 @@ static void add(Text *t, const char *a, const char *b, const char *c)
 /* A word of a shell's command line. */
 static void add_word(Text *t, const char *word)
 {
-    static const char plain[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_=+.,/:@%";
+    static const char plain[] =
+        "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_=+.,/:@%";
     if (*word && !word[strspn(word, plain)]) {
         add(t, " ", word, "");
         return;
@@ -71,7 +72,8 @@ static size_t list_rows(const TrainRun *r, ReportRow *rows, int given)
         if (!o->name || o->kind == OPT_REFUSED || o->kind == OPT_IGNORED ||
             !!r->opt.given[i] != given) continue;
         char *value = options_text(&r->opt, o->name);
-        int empty = !value || !*value || (!given && (!strcmp(value, "false") || !strcmp(value, "0")));
+        int empty =
+            !value || !*value || (!given && (!strcmp(value, "false") || !strcmp(value, "0")));
         if (!value || (empty && !given)) {
             mem_free(value);
             continue;
@@ -149,10 +151,10 @@ static void machine(Report *p, const TrainRun *r, ReportRow *rows, Owned *o)
     rows[n++] = (ReportRow){"device", own(o, mem_printf("%s, %s", dev_name(r->m.dev),
                                                         model_dtype_name(r->m.dtype))), NULL};
     rows[n++] = (ReportRow){"latents of the pictures", duration(o, r->spent.latents), NULL};
-    rows[n++] = (ReportRow){"steps", duration(o, r->spent.steps),
-                            own(o, mem_printf("%" PRIu32 " steps, %s each, with measuring and saving",
-                                              r->t.step - r->first_step,
-                                              duration(o, step_seconds(r))))};
+    rows[n++] =
+        (ReportRow){"steps", duration(o, r->spent.steps),
+                    own(o, mem_printf("%" PRIu32 " steps, %s each, with measuring and saving",
+                                      r->t.step - r->first_step, duration(o, step_seconds(r))))};
     if (r->samples) rows[n++] = (ReportRow){"sample pictures", duration(o, r->spent.samples), NULL};
     rows[n++] = (ReportRow){"all", duration(o, all), r->first_step ? "since this run was resumed"
                             : NULL};
@@ -255,14 +257,21 @@ static int sample_grid(ReportGrid *g, const TrainRun *r, int strengths, Owned *o
     for (size_t c = 0; c < cols; c++) names[rows + c] = train_samples_prompt(r, c);
     for (size_t i = 0; i < rows * cols; i++)
         names[rows + cols + i] = own(o, train_samples_path(r, label[i / cols], i % cols));
-    *g = (ReportGrid){strengths ? "Strength" : "Samples",
-                      strengths ? "The finished LoRA at other strengths, with the same seeds. "
-                                  "Where it looks best is what to write behind its name: "
-                                  "<lora:NAME:0.8>."
-                                : train_samples_near(r) ? "The same seeds at each moment. Under Curves: how far they are from "
-                                  "the nearest training picture (1: as far as training pictures are from each other; "
-                                  "near 0: learnt by heart)." : "The same seeds at each moment.",
-                      names, names + rows, names + rows + cols, rows, cols};
+    *g = (ReportGrid){
+        strengths ? "Strength" : "Samples",
+        strengths ? "The finished LoRA at other strengths, with the same seeds. "
+                    "Where it looks best is what to write behind its name: "
+                    "<lora:NAME:0.8>."
+        : train_samples_near(r)
+            ? "The same seeds at each moment. Under Curves: how far they are from "
+              "the nearest training picture (1: as far as training pictures are from each other; "
+              "near 0: learnt by heart)."
+            : "The same seeds at each moment.",
+        names,
+        names + rows,
+        names + rows + cols,
+        rows,
+        cols};
     return 0;
 }
 

@@ -26,7 +26,8 @@ static int save_state(TrainRun *r, Err *e)
 
 int train_micro(TrainRun *r, uint32_t step, int micro, float *loss, Err *e)
 {
-    return r->o.train_vae ? autoencode_run(&r->ae, step, loss, e) : finetune_run(&r->ft, step, micro, loss, e);
+    return r->o.train_vae ? autoencode_run(&r->ae, step, loss, e)
+                          : finetune_run(&r->ft, step, micro, loss, e);
 }
 
 int train_micros(const TrainRun *r, uint32_t step)
@@ -34,7 +35,10 @@ int train_micros(const TrainRun *r, uint32_t step)
     return r->o.train_vae ? 1 : finetune_micros(&r->ft, step);
 }
 
-static int run_micro(void *ctx, uint32_t step, int micro, float *loss, Err *e) { return train_micro(ctx, step, micro, loss, e); }
+static int run_micro(void *ctx, uint32_t step, int micro, float *loss, Err *e)
+{
+    return train_micro(ctx, step, micro, loss, e);
+}
 
 static int micros(void *ctx, uint32_t step) { return train_micros(ctx, step); }
 
@@ -59,7 +63,8 @@ static void remove_old(const TrainRun *r, uint32_t epoch)
     if (!o->save_last_n_epochs) return;
     int64_t old = (int64_t)epoch - (int64_t)o->save_every_n_epochs * o->save_last_n_epochs;
     if (old <= 0) return;
-    char *path = mem_printf("%s/%s-%06lld.safetensors", o->output_dir, o->output_name, (long long)old);
+    char *path =
+        mem_printf("%s/%s-%06lld.safetensors", o->output_dir, o->output_name, (long long)old);
     if (path) remove(path);
     mem_free(path);
 }
@@ -82,7 +87,8 @@ static int save_files(TrainRun *r, uint32_t done, Err *e)
     uint32_t epoch = done / r->steps_per_epoch;
     int at_epoch = done % r->steps_per_epoch == 0, last = done == r->total;
     char name[300];
-    if (at_epoch && !last && o->save_every_n_epochs && epoch % (uint32_t)o->save_every_n_epochs == 0) {
+    if (at_epoch && !last && o->save_every_n_epochs &&
+        epoch % (uint32_t)o->save_every_n_epochs == 0) {
         snprintf(name, sizeof name, "%s-%06" PRIu32, o->output_name, epoch);
         TRY(train_save_weights(r, name, epoch, e));
         remove_old(r, epoch);
@@ -103,7 +109,8 @@ static int after_step(void *ctx, uint32_t done, Err *e)
     char text[160];
     int n = snprintf(text, sizeof text, "avr_loss=%.4f", r->t.avr_loss);
     if (optim_finds_rate(&r->t.optim->cfg))
-        snprintf(text + n, sizeof text - (size_t)n, ", lr=%.3g", optim_lr(r->t.optim, GROUP_UNET, r->t.lr_factor));
+        snprintf(text + n, sizeof text - (size_t)n, ", lr=%.3g",
+                 optim_lr(r->t.optim, GROUP_UNET, r->t.lr_factor));
     progress_show(&r->progress, done, r->total, text);
     TRY(train_scale_norms(r, e));
     TRY(train_log_step(r, done, e));
@@ -117,7 +124,8 @@ static int resume(TrainRun *r, Err *e)
     if (!r->o.resume) return 0;
     const char *path = *r->o.resume ? r->o.resume : r->state_path;
     if (!*r->o.resume && !io_exists(path)) {
-        if (!r->shared) fprintf(stderr, "note: no state %s yet: starting from the beginning\n", path);
+        if (!r->shared)
+            fprintf(stderr, "note: no state %s yet: starting from the beginning\n", path);
         return 0;
     }
     TRY(train_load(&r->t, path, r->facts, r->fact_count, e));
@@ -135,8 +143,10 @@ static void report_rate(const TrainRun *r)
         printf("rate found: %.3g\n", lr);
         return;
     }
-    printf("rate found: %.3g; try --optimizer_type AdamW8bit --unet_lr %.2g --text_encoder_lr %.2g, or Lion with "
-           "--unet_lr %.2g\n", lr, lr, lr / 2, lr / 3);
+    printf(
+        "rate found: %.3g; try --optimizer_type AdamW8bit --unet_lr %.2g --text_encoder_lr %.2g, or Lion with "
+        "--unet_lr %.2g\n",
+        lr, lr, lr / 2, lr / 3);
 }
 
 static int encode_pictures(TrainRun *r, Err *e)
@@ -156,14 +166,18 @@ static int has_best(const TrainRun *r)
     return best && best->step;
 }
 
-uint32_t train_result_step(const TrainRun *r) { return has_best(r) ? train_watch_best(r)->step : r->t.step; }
+uint32_t train_result_step(const TrainRun *r)
+{
+    return has_best(r) ? train_watch_best(r)->step : r->t.step;
+}
 
 int train_result(TrainRun *r, int save, Err *e)
 {
     if (r->has_result) return 0;
     r->has_result = 1;
     if (save && !has_best(r))
-        TRY(train_save_weights(r, r->o.output_name, (r->total + r->steps_per_epoch - 1) / r->steps_per_epoch, e));
+        TRY(train_save_weights(r, r->o.output_name,
+                               (r->total + r->steps_per_epoch - 1) / r->steps_per_epoch, e));
     if (has_best(r) && train_is_lora(&r->o)) return train_load_weights(r, r->o.output_name, e);
     optim_swap(r->t.optim);
     return 0;
@@ -174,17 +188,20 @@ static int stopped(TrainRun *r, int rc, Err *e)
     if (rc != ERR_INT && rc != ERR_TERM) return rc;
     Err e2 = {0};
     int rs = save_state(r, &e2);
-    if (!rs && !r->o.train_vae && !has_best(r)) rs = train_save_weights(r, r->o.output_name, r->t.step / r->steps_per_epoch, &e2);
+    if (!rs && !r->o.train_vae && !has_best(r))
+        rs = train_save_weights(r, r->o.output_name, r->t.step / r->steps_per_epoch, &e2);
     if (rs) return *e = e2, rs;
-    fprintf(stderr, "stopped    after step %" PRIu32 "; %s continues with the same command and --resume\n", r->t.step,
-            r->state_path);
+    fprintf(stderr,
+            "stopped    after step %" PRIu32 "; %s continues with the same command and --resume\n",
+            r->t.step, r->state_path);
     return rc;
 }
 
 /* All but what made the latents and has been released. */
 static int load(TrainRun *r, Err *e)
 {
-    static const char *const parts[] = {"text_encoder.", "unet.", "vae.decoder.", "vae.post_quant_conv."};
+    static const char *const parts[] = {"text_encoder.", "unet.", "vae.decoder.",
+                                        "vae.post_quant_conv."};
     if (r->o.train_vae) return model_load(&r->m, e);
     TRY(slab_alloc(&r->m.slab, r->m.dev, e));
     for (int i = 0; i < 4; i++) TRY(model_load_part(&r->m, parts[i], e));
@@ -207,7 +224,8 @@ int train_parse(TrainRun *r, int argc, char **argv, int *help, Err *e)
     if (*help) return 0;
     if (r->o.rest.count) {
         if (r->o.data_dir || r->o.rest.count > 1)
-            return err_set(e, ERR_USAGE, "sdc train: unexpected argument \"%s\"", r->o.rest.item[r->o.data_dir ? 0 : 1]);
+            return err_set(e, ERR_USAGE, "sdc train: unexpected argument \"%s\"",
+                           r->o.rest.item[r->o.data_dir ? 0 : 1]);
         TRY(options_set(&r->opt, "train_data_dir", r->o.rest.item[0], OPTIONS_COMMAND, e));
     }
     if (r->o.config_file) TRY(options_file(&r->opt, r->o.config_file, e));
@@ -260,7 +278,9 @@ static void print_validation(const TrainRun *r)
     if (p != best) printf(", lowest after step %" PRIu32 ": %.5f", best->step, best->held_out);
     printf("\n");
     if (*r->watch.why) printf("%s\n", r->watch.why);
-    else if (r->o.until_best) printf("Not stopped early: no measurement says yet that the held-out loss has passed its lowest.\n");
+    else if (r->o.until_best)
+        printf(
+            "Not stopped early: no measurement says yet that the held-out loss has passed its lowest.\n");
 }
 
 /* For those who let a preset choose: how a picture is made with it. */
@@ -268,8 +288,9 @@ static void print_use(const TrainRun *r)
 {
     const TrainOptions *o = &r->o;
     if (!o->preset || !o->trigger || r->shared) return;
-    fprintf(stderr, "a picture  sdc sample -m %s --lora %s/%s.safetensors -p \"%s\" -o picture.png\n", o->model,
-            o->output_dir, o->output_name, o->trigger);
+    fprintf(stderr,
+            "a picture  sdc sample -m %s --lora %s/%s.safetensors -p \"%s\" -o picture.png\n",
+            o->model, o->output_dir, o->output_name, o->trigger);
 }
 
 int train_finish(TrainRun *r, Err *e)

@@ -27,7 +27,7 @@ struct TrainSamples {
     SamplePrompts prompts;
     Pipeline **pipes;              /* one per prompt */
     int64_t *seed;
-    double *near, *scale;          /* of each prompt: its last picture (models/near.h); 0: not yet known */
+    double *near, *scale; /* of each prompt: its last picture (models/near.h); 0: not yet known */
 };
 
 static int poll_stop(void *ctx, int done, int total)
@@ -41,10 +41,16 @@ static int init_pipe(TrainRun *r, size_t i, Err *e)
     struct TrainSamples *s = r->samples;
     const SamplePrompt *p = &s->prompts.list[i];
     const BucketConfig *size = &r->ds->cfg.bucket;
-    PipelineConfig c = {.prompt = p->text, .negative = p->negative, .width = p->width ? p->width : size->w,
-                        .height = p->height ? p->height : size->h, .steps = p->steps ? p->steps : 30,
-                        .cfg_scale = (float)(isnan(p->cfg) ? 7.5 : p->cfg), .schedule = SCHEDULE_AUTO,
-                        .clip_skip = r->o.clip_skip, .v_pred = r->o.v_pred, .poll = poll_stop};
+    PipelineConfig c = {.prompt = p->text,
+                        .negative = p->negative,
+                        .width = p->width ? p->width : size->w,
+                        .height = p->height ? p->height : size->h,
+                        .steps = p->steps ? p->steps : 30,
+                        .cfg_scale = (float)(isnan(p->cfg) ? 7.5 : p->cfg),
+                        .schedule = SCHEDULE_AUTO,
+                        .clip_skip = r->o.clip_skip,
+                        .v_pred = r->o.v_pred,
+                        .poll = poll_stop};
     TRY(sampler_find(&c.sampler, &c.schedule, p->sampler ? p->sampler : r->o.sample_sampler, e));
     s->seed[i] = p->seed >= 0 ? p->seed : r->o.seed + (int64_t)i;
     s->pipes[i] = mem_calloc(1, sizeof **s->pipes);
@@ -95,11 +101,15 @@ void train_samples_free(TrainRun *r)
 }
 
 /* The name of a moment: "e000002" after an epoch, "000100" after a step. */
-static int by_epoch(const TrainRun *r) { return !r->o.sample_every_n_steps || r->o.sample_every_n_epochs; }
+static int by_epoch(const TrainRun *r)
+{
+    return !r->o.sample_every_n_steps || r->o.sample_every_n_epochs;
+}
 
 static void moment(const TrainRun *r, uint32_t done, char *s, size_t cap)
 {
-    if (by_epoch(r) && done % r->steps_per_epoch == 0) snprintf(s, cap, "e%06" PRIu32, done / r->steps_per_epoch);
+    if (by_epoch(r) && done % r->steps_per_epoch == 0)
+        snprintf(s, cap, "e%06" PRIu32, done / r->steps_per_epoch);
     else snprintf(s, cap, "%06" PRIu32, done);
 }
 
@@ -112,19 +122,25 @@ char *train_samples_path(const TrainRun *r, const char *label, size_t i)
 uint32_t train_samples_interval(const TrainRun *r)
 {
     const TrainOptions *o = &r->o;
-    if (by_epoch(r)) return (uint32_t)(o->sample_every_n_epochs ? o->sample_every_n_epochs : 1) * r->steps_per_epoch;
+    if (by_epoch(r))
+        return (uint32_t)(o->sample_every_n_epochs ? o->sample_every_n_epochs : 1) *
+               r->steps_per_epoch;
     return (uint32_t)o->sample_every_n_steps;
 }
 
 /* The moment after `at` that has a row: the next of the interval, or that of the trained file. */
 static uint32_t next_moment(const TrainRun *r, uint32_t at)
 {
-    uint32_t interval = train_samples_interval(r), next = (at / interval + 1) * interval, last = train_result_step(r);
+    uint32_t interval = train_samples_interval(r), next = (at / interval + 1) * interval,
+             last = train_result_step(r);
     return at < last && last < next ? last : next;
 }
 
 size_t train_samples_count(const TrainRun *r) { return r->samples ? r->samples->prompts.count : 0; }
-const char *train_samples_prompt(const TrainRun *r, size_t i) { return r->samples->prompts.list[i].text; }
+const char *train_samples_prompt(const TrainRun *r, size_t i)
+{
+    return r->samples->prompts.list[i].text;
+}
 
 /* A row of the grid: pictures made at `done`; 0 when they are not all there. */
 static int load_row(const TrainRun *r, uint32_t done, Image *cells)
@@ -155,7 +171,11 @@ static int write_grid(TrainRun *r, uint32_t done, Err *e)
         rows++;
     }
     for (size_t i = 0; !rc && i < columns; i++) col_labels[i] = r->samples->prompts.list[i].text;
-    Grid g = {.rows = (int)rows, .cols = (int)columns, .margin = 4, .row_labels = row_labels, .col_labels = col_labels};
+    Grid g = {.rows = (int)rows,
+              .cols = (int)columns,
+              .margin = 4,
+              .row_labels = row_labels,
+              .col_labels = col_labels};
     Image out = {0};
     char *path = mem_printf("%s/%s-grid.png", r->o.output_dir, r->o.output_name);
     if (!rc && !path) rc = err_nomem(e, 64, "a file name");
@@ -268,7 +288,8 @@ double train_samples_cost(const TrainRun *r)
         const Graph *g[] = {p->unet[0].g, p->unet[1].g};
         for (int k = 0; k < 2; k++)
             if (g[k]) sum += p->c.steps * cost_graph_seconds(&cost_nominal, g[k]);
-        sum += cost_graph_seconds(&cost_nominal, p->text.g) + cost_graph_seconds(&cost_nominal, p->vae.g);
+        sum += cost_graph_seconds(&cost_nominal, p->text.g) +
+               cost_graph_seconds(&cost_nominal, p->vae.g);
     }
     return sum;
 }
@@ -292,7 +313,9 @@ int train_samples_after(TrainRun *r, uint32_t done, Err *e)
 int train_samples_last(TrainRun *r, Err *e)
 {
     uint32_t step = train_result_step(r);
-    if (!r->samples || train_samples_interval(r) > r->total || step % train_samples_interval(r) == 0) return 0;
+    if (!r->samples || train_samples_interval(r) > r->total ||
+        step % train_samples_interval(r) == 0)
+        return 0;
     if (step != r->t.step && !train_is_lora(&r->o)) return 0;
     TRY(make_all(r, step, e));
     return step == r->t.step ? log_nearness(r, step, e) : 0;       /* a log goes on only */

@@ -21,7 +21,8 @@ typedef struct {
     Err *e;
 } Meta;
 
-static void put(Meta *m, const char *key, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
+static void put(Meta *m, const char *key, const char *fmt, ...)
+    __attribute__((format(printf, 3, 4)));
 static void put(Meta *m, const char *key, const char *fmt, ...)
 {
     char small[512];
@@ -50,7 +51,10 @@ static void put_json(Meta *m, const char *key, json_fn *make, const Dataset *ds)
     mem_free(json);
 }
 
-static int train_dirs(char **json, const Dataset *ds, Err *e) { return dataset_dirs(json, ds, 0, e); }
+static int train_dirs(char **json, const Dataset *ds, Err *e)
+{
+    return dataset_dirs(json, ds, 0, e);
+}
 static int reg_dirs(char **json, const Dataset *ds, Err *e) { return dataset_dirs(json, ds, 1, e); }
 
 static const char *yes(int flag) { return flag ? "True" : "False"; }
@@ -76,7 +80,8 @@ static void put_modules(Meta *m, const TrainOptions *o)
     char *args = o->network_arg_list.count ? train_network_args(o) : NULL;
     if (args) put(m, "ss_network_args", "%s", args);
     else if (o->conv_dim)
-        put(m, "ss_network_args", "{\"conv_dim\": \"%d\", \"conv_alpha\": \"%g\"}", o->conv_dim, o->conv_alpha);
+        put(m, "ss_network_args", "{\"conv_dim\": \"%d\", \"conv_alpha\": \"%g\"}", o->conv_dim,
+            o->conv_alpha);
     mem_free(args);
     put_optional(m, "ss_network_dropout", o->network_dropout, 0);
 }
@@ -89,14 +94,26 @@ static void put_network(Meta *m, const TrainRun *r)
     put(m, "ss_v2", "%s", yes(c->openclip));
     put(m, "ss_base_model_version", "sd_v%d%s", c->openclip ? 2 : 1, o->v_pred ? "_v" : "");
     put(m, "modelspec.sai_model_spec", "1.0.1");
-    put(m, "modelspec.architecture", "stable-diffusion-%s%s", !c->openclip ? "v1" : o->v_pred ? "v2-768-v" : "v2-512",
-        o->full ? "" : o->ti ? "/textual-inversion" : "/lora");
+    put(m, "modelspec.architecture", "stable-diffusion-%s%s",
+        !c->openclip ? "v1"
+        : o->v_pred  ? "v2-768-v"
+                     : "v2-512",
+        o->full ? ""
+        : o->ti ? "/textual-inversion"
+                : "/lora");
     put(m, "modelspec.implementation", "%s",
         o->full ? "https://github.com/Stability-AI/generative-models" : "diffusers");
-    static const char *const about[TRAIN_META] = {
-        "modelspec.title", "modelspec.author", "modelspec.description", "modelspec.license", "modelspec.tags",
-        "modelspec.usage_hint", "modelspec.thumbnail", "modelspec.merged_from", "modelspec.trigger_phrase",
-        "modelspec.preprocessor", "modelspec.is_negative_embedding"};
+    static const char *const about[TRAIN_META] = {"modelspec.title",
+                                                  "modelspec.author",
+                                                  "modelspec.description",
+                                                  "modelspec.license",
+                                                  "modelspec.tags",
+                                                  "modelspec.usage_hint",
+                                                  "modelspec.thumbnail",
+                                                  "modelspec.merged_from",
+                                                  "modelspec.trigger_phrase",
+                                                  "modelspec.preprocessor",
+                                                  "modelspec.is_negative_embedding"};
     if (!o->meta_text[0]) put(m, "modelspec.title", "%s", o->output_name);
     for (int i = 0; i < TRAIN_META; i++)
         if (o->meta_text[i]) put(m, about[i], "%s", o->meta_text[i]);
@@ -216,11 +233,13 @@ int train_load_weights(TrainRun *r, const char *name, Err *e)
     LoraFactor f[LORA_FACTORS];
     Lora lo = {0};
     char *path = mem_printf("%s/%s.safetensors", r->o.output_dir, name);
-    int rc = path ? lora_open(&lo, path, r->m.targets, r->m.target_count, e) : err_nomem(e, 64, "a file name");
+    int rc = path ? lora_open(&lo, path, r->m.targets, r->m.target_count, e)
+                  : err_nomem(e, 64, "a file name");
     for (size_t i = 0; i < lo.count; i++)
         for (int k = lora_factors(&lo.list[i], f) - 1; !rc && k >= 0; k--) {
             Param *p = factor(r, &lo.list[i], &f[k]);
-            if (p && lora_factor_count(&f[k]) == p->count) rc = params_set(r->m.ps, p, *f[k].values, e);
+            if (p && lora_factor_count(&f[k]) == p->count)
+                rc = params_set(r->m.ps, p, *f[k].values, e);
         }
     lora_close(&lo);
     mem_free(path);
@@ -241,8 +260,11 @@ static int save_precision(const TrainOptions *o, FileDtype *dt, Err *e)
 {
     if (!strcmp(o->save_precision, "fp16")) *dt = FD_F16;
     else if (!strcmp(o->save_precision, "bf16")) *dt = FD_BF16;
-    else if (!strcmp(o->save_precision, "float") || !strcmp(o->save_precision, "fp32")) *dt = FD_F32;
-    else return err_set(e, ERR_USAGE, "option --save_precision: \"%s\" is not float, fp16 or bf16", o->save_precision);
+    else if (!strcmp(o->save_precision, "float") || !strcmp(o->save_precision, "fp32"))
+        *dt = FD_F32;
+    else
+        return err_set(e, ERR_USAGE, "option --save_precision: \"%s\" is not float, fp16 or bf16",
+                       o->save_precision);
     return 0;
 }
 

@@ -12,8 +12,10 @@ int train_strengths_init(TrainRun *r, Err *e)
 {
     const char *text = r->o.sample_strengths;
     if (!text) return 0;
-    if (!r->o.sample_prompts || !train_is_lora(&r->o) || r->network.algo != LORA_PLAIN || r->network.dora)
-        return err_set(e, ERR_USAGE, "option --sample_strengths: needs --sample_prompts and a plain LoRA");
+    if (!r->o.sample_prompts || !train_is_lora(&r->o) || r->network.algo != LORA_PLAIN ||
+        r->network.dora)
+        return err_set(e, ERR_USAGE,
+                       "option --sample_strengths: needs --sample_prompts and a plain LoRA");
     for (char *end; *text; text = *end == ',' ? end + 1 : end) {
         double v = strtod(text, &end);
         if (end == text || (*end && *end != ',') || !(v > 0 && v <= 10) ||

@@ -50,17 +50,20 @@ void train_watch_init(TrainRun *r)
     if (!r->val_ds) return;
     r->watch.times = choose_times(r);
     int by_steps = o->validate_every_n_steps && !o->validate_every_n_epochs;
-    r->watch.interval = o->validate_every_n_epochs ? (uint32_t)o->validate_every_n_epochs * r->steps_per_epoch
-                        : by_steps                 ? (uint32_t)o->validate_every_n_steps
-                                                   : choose_interval(r);
+    r->watch.interval = o->validate_every_n_epochs
+                            ? (uint32_t)o->validate_every_n_epochs * r->steps_per_epoch
+                        : by_steps ? (uint32_t)o->validate_every_n_steps
+                                   : choose_interval(r);
     r->ft.bands = &r->watch.training;
 }
 
 static int due(const TrainRun *r, uint32_t done)
 {
     const TrainOptions *o = &r->o;
-    uint32_t epoch = r->steps_per_epoch, interval = r->watch.interval, extra = (uint32_t)o->validate_every_n_steps;
-    if (done == r->total || (done && done == r->watch.extra) || (extra && done % extra == 0)) return 1;
+    uint32_t epoch = r->steps_per_epoch, interval = r->watch.interval,
+             extra = (uint32_t)o->validate_every_n_steps;
+    if (done == r->total || (done && done == r->watch.extra) || (extra && done % extra == 0))
+        return 1;
     if (o->validate_every_n_epochs || extra || interval >= epoch) return done % interval == 0;
     return done % epoch % interval == 0;
 }
@@ -115,10 +118,16 @@ static void judge(TrainRun *r)
     if (!s.stop) return;
     r->t.end = r->t.step;
     char why[120];
-    if (s.overfits) snprintf(why, sizeof why, "the last %d measurements are %.0f%% higher", STOPPING_RISEN, 100 * STOPPING_RISE);
-    else snprintf(why, sizeof why, "over the last %zu measurements it does not fall beyond their scatter", s.line);
-    snprintf(r->watch.why, sizeof r->watch.why, "Stopped at step %" PRIu32 ", %s: the held-out loss was lowest at step %"
-             PRIu32 " (%.5f), and %s.", r->t.step, s.overfits ? "overfitting" : "nothing more is learnt", best->step,
+    if (s.overfits)
+        snprintf(why, sizeof why, "the last %d measurements are %.0f%% higher", STOPPING_RISEN,
+                 100 * STOPPING_RISE);
+    else
+        snprintf(why, sizeof why,
+                 "over the last %zu measurements it does not fall beyond their scatter", s.line);
+    snprintf(r->watch.why, sizeof r->watch.why,
+             "Stopped at step %" PRIu32 ", %s: the held-out loss was lowest at step %" PRIu32
+             " (%.5f), and %s.",
+             r->t.step, s.overfits ? "overfitting" : "nothing more is learnt", best->step,
              best->held_out, why);
 }
 

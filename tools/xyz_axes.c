@@ -55,7 +55,8 @@ char *xyz_names(void)
 {
     char *s = mem_strdup("");
     for (int i = 0; s && i < KINDS; i++) {
-        char *more = mem_printf("%s%s%.*s", s, i ? ", " : "", (int)strcspn(kinds[i].names, " "), kinds[i].names);
+        char *more = mem_printf("%s%s%.*s", s, i ? ", " : "", (int)strcspn(kinds[i].names, " "),
+                                kinds[i].names);
         mem_free(s);
         s = more;
     }
@@ -120,12 +121,15 @@ static int add_range(XyzAxis *a, const char *text, int *is_range, Err *e)
     *is_range = 1;
     if (kind == '[') {
         int n = step >= 1 && step <= XYZ_VALUES ? (int)step : 0;
-        if (!n || n != step) return bad(a, e, "\"%s\": the number in [] is not a count from 1 to 1000", text);
-        for (int i = 0; i < n; i++) TRY(add_number(a, n > 1 ? from + (to - from) * i / (n - 1) : from, e));
+        if (!n || n != step)
+            return bad(a, e, "\"%s\": the number in [] is not a count from 1 to 1000", text);
+        for (int i = 0; i < n; i++)
+            TRY(add_number(a, n > 1 ? from + (to - from) * i / (n - 1) : from, e));
         return 0;
     }
     if (!kind && to < from) step = -1;
-    if (step == 0 || (to - from) / step < 0) return bad(a, e, "\"%s\": the step does not lead to the end", text);
+    if (step == 0 || (to - from) / step < 0)
+        return bad(a, e, "\"%s\": the step does not lead to the end", text);
     if ((to - from) / step >= XYZ_VALUES) return bad(a, e, "\"%s\": more than 1000 values", text);
     int n = (int)floor((to - from) / step + 1e-6);
     for (int i = 0; i <= n; i++) TRY(add_number(a, from + i * step, e));
@@ -209,8 +213,8 @@ static int find_name(XyzAxis *a, char *name, Err *e)
     if (a->kind && which && !(a->which = mem_strdup(which))) return err_nomem(e, n, "an axis");
     if (a->kind) return 0;
     char *names = xyz_names();
-    int rc = err_set(e, ERR_USAGE, "option --%c: there is no axis \"%s\"; there are %s", a->option, name,
-                     names ? names : "");
+    int rc = err_set(e, ERR_USAGE, "option --%c: there is no axis \"%s\"; there are %s", a->option,
+                     name, names ? names : "");
     mem_free(names);
     return rc;
 }
@@ -267,7 +271,8 @@ static int replace_all(char **text, const char *from, const char *to)
 static int replace(const XyzAxis *a, SampleOptions *o, const char *value, Err *e)
 {
     const char *from = a->values.item[0];
-    int n = replace_all(&o->prompt, from, value), k = n < 0 ? n : replace_all(&o->negative, from, value);
+    int n = replace_all(&o->prompt, from, value),
+        k = n < 0 ? n : replace_all(&o->negative, from, value);
     if (k < 0) return err_nomem(e, strlen(o->prompt), "a prompt");
     return n + k ? 0 : bad(a, e, "\"%s\" is not in the prompt or the negative prompt", from);
 }
@@ -310,7 +315,8 @@ int xyz_record(const XyzAxis *a, Infotext *t, Err *e)
 {
     char key[32], letter = (char)toupper(a->option);
     if (!a->kind) return 0;
-    char *type = a->which ? mem_printf("%s %s", a->kind->label, a->which) : mem_strdup(a->kind->label);
+    char *type =
+        a->which ? mem_printf("%s %s", a->kind->label, a->which) : mem_strdup(a->kind->label);
     snprintf(key, sizeof key, "%c Type", letter);
     int rc = type ? infotext_set(t, key, type, e) : err_nomem(e, 64, "an axis");
     mem_free(type);

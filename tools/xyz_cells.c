@@ -22,7 +22,8 @@ static int apply_all(XyzRun *r, XyzCell *c, size_t cell, Err *e)
     place_of(r, cell, at);
     for (int last = 0; last < 2; last++)
         for (int k = 0; k < XYZ_AXES; k++)
-            if (xyz_is_file(&r->axis[k]) == last) TRY(xyz_apply(&r->axis[k], at[k], &c->opt, &c->x.o, e));
+            if (xyz_is_file(&r->axis[k]) == last)
+                TRY(xyz_apply(&r->axis[k], at[k], &c->opt, &c->x.o, e));
     return 0;
 }
 
@@ -37,8 +38,9 @@ static int same_loras(const SampleLoras *a, const SampleLoras *b)
 static int same_prompts(const XyzCell *a, const XyzCell *b)
 {
     const SampleOptions *p = &a->x.o, *q = &b->x.o;
-    return a->set == b->set && p->clip_skip == q->clip_skip && (p->cfg_scale == 1) == (q->cfg_scale == 1) &&
-           !strcmp(p->prompt, q->prompt) && !strcmp(p->negative, q->negative);
+    return a->set == b->set && p->clip_skip == q->clip_skip &&
+           (p->cfg_scale == 1) == (q->cfg_scale == 1) && !strcmp(p->prompt, q->prompt) &&
+           !strcmp(p->negative, q->negative);
 }
 
 static int make_cell(XyzRun *r, size_t i, Err *e)
@@ -68,7 +70,8 @@ static int try_lora(const XyzRun *r, const char *path, size_t *bytes, Err *e)
     LoraFactor f[LORA_FACTORS];
     TRY(lora_open(&lo, path, r->m.targets, r->m.target_count, e));
     for (size_t i = 0; i < lo.count; i++)
-        for (int k = lora_factors(&lo.list[i], f) - 1; k >= 0; k--) *bytes += lora_factor_count(&f[k]) * sizeof(float);
+        for (int k = lora_factors(&lo.list[i], f) - 1; k >= 0; k--)
+            *bytes += lora_factor_count(&f[k]) * sizeof(float);
     lora_close(&lo);
     return 0;
 }
@@ -99,7 +102,8 @@ int xyz_cells(XyzRun *r, Err *e)
     if (!r->cells || !r->images) return err_nomem(e, r->count * sizeof *r->cells, "the grid");
     for (size_t i = 0; i < r->count; i++) TRY(make_cell(r, i, e));
     for (size_t i = 0; i < r->count; i++)
-        for (size_t k = 0; k < r->cells[i].loras.count; k++) TRY(add_file(r, &r->cells[i].loras.list[k], e));
+        for (size_t k = 0; k < r->cells[i].loras.count; k++)
+            TRY(add_file(r, &r->cells[i].loras.list[k], e));
     return 0;
 }
 

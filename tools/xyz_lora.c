@@ -53,7 +53,8 @@ static int consider(Place *best, Place *p, const char *which, int *count, Err *e
     if (!rc && which && strcmp(base, which) && strcmp(p->name, which)) {
         place_free(p);
     } else if (!rc && (*count)++) {
-        rc = err_set(e, ERR_USAGE, "there are several LoRAs; say which: \"lora_strength %s: ...\"", base);
+        rc = err_set(e, ERR_USAGE, "there are several LoRAs; say which: \"lora_strength %s: ...\"",
+                     base);
         place_free(p);
     } else {
         *best = *p;
@@ -87,7 +88,8 @@ static int need_lora(Place *p, SampleOptions *o, const char *which, Err *e)
     int count, rc = find_lora(p, o, which, &count, e);
     if (!rc && !count)
         rc = which ? err_set(e, ERR_USAGE, "there is no LoRA %s in the prompt or in --lora", which)
-                   : err_set(e, ERR_USAGE, "there is no LoRA; give --lora FILE or <lora:name:1> in the prompt");
+                   : err_set(e, ERR_USAGE,
+                             "there is no LoRA; give --lora FILE or <lora:name:1> in the prompt");
     if (rc) place_free(p);
     return rc;
 }
@@ -103,8 +105,10 @@ static int put(SampleOptions *o, const Place *p, const char *name, const char *a
         return 0;
     }
     if (p->item) s = mem_printf("%s%s", name, args);
-    else s = mem_printf("%.*s%s%s%s%s%s", (int)p->at, o->prompt, name ? "<lora:" : "", name ? name : "",
-                        name ? args : "", name ? ">" : "", o->prompt + p->at + p->size);
+    else
+        s = mem_printf("%.*s%s%s%s%s%s", (int)p->at, o->prompt, name ? "<lora:" : "",
+                       name ? name : "", name ? args : "", name ? ">" : "",
+                       o->prompt + p->at + p->size);
     if (!s) return err_nomem(e, 64, "a LoRA");
     char **field = p->item ? p->item : &o->prompt;
     mem_free(*field);
@@ -148,7 +152,8 @@ int xyz_lora_file(SampleOptions *o, const char *which, const char *value, Err *e
         mem_free(copy);
         return rc;
     }
-    if (which && !count) rc = err_set(e, ERR_USAGE, "there is no LoRA %s in the prompt or in --lora", which);
+    if (which && !count)
+        rc = err_set(e, ERR_USAGE, "there is no LoRA %s in the prompt or in --lora", which);
     if (!rc && !none) rc = of_item(&new, &copy, e);
     if (!rc && count) rc = put(o, &old, new.name, none || *new.args ? new.args : old.args, e);
     else if (!rc && !none) rc = add_lora(o, value, e);
@@ -161,7 +166,8 @@ int xyz_lora_file(SampleOptions *o, const char *which, const char *value, Err *e
 /* The length of a name without -000010 in front of `end`, its ending's place. */
 static size_t without_epoch(const char *name, size_t end)
 {
-    return end > 7 && name[end - 7] == '-' && strspn(name + end - 6, "0123456789") >= 6 ? end - 7 : end;
+    return end > 7 && name[end - 7] == '-' && strspn(name + end - 6, "0123456789") >= 6 ? end - 7
+                                                                                        : end;
 }
 
 int xyz_lora_epoch(SampleOptions *o, const char *which, const char *value, Err *e)
@@ -184,7 +190,8 @@ int xyz_lora_epoch(SampleOptions *o, const char *which, const char *value, Err *
             break;
         }
     }
-    char *name = mem_printf("%.*s%s%s", (int)without_epoch(p.name, stem), p.name, epoch, p.name + stem);
+    char *name =
+        mem_printf("%.*s%s%s", (int)without_epoch(p.name, stem), p.name, epoch, p.name + stem);
     int rc = name ? put(o, &p, name, p.args, e) : err_nomem(e, 64, "a LoRA");
     mem_free(name);
     place_free(&p);

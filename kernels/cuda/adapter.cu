@@ -25,7 +25,8 @@ static __global__ void compose_kernel(Compose p, Elem *w, const void *base, cons
     }
 }
 
-void OP(compose)(Dev *d, const Compose *p, void *w, const void *base, const float *a, const float *b)
+void OP(compose)(Dev *d, const Compose *p, void *w, const void *base, const float *a,
+                 const float *b)
 {
     CUDA_LAUNCH(d, compose_kernel, cuda_blocks(p->count, ADAPTER_THREADS), ADAPTER_THREADS, 0, *p,
                 (Elem *)w, base, a, b);
@@ -77,7 +78,8 @@ static __global__ void dora_columns(Dora p, Elem *w, float *norm, const float *v
 void OP(dora)(Dev *d, const Dora *p, void *w, float *norm, const float *v, const float *m)
 {
     if (p->in)
-        CUDA_LAUNCH(d, dora_columns, cuda_blocks((size_t)p->k, 64), 64, 0, *p, (Elem *)w, norm, v, m);
+        CUDA_LAUNCH(d, dora_columns, cuda_blocks((size_t)p->k, 64), 64, 0, *p, (Elem *)w, norm, v,
+                    m);
     else
         CUDA_LAUNCH(d, dora_rows, p->n, ADAPTER_THREADS, 0, *p, (Elem *)w, norm, v, m);
 }
@@ -92,7 +94,8 @@ static __device__ __forceinline__ uint32_t mix(uint32_t v)
     return v ^ v >> 16;
 }
 
-static __device__ __forceinline__ float draw(uint32_t seed, const Dropout p, uint32_t kind, uint32_t i)
+static __device__ __forceinline__ float draw(uint32_t seed, const Dropout p, uint32_t kind,
+                                             uint32_t i)
 {
     return (float)(mix(mix(i ^ (seed + kind * 0x9e3779b9u)) + p.stream) >> 8) * 0x1p-24f;
 }
@@ -105,7 +108,8 @@ static __global__ void dropout_kernel(Dropout p, size_t count, Elem *y, const El
     EACH(count, i) {
         size_t c = i % p.c, n = i / p.c / p.t;
         int keep = draw(s, p, 3, 0) >= p.all && draw(s, p, 0, (uint32_t)i) >= p.each &&
-                   draw(s, p, 1, (uint32_t)(n * p.c + c)) >= p.channel && draw(s, p, 2, (uint32_t)n) >= p.row;
+                   draw(s, p, 1, (uint32_t)(n * p.c + c)) >= p.channel &&
+                   draw(s, p, 2, (uint32_t)n) >= p.row;
         float v = keep ? elem_get(x[i]) * scale : 0.0f;
         y[i] = elem_put(acc ? v + elem_get(y[i]) : v);
     }
@@ -114,8 +118,8 @@ static __global__ void dropout_kernel(Dropout p, size_t count, Elem *y, const El
 void OP(dropout)(Dev *d, const Dropout *p, void *y, const void *x, const int32_t *seed, int acc)
 {
     size_t count = (size_t)p->n * p->t * p->c;
-    CUDA_LAUNCH(d, dropout_kernel, cuda_blocks(count, ADAPTER_THREADS), ADAPTER_THREADS, 0, *p, count,
-                (Elem *)y, (const Elem *)x, seed, acc);
+    CUDA_LAUNCH(d, dropout_kernel, cuda_blocks(count, ADAPTER_THREADS), ADAPTER_THREADS, 0, *p,
+                count, (Elem *)y, (const Elem *)x, seed, acc);
 }
 
 #ifdef SDC_F32
@@ -132,8 +136,8 @@ static __global__ void compose_bwd_kernel(Compose p, float *da, float *db, const
 void compose_bwd_f32_cuda(Dev *d, const Compose *p, float *da, float *db, const float *g,
                           const float *a, const float *b)
 {
-    CUDA_LAUNCH(d, compose_bwd_kernel, cuda_blocks(p->count, ADAPTER_THREADS), ADAPTER_THREADS, 0, *p,
-                da, db, g, a, b);
+    CUDA_LAUNCH(d, compose_bwd_kernel, cuda_blocks(p->count, ADAPTER_THREADS), ADAPTER_THREADS, 0,
+                *p, da, db, g, a, b);
 }
 
 /* Block i: element i of w1. */
@@ -161,8 +165,8 @@ static __global__ void kron_dw2(Kron p, size_t count, float *dw2, const float *g
     }
 }
 
-void kron_bwd_f32_cuda(Dev *d, const Kron *p, float *dw1, float *dw2, const float *g, const float *w1,
-                       const float *w2)
+void kron_bwd_f32_cuda(Dev *d, const Kron *p, float *dw1, float *dw2, const float *g,
+                       const float *w1, const float *w2)
 {
     size_t count = (size_t)p->l2 * p->s * p->m2;
     if (dw1) CUDA_LAUNCH(d, kron_dw1, p->l1 * p->m1, ADAPTER_THREADS, 0, *p, dw1, g, w2);
@@ -192,8 +196,8 @@ static __global__ void dora_bwd_rows(Dora p, float *dv, float *dm, const float *
         dv[at + i] = g[at + i] * scale - v[at + i] * pull;
 }
 
-static __global__ void dora_bwd_columns(Dora p, float *dv, float *dm, const float *g, const float *v,
-                                        const float *norm, const float *m)
+static __global__ void dora_bwd_columns(Dora p, float *dv, float *dm, const float *g,
+                                        const float *v, const float *norm, const float *m)
 {
     size_t rows = (size_t)p.n * p.s, k = (size_t)p.k;
     EACH(k, c) {
@@ -201,7 +205,8 @@ static __global__ void dora_bwd_columns(Dora p, float *dv, float *dm, const floa
         for (size_t i = 0; i < rows; i++) sum += g[i * k + c] * v[i * k + c];
         float scale = m[c] / (r + 0x1p-23f), pull = dora_pull(sum, r, m[c]);
         if (dm) dm[c] += sum / (r + 0x1p-23f);
-        for (size_t i = 0; i < rows; i++) dv[i * k + c] = g[i * k + c] * scale - v[i * k + c] * pull;
+        for (size_t i = 0; i < rows; i++)
+            dv[i * k + c] = g[i * k + c] * scale - v[i * k + c] * pull;
     }
 }
 
@@ -209,7 +214,8 @@ void dora_bwd_f32_cuda(Dev *d, const Dora *p, float *dv, float *dm, const float 
                        const float *norm, const float *m)
 {
     if (p->in)
-        CUDA_LAUNCH(d, dora_bwd_columns, cuda_blocks((size_t)p->k, 64), 64, 0, *p, dv, dm, g, v, norm, m);
+        CUDA_LAUNCH(d, dora_bwd_columns, cuda_blocks((size_t)p->k, 64), 64, 0, *p, dv, dm, g, v,
+                    norm, m);
     else
         CUDA_LAUNCH(d, dora_bwd_rows, p->n, ADAPTER_THREADS, 0, *p, dv, dm, g, v, norm, m);
 }

@@ -37,7 +37,8 @@ static __global__ void token_embed_kernel(TokenEmbed p, Elem *y, const int32_t *
     int c = (int)(blockIdx.y * blockDim.x + threadIdx.x);
     if (c >= p.c) return;
     int own = ids[r] - p.vocab;
-    float v = own < 0 ? table_get(p.wdt, table, (size_t)ids[r] * p.c + c) : more[(size_t)own * p.c + c];
+    float v =
+        own < 0 ? table_get(p.wdt, table, (size_t)ids[r] * p.c + c) : more[(size_t)own * p.c + c];
     if (pos) v += table_get(p.wdt, pos, r % (size_t)p.t * p.c + c);
     y[r * p.c + c] = elem_put(v);
 }

@@ -20,7 +20,8 @@
  *   a[2] row g,   columns 2t+8, 2t+9   a[3] row g+8, columns 2t+8, 2t+9
  *   b[0] rows 2t, 2t+1 of column g     b[1] rows 2t+8, 2t+9 of column g
  *   d[0] row g, column 2t   d[1] row g, column 2t+1   d[2], d[3] the same of row g+8 */
-static __device__ __forceinline__ void mma_bf16(float d[4], const uint32_t a[4], const uint32_t b[2])
+static __device__ __forceinline__ void mma_bf16(float d[4], const uint32_t a[4],
+                                                const uint32_t b[2])
 {
 #if __CUDA_ARCH__ >= 800
     asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 "
@@ -74,7 +75,8 @@ static __device__ __forceinline__ void copy_async16(void *shared, const void *sr
 #if __CUDA_ARCH__ >= 800
     unsigned a = (unsigned)__cvta_generic_to_shared(shared);
     int n = valid ? 16 : 0;
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" :: "r"(a), "l"(src), "r"(n) : "memory");
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(a), "l"(src), "r"(n)
+                 : "memory");
 #else
     *(uint4 *)shared = valid ? *(const uint4 *)src : make_uint4(0, 0, 0, 0);
 #endif

@@ -8,11 +8,12 @@ REF_INLINE void compose_any(Dtype dt, const Compose *p, void *w, const void *bas
                             const float *b)
 {
     for (size_t i = 0; i < p->count; i++)
-        ref_put(dt, w, i, ref_get(p->wdt, base, i) + (double)p->alpha * a[i] * (b ? (double)b[i] : 1));
+        ref_put(dt, w, i,
+                ref_get(p->wdt, base, i) + (double)p->alpha * a[i] * (b ? (double)b[i] : 1));
 }
 
-void compose_bwd_f32_ref(Dev *d, const Compose *p, float *da, float *db, const float *g, const float *a,
-                         const float *b)
+void compose_bwd_f32_ref(Dev *d, const Compose *p, float *da, float *db, const float *g,
+                         const float *a, const float *b)
 {
     (void)d;
     for (size_t i = 0; i < p->count; i++) {
@@ -46,8 +47,8 @@ REF_INLINE void kron_any(Dtype dt, const Kron *p, void *w, const void *base, con
     }
 }
 
-void kron_bwd_f32_ref(Dev *d, const Kron *p, float *dw1, float *dw2, const float *g, const float *w1,
-                      const float *w2)
+void kron_bwd_f32_ref(Dev *d, const Kron *p, float *dw1, float *dw2, const float *g,
+                      const float *w1, const float *w2)
 {
     (void)d;
     for (int i1 = 0; dw1 && i1 < p->l1; i1++)
@@ -64,7 +65,8 @@ void kron_bwd_f32_ref(Dev *d, const Kron *p, float *dw1, float *dw2, const float
             double sum = 0;
             for (int i1 = 0; i1 < p->l1; i1++)
                 for (int j1 = 0; j1 < p->m1; j1++)
-                    sum += (double)g[kron_at(p, i1, i2, k / p->m2, j1, k % p->m2)] * w1[i1 * p->m1 + j1];
+                    sum += (double)g[kron_at(p, i1, i2, k / p->m2, j1, k % p->m2)] *
+                           w1[i1 * p->m1 + j1];
             dw2[i2 * p->s * p->m2 + k] += (float)((double)p->alpha * sum);
         }
 }
@@ -78,7 +80,8 @@ REF_INLINE DoraAxis dora_axis(const Dora *p)
     return p->in ? (DoraAxis){k, n * (size_t)p->s, k, 1} : (DoraAxis){n, sk, 1, sk};
 }
 
-REF_INLINE void dora_any(Dtype dt, const Dora *p, void *w, float *norm, const float *v, const float *m)
+REF_INLINE void dora_any(Dtype dt, const Dora *p, void *w, float *norm, const float *v,
+                         const float *m)
 {
     DoraAxis a = dora_axis(p);
     for (size_t i = 0; i < a.norms; i++) {
@@ -124,7 +127,8 @@ REF(kron, (Dev *d, const Kron *p, void *w, const void *base, const float *w1, co
 REF(dora, (Dev *d, const Dora *p, void *w, float *norm, const float *v, const float *m),
     (DT, p, w, norm, v, m))
 
-REF_INLINE void dropout_any(Dtype dt, const Dropout *p, void *y, const void *x, const int32_t *seed, int acc)
+REF_INLINE void dropout_any(Dtype dt, const Dropout *p, void *y, const void *x, const int32_t *seed,
+                            int acc)
 {
     uint32_t s = (uint32_t)*seed;
     float scale = 1 / ((1 - p->each) * (1 - p->channel) * (1 - p->row));

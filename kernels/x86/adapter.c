@@ -53,8 +53,8 @@ static void compose_block(Dtype dt, const Compose *p, void *w, const void *base,
     store(dt, w, i, t, n);
 }
 
-static void compose_any(Dtype dt, Dev *d, const Compose *p, void *w, const void *base, const float *a,
-                        const float *b)
+static void compose_any(Dtype dt, Dev *d, const Compose *p, void *w, const void *base,
+                        const float *a, const float *b)
 {
     size_t count = p->count;
 #pragma omp parallel for num_threads(d->threads) if (count > CHUNK)
@@ -62,8 +62,8 @@ static void compose_any(Dtype dt, Dev *d, const Compose *p, void *w, const void 
         compose_block(dt, p, w, base, a, b, i, count - i < BLOCK ? count - i : BLOCK);
 }
 
-F32_OP ISA(compose_bwd_f32)(Dev *d, const Compose *p, float *da, float *db, const float *g, const float *a,
-                          const float *b)
+F32_OP ISA(compose_bwd_f32)(Dev *d, const Compose *p, float *da, float *db, const float *g,
+                            const float *a, const float *b)
 {
     size_t count = p->count;
     vf alpha = vec_set(p->alpha);
@@ -80,8 +80,8 @@ F32_OP ISA(compose_bwd_f32)(Dev *d, const Compose *p, float *da, float *db, cons
 /* ---- the Kronecker product ------------------------------------------------- */
 
 /* Row `row` of L1*L2*S rows, which has M1 copies of a row of w2. */
-static void kron_row(Dtype dt, const Kron *p, void *w, const void *base, const float *w1, const float *w2,
-                     size_t row)
+static void kron_row(Dtype dt, const Kron *p, void *w, const void *base, const float *w1,
+                     const float *w2, size_t row)
 {
     size_t m1 = (size_t)p->m1, m2 = (size_t)p->m2, inner = (size_t)p->l2 * (size_t)p->s;
     const float *a = w1 + row / inner * m1, *b = w2 + row % inner * m2;
@@ -130,13 +130,14 @@ static void axpy(float *to, float x, const float *from, size_t n)
 {
     for (size_t i = 0; i < n; i += VW) {
         size_t m = vec_left(i, n);
-        vf y = vec_fma(vec_set(x), vec_get_most(DT_F32, from, i, m), vec_get_most(DT_F32, to, i, m));
+        vf y =
+            vec_fma(vec_set(x), vec_get_most(DT_F32, from, i, m), vec_get_most(DT_F32, to, i, m));
         vec_put_most(DT_F32, to, i, y, m);
     }
 }
 
-F32_OP ISA(kron_bwd_f32)(Dev *d, const Kron *p, float *dw1, float *dw2, const float *g, const float *w1,
-                       const float *w2)
+F32_OP ISA(kron_bwd_f32)(Dev *d, const Kron *p, float *dw1, float *dw2, const float *g,
+                         const float *w1, const float *w2)
 {
     size_t m1 = (size_t)p->m1, m2 = (size_t)p->m2, inner = (size_t)p->l2 * (size_t)p->s;
     size_t firsts = dw1 ? (size_t)p->l1 * m1 : 0, seconds = dw2 ? inner : 0;
@@ -153,7 +154,8 @@ F32_OP ISA(kron_bwd_f32)(Dev *d, const Kron *p, float *dw1, float *dw2, const fl
         for (size_t r = 0; r < seconds; r++)
             for (size_t i = 0; i < (size_t)p->l1; i++)
                 for (size_t j = 0; j < m1; j++)
-                    axpy(dw2 + r * m2, p->alpha * w1[i * m1 + j], g + ((i * inner + r) * m1 + j) * m2, m2);
+                    axpy(dw2 + r * m2, p->alpha * w1[i * m1 + j],
+                         g + ((i * inner + r) * m1 + j) * m2, m2);
     }
 }
 
@@ -178,8 +180,8 @@ static void scale_block(Dtype dt, void *to, const float *v, const float *u, cons
 }
 
 /* Sums of u*v down n <= BLOCK columns from column c on, of `rows` rows of k values. */
-static void column_dots(double *sum, const float *u, const float *v, size_t rows, size_t k, size_t c,
-                        size_t n)
+static void column_dots(double *sum, const float *u, const float *v, size_t rows, size_t k,
+                        size_t c, size_t n)
 {
     for (size_t i = 0; i < n; i++) sum[i] = 0;
     for (size_t r = 0; r < rows; r++)
@@ -187,8 +189,8 @@ static void column_dots(double *sum, const float *u, const float *v, size_t rows
 }
 
 /* A column block: all of it for `in`. */
-static void dora_columns(Dtype dt, const Dora *p, void *w, float *norm, const float *v, const float *m,
-                         size_t c, size_t n)
+static void dora_columns(Dtype dt, const Dora *p, void *w, float *norm, const float *v,
+                         const float *m, size_t c, size_t n)
 {
     size_t k = (size_t)p->k, rows = (size_t)p->n * (size_t)p->s;
     double sum[BLOCK];
@@ -201,7 +203,8 @@ static void dora_columns(Dtype dt, const Dora *p, void *w, float *norm, const fl
     for (size_t r = 0; r < rows; r++) scale_block(dt, w, v, NULL, scale, NULL, 1, r * k + c, n);
 }
 
-static void dora_row(Dtype dt, const Dora *p, void *w, float *norm, const float *v, const float *m, size_t r)
+static void dora_row(Dtype dt, const Dora *p, void *w, float *norm, const float *v, const float *m,
+                     size_t r)
 {
     size_t n = (size_t)p->s * (size_t)p->k;
     double sum = dot(v + r * n, v + r * n, n);
@@ -211,7 +214,8 @@ static void dora_row(Dtype dt, const Dora *p, void *w, float *norm, const float 
         scale_block(dt, w, v, NULL, &scale, NULL, 0, r * n + i, n - i < BLOCK ? n - i : BLOCK);
 }
 
-static void dora_any(Dtype dt, Dev *d, const Dora *p, void *w, float *norm, const float *v, const float *m)
+static void dora_any(Dtype dt, Dev *d, const Dora *p, void *w, float *norm, const float *v,
+                     const float *m)
 {
     size_t n = (size_t)p->n, k = (size_t)p->k;
     if (p->in) {
@@ -249,13 +253,14 @@ static void dora_bwd_row(const Dora *p, float *dv, float *dm, const float *g, co
                          const float *norm, const float *m, size_t r)
 {
     size_t n = (size_t)p->s * (size_t)p->k;
-    float pull, scale = dora_factors(dot(g + r * n, v + r * n, n), norm[r], m[r], &pull, dm ? dm + r : NULL);
+    float pull, scale = dora_factors(dot(g + r * n, v + r * n, n), norm[r], m[r], &pull,
+                                     dm ? dm + r : NULL);
     for (size_t i = 0; i < n; i += BLOCK)
         scale_block(DT_F32, dv, g, v, &scale, &pull, 0, r * n + i, n - i < BLOCK ? n - i : BLOCK);
 }
 
-F32_OP ISA(dora_bwd_f32)(Dev *d, const Dora *p, float *dv, float *dm, const float *g, const float *v,
-                       const float *norm, const float *m)
+F32_OP ISA(dora_bwd_f32)(Dev *d, const Dora *p, float *dv, float *dm, const float *g,
+                         const float *v, const float *norm, const float *m)
 {
     size_t n = (size_t)p->n, k = (size_t)p->k;
     if (p->in) {
@@ -268,7 +273,8 @@ F32_OP ISA(dora_bwd_f32)(Dev *d, const Dora *p, float *dv, float *dm, const floa
     }
 }
 
-VEC_OP(compose, (Dev *d, const Compose *p, void *w, const void *base, const float *a, const float *b),
+VEC_OP(compose,
+       (Dev * d, const Compose *p, void *w, const void *base, const float *a, const float *b),
        (DT, d, p, w, base, a, b))
 VEC_OP(kron, (Dev *d, const Kron *p, void *w, const void *base, const float *w1, const float *w2),
        (DT, d, p, w, base, w1, w2))
@@ -278,11 +284,13 @@ VEC_OP(dora, (Dev *d, const Dora *p, void *w, float *norm, const float *v, const
 /* ---- dropout ------------------------------------------------------------------ */
 
 /* The hash is scalar: a LoRA's inner rows are short. */
-static void dropout_row(Dtype dt, const Dropout *p, void *y, const void *x, uint32_t seed, int acc, size_t row)
+static void dropout_row(Dtype dt, const Dropout *p, void *y, const void *x, uint32_t seed, int acc,
+                        size_t row)
 {
     size_t c = (size_t)p->c, n = row / (size_t)p->t;
     float scale = 1 / ((1 - p->each) * (1 - p->channel) * (1 - p->row)), t[BLOCK];
-    int live = dropout_draw(seed, p, 3, 0) >= p->all && dropout_draw(seed, p, 2, (uint32_t)n) >= p->row;
+    int live =
+        dropout_draw(seed, p, 3, 0) >= p->all && dropout_draw(seed, p, 2, (uint32_t)n) >= p->row;
     for (size_t i = 0; i < c; i += BLOCK) {
         size_t m = c - i < BLOCK ? c - i : BLOCK;
         for (size_t k = 0; k < m; k++) {
@@ -293,14 +301,15 @@ static void dropout_row(Dtype dt, const Dropout *p, void *y, const void *x, uint
         for (size_t k = 0; k < m; k += VW) {
             size_t left = vec_left(k, m);
             vf s = vec_get_most(DT_F32, t, k, left);
-            VEC_BY(dt, vec_acc_most(DT, y, row * c + i + k,
-                                    vec_mul(s, vec_get_most(DT, x, row * c + i + k, left)), left, acc));
+            VEC_BY(dt,
+                   vec_acc_most(DT, y, row * c + i + k,
+                                vec_mul(s, vec_get_most(DT, x, row * c + i + k, left)), left, acc));
         }
     }
 }
 
-static void dropout_any(Dtype dt, Dev *d, const Dropout *p, void *y, const void *x, const int32_t *seed,
-                        int acc)
+static void dropout_any(Dtype dt, Dev *d, const Dropout *p, void *y, const void *x,
+                        const int32_t *seed, int acc)
 {
     size_t rows = (size_t)p->n * (size_t)p->t;
 #pragma omp parallel for num_threads(d->threads) if (rows * (size_t)p->c > CHUNK)

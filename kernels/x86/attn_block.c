@@ -155,7 +155,8 @@ size_t attention_scratch_x86(const Dev *d, const Attention *p, Dtype dt, int bac
     size_t m = 0;
     static const int isa[] = {DEV_AVX2, DEV_AVX512, DEV_BF16};
     for (int i = 0; i < 3; i++) {
-        AttnPlan plan = backward ? attn_bwd_plan(p, dt, isa[i], d->threads) : attn_plan(p, dt, isa[i], d->threads);
+        AttnPlan plan = backward ? attn_bwd_plan(p, dt, isa[i], d->threads)
+                                 : attn_plan(p, dt, isa[i], d->threads);
         m = most(m, plan.total);
     }
     return m * 4;

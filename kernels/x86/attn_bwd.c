@@ -258,9 +258,18 @@ VEC void backward(Dtype dt, Dev *d, const Attention *p, void *dq, void *dk, void
     assert(d->ws_bytes >= plan.total * 4);
     float *qw = d->ws, *ow = qw + plan.shared[0], *delta = ow + plan.shared[1];
     float *part = delta + plan.shared[2], *areas = part + plan.shared[3];
-    Backward f = {.p = p, .k = k, .v = v, .lse = lse, .delta = delta, .part = dq ? part : NULL,
-                  .dk = dk, .dv = dv, .pair = attn_pair(dt, p, THIS_ISA), .splits = attn_splits(p, VW),
-                  .group = attn_group(p, 4), .dp = attn_padded(p, VW)};
+    Backward f = {.p = p,
+                  .k = k,
+                  .v = v,
+                  .lse = lse,
+                  .delta = delta,
+                  .part = dq ? part : NULL,
+                  .dk = dk,
+                  .dv = dv,
+                  .pair = attn_pair(dt, p, THIS_ISA),
+                  .splits = attn_splits(p, VW),
+                  .group = attn_group(p, 4),
+                  .dp = attn_padded(p, VW)};
     deltas(dt, d, p, delta, dout, o);
     stream(dt, d, &f, qw, ow, q, dout);
     int tasks = p->n * p->heads * f.splits;

@@ -61,7 +61,8 @@ static void copy_columns(void *dst, size_t dst_row, const void *src, size_t src_
 {
     size_t size = dtype_bytes(dt);
     for (size_t r = 0; r < rows; r++)
-        memcpy((char *)dst + r * dst_row * size, (const char *)src + r * src_row * size, cols * size);
+        memcpy((char *)dst + r * dst_row * size, (const char *)src + r * src_row * size,
+               cols * size);
 }
 
 typedef struct {

@@ -31,7 +31,8 @@ static void upsample2x_any(Dtype dt, Dev *d, const Upsample *p, void *y, const v
 }
 
 /* Row r of dx (of all pictures) from the one or two rows of dy above it. */
-VEC void upsample2x_bwd_row(Dtype dt, const Upsample *p, size_t r, void *dx, const void *dy, int acc)
+VEC void upsample2x_bwd_row(Dtype dt, const Upsample *p, size_t r, void *dx, const void *dy,
+                            int acc)
 {
     size_t h = (size_t)p->h, w = (size_t)p->w, c = (size_t)p->c;
     size_t high = 2 * h - p->cut_h, wide = 2 * w - p->cut_w;
