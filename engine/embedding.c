@@ -55,18 +55,15 @@ static int read_vectors(float **values, int *rows, const TensorFile *tf, int wid
     const char *path = tensorfile_path(tf);
     const FileTensor *t = vectors_of(tf);
     if (!t || t->ndim < 1 || t->ndim > 2)
-        return err_set(
-            e, ERR_INPUT,
-            "%s: no textual-inversion embedding: emb_params, string_to_param or a single tensor "
-            "is expected%s",
-            path, tensorfile_find(tf, "clip_g") ? "; this one is for SDXL" : "");
+        return err_set(e, ERR_INPUT,
+                       "%s: no textual-inversion embedding: emb_params, string_to_param or a "
+                       "single tensor is expected%s",
+                       path, tensorfile_find(tf, "clip_g") ? "; this one is for SDXL" : "");
     int64_t cols = t->shape[t->ndim - 1], n = t->ndim == 2 ? t->shape[0] : 1;
     if (cols != width)
-        return err_set(
-            e, ERR_INPUT,
-            "%s: vectors of %lld numbers; the model's text encoder has %d (768: SD 1.x, 1024: "
-            "SD 2.x)",
-            path, (long long)cols, width);
+        return err_set(e, ERR_INPUT,
+                       "%s: vectors of %lld numbers; the model's text encoder has %d (768: SD "
+                       "1.x, 1024: SD 2.x)", path, (long long)cols, width);
     if (n < 1 || n > ROWS_MAX)
         return err_set(e, ERR_INPUT, "%s: %lld vectors; 1 to %d can be used", path, (long long)n,
                        ROWS_MAX);

@@ -112,9 +112,9 @@ static int one_step(Trainer *t, const TrainTask *task, Err *e)
     int micros = task->micros ? task->micros(task->ctx, t->step) : 1;
     double loss = 0;
     if (t->ps->streamed && micros > 1)
-        return err_set(
-            e, ERR_USAGE,
-            "weights in bf16 are updated within a batch: several batches cannot be summed");
+        return err_set(e, ERR_USAGE,
+                       "weights in bf16 are updated within a batch: several batches cannot be "
+                       "summed");
     for (int i = 0; i < micros; i++) {
         float l;
         TRY(task->run(task->ctx, t->step, i, &l, e));

@@ -18,11 +18,10 @@ static int put(const char *name, const char *text)
 
 static int train(const char *to, const char *more)
 {
-    snprintf(
-        args, sizeof args,
-        "train -m %s -o %s --output_name x --resolution 64 --network_dim 4 --seed 5 --threads 2 "
-        "--max_train_steps 3 --resolution 64 --no_metadata --shuffle_caption %s",
-        fixture_model(), test_path(to), more);
+    snprintf(args, sizeof args,
+             "train -m %s -o %s --output_name x --resolution 64 --network_dim 4 --seed 5 "
+             "--threads 2 --max_train_steps 3 --resolution 64 --no_metadata --shuffle_caption %s",
+             fixture_model(), test_path(to), more);
     return test_sdc(args, out, err, sizeof out);
 }
 
@@ -66,13 +65,14 @@ TEST(dataset_config_trains_as_folders_do)
     CHECK_INT(train("config", more), 0);
     CHECK(fixture_same_file(test_path("folders/x.safetensors"), test_path("config/x.safetensors")));
     /* the nearest level wins: the subset over its data set, that over [general], that over the command line */
-    snprintf(
-        text, sizeof text,
-        "[general]\nresolution = 128\ncaption_prefix = 'g'\nflip_aug = true\nkeep_tokens = 0\n"
-        "[[datasets]]\nresolution = [64, 64]\nbatch_size = 2\ncaption_prefix = 'd' # not this\n"
-        "[[ datasets.subsets ]]\nimage_dir = \"%s\"\nnum_repeats = 3\ncaption_prefix = 's'\nclass_tokens = 'cat'\n"
-        "[[datasets.subsets]]\nimage_dir = 'nowhere'\nnum_repeats = 0\n",
-        test_path("data/3_cat"));
+    snprintf(text, sizeof text,
+             "[general]\nresolution = 128\ncaption_prefix = 'g'\nflip_aug = true\nkeep_tokens = 0\n"
+             "[[datasets]]\nresolution = [64, 64]\nbatch_size = 2\ncaption_prefix = 'd' # not "
+             "this\n"
+             "[[ datasets.subsets ]]\nimage_dir = \"%s\"\nnum_repeats = 3\ncaption_prefix = "
+             "'s'\nclass_tokens = 'cat'\n"
+             "[[datasets.subsets]]\nimage_dir = 'nowhere'\nnum_repeats = 0\n",
+             test_path("data/3_cat"));
     CHECK_INT(put("l.toml", text), 0);
     snprintf(more, sizeof more, "--dataset_config %s --caption_prefix c --keep_tokens 2",
              test_path("l.toml"));
@@ -81,8 +81,8 @@ TEST(dataset_config_trains_as_folders_do)
              test_path("data"));
     CHECK_INT(train("plain", more), 0);
     CHECK(fixture_same_file(test_path("levels/x.safetensors"), test_path("plain/x.safetensors")));
-    CHECK(
-        !fixture_same_file(test_path("levels/x.safetensors"), test_path("folders/x.safetensors")));
+    CHECK(!fixture_same_file(test_path("levels/x.safetensors"),
+                             test_path("folders/x.safetensors")));
     /* a validation split, and what does not go together */
     snprintf(more, sizeof more, "--dataset_config %s --validation_split 0.3", test_path("c.toml"));
     CHECK_INT(train("split", more), 0);

@@ -53,11 +53,10 @@ static int make_loras(void)
 {
     Err e = {0};
     if (fixture_data(test_path("data"), &e)) return -1;
-    snprintf(
-        args, sizeof args,
-        "train -m %s -d %s -o %s --output_name x --resolution 64 --network_dim 2 --threads 1 "
-        "--seed 5 --learning_rate 0.3 --max_train_epochs 2 --train_batch_size 4 --save_every_n_epochs 1",
-        fixture_model(), test_path("data"), test_path("lora"));
+    snprintf(args, sizeof args,
+             "train -m %s -d %s -o %s --output_name x --resolution 64 --network_dim 2 --threads 1 "
+             "--seed 5 --learning_rate 0.3 --max_train_epochs 2 --train_batch_size 4 "
+             "--save_every_n_epochs 1", fixture_model(), test_path("data"), test_path("lora"));
     return test_sdc(args, out, err, sizeof out);
 }
 
@@ -81,20 +80,16 @@ TEST(grid_cells_are_pictures_of_sample)
         {1, "-p 'a cat' --steps 2 --cfg_scale 1"}, {2, "-p 'a cat' --steps 4 --cfg_scale 1"},
         {4, "-p 'a cat' --steps 4 --cfg_scale 5.5"}, {7, "-p 'a dog' --steps 2 --cfg_scale 5.5"},
     };
-    CHECK_INT(
-        grid(
-            "-p 'a cat' --x 'Steps: 2-4 (+2)' --y 'cfg: 1,5.5' --z 'Prompt S/R: cat, dog' --save_cells"),
-        0);
+    CHECK_INT(grid("-p 'a cat' --x 'Steps: 2-4 (+2)' --y 'cfg: 1,5.5' --z 'Prompt S/R: cat, dog' "
+                   "--save_cells"), 0);
     CHECK_CELLS(want);
     static const Want other[] = {
         {1, "-p 'a cat' --sampler euler_a -H 72"},
         {4, "-p 'a cat' --sampler heun --schedule exponential -H 72"},
         {5, "-p 'a cat' --sampler euler_a -W 72"},
     };
-    CHECK_INT(
-        grid("-p 'a cat' --x 'sampler: euler_a, heun' --y 'schedule type: automatic, exponential' "
-             "--z 'size: 64x72,72x64' --save_cells"),
-        0);
+    CHECK_INT(grid("-p 'a cat' --x 'sampler: euler_a, heun' --y 'schedule type: automatic, "
+                   "exponential' --z 'size: 64x72,72x64' --save_cells"), 0);
     CHECK_CELLS(other);
 }
 
@@ -102,10 +97,9 @@ TEST(grid_changes_loras_in_place)
 {
     char more[2048], second[700], third[700], last[700];
     CHECK_INT(make_loras(), 0);
-    snprintf(
-        more, sizeof more,
-        "-p 'a cat' --lora %s --x 'lora_strength: 0, 0.5-1[2]' --y 'lora_epoch: 1,last' --save_cells",
-        test_path("lora/x.safetensors"));
+    snprintf(more, sizeof more,
+             "-p 'a cat' --lora %s --x 'lora_strength: 0, 0.5-1[2]' --y 'lora_epoch: 1,last' "
+             "--save_cells", test_path("lora/x.safetensors"));
     CHECK_INT(grid(more), 0);
     snprintf(second, sizeof second, "-p 'a cat' --lora %s:0.5",
              test_path("lora/x-000001.safetensors"));
@@ -135,9 +129,8 @@ TEST(grid_changes_loras_in_place)
 
 TEST(grid_repeats_from_its_own_text)
 {
-    CHECK_INT(
-        grid("-p 'a cat, sitting' --x 'seed: -1,3' --y 'Prompt S/R: \"cat, sitting\", \"dog\"'"),
-        0);
+    CHECK_INT(grid("-p 'a cat, sitting' --x 'seed: -1,3' --y 'Prompt S/R: \"cat, sitting\", "
+                   "\"dog\"'"), 0);
     CHECK_INT(rename(test_path("g.png"), test_path("first.png")), 0);
     snprintf(args, sizeof args, "grid -m %s --from_png %s -o %s --threads 1", fixture_model(),
              test_path("first.png"), test_path("g.png"));
@@ -180,11 +173,10 @@ TEST(grid_keeps_what_is_drawn)
 {
     const char *bin = getenv("SDC_BIN");
     char cmd[2000];
-    snprintf(
-        cmd, sizeof cmd,
-        "exec %s grid -m %s -p x -W 64 -H 64 --threads 1 --steps 20 -x 'seed: 1-100' --save_cells "
-        "-o %s >/dev/null 2>&1",
-        bin ? bin : "./sdc", fixture_model(), test_path("g.png"));
+    snprintf(cmd, sizeof cmd,
+             "exec %s grid -m %s -p x -W 64 -H 64 --threads 1 --steps 20 -x 'seed: 1-100' "
+             "--save_cells -o %s >/dev/null 2>&1",
+             bin ? bin : "./sdc", fixture_model(), test_path("g.png"));
     pid_t pid = fork();
     if (!pid) {
         execl("/bin/sh", "sh", "-c", cmd, (char *)NULL);

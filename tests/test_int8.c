@@ -200,7 +200,7 @@ TEST(int8_base_trains_a_lora)
     CHECK_NEAR(last_loss(err), want, 0.03 * want);
     CHECK_INT(train(test_path("c"),
                     "--max_train_steps 12 --mixed_precision bf16 --int8_base --threads 1"),
-              0);
+                    0);
     CHECK(fixture_same_file(test_path("b/x.safetensors"), test_path("c/x.safetensors")));
     CHECK(!fixture_same_file(test_path("a/x.safetensors"), test_path("b/x.safetensors")));
     CHECK_INT(train(test_path("d"), "--full --int8_base"), 2);

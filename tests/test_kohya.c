@@ -53,12 +53,8 @@ TEST(kohya_options_that_are_not_here_say_why)
         if (!strstr(err, refused[i][1])) test_fail(__FILE__, __LINE__, "%s: %s", args, err);
     }
     /* switched off is as good as not given; what has no effect is a note */
-    CHECK_INT(
-        test_sdc(
-            "train --full_fp16=false --color_aug=false --base_weights a b --base_weights_multiplier 1 -0.5 "
-            "--help",
-            out, err, sizeof out),
-        0);
+    CHECK_INT(test_sdc("train --full_fp16=false --color_aug=false --base_weights a b "
+                       "--base_weights_multiplier 1 -0.5 --help", out, err, sizeof out), 0);
     CHECK_STR(err, "");
     CHECK_INT(test_sdc("train --xformers --help", out, err, sizeof out), 0);
     CHECK(strstr(err, "note: --xformers is ignored: "));
@@ -415,17 +411,17 @@ static int train(const char *to, const char *more)
 {
     char args[2048], logs[512];
     snprintf(logs, sizeof logs, "%s", test_path("logs"));
-    snprintf(
-        args, sizeof args,
-        "train -m %s -d %s -o %s --output_name x --resolution 64 --network_dim 4 --threads 2 "
-        "--max_train_epochs 2 --train_batch_size 2 --learning_rate 1e-2 --noise_offset 0.1 "
-        "--noise_offset_random_strength --adaptive_noise_scale 0.05 --multires_noise_iterations 4 "
-        "--ip_noise_gamma 0.1 --ip_noise_gamma_random_strength --debiased_estimation_loss --min_snr_gamma 5 "
-        "--alpha_mask --scale_weight_norms 0.01 --enable_wildcard --secondary_separator ';;' "
-        "--validation_split 0.25 --lr_scheduler cosine_with_min_lr --lr_scheduler_min_lr_ratio 0.1 "
-        "--save_every_n_steps 1 --save_last_n_steps 1 --metadata_author 'me & you' --logging_dir %s "
-        "--log_prefix p --seed 5 --save_precision float %s",
-        fixture_model(), test_path("data"), test_path(to), logs, more);
+    snprintf(args, sizeof args,
+             "train -m %s -d %s -o %s --output_name x --resolution 64 --network_dim 4 --threads 2 "
+             "--max_train_epochs 2 --train_batch_size 2 --learning_rate 1e-2 --noise_offset 0.1 "
+             "--noise_offset_random_strength --adaptive_noise_scale 0.05 "
+             "--multires_noise_iterations 4 --ip_noise_gamma 0.1 --ip_noise_gamma_random_strength "
+             "--debiased_estimation_loss --min_snr_gamma 5 --alpha_mask --scale_weight_norms 0.01 "
+             "--enable_wildcard --secondary_separator ';;' --validation_split 0.25 --lr_scheduler "
+             "cosine_with_min_lr --lr_scheduler_min_lr_ratio 0.1 --save_every_n_steps 1 "
+             "--save_last_n_steps 1 --metadata_author 'me & you' --logging_dir %s --log_prefix p "
+             "--seed 5 --save_precision float %s",
+             fixture_model(), test_path("data"), test_path(to), logs, more);
     return test_sdc(args, out, err, sizeof out);
 }
 
@@ -559,14 +555,11 @@ TEST(train_takes_the_vae_of_another_file)
     CHECK_OK(write_vae(own, fixture_model(), &e), &e);
     for (int i = 0; i < 5; i++) {
         snprintf(file[i], sizeof file[i], "%s/o%d/x.safetensors", test_dir(), i);
-        snprintf(
-            args, sizeof args,
-            "train -m %s -d %s -o %s/o%d --output_name x --resolution 64 --network_dim 2 --threads 1 "
-            "--seed 5 --max_train_steps 1 %s %s",
-            fixture_model(), data, test_dir(), i, vaes[i] ? "--vae" : "",
-            !vaes[i] ? ""
-            : i == 1 ? own
-                     : vaes[i]);
+        snprintf(args, sizeof args,
+                 "train -m %s -d %s -o %s/o%d --output_name x --resolution 64 --network_dim 2 "
+                 "--threads 1 --seed 5 --max_train_steps 1 %s %s",
+                 fixture_model(), data, test_dir(), i, vaes[i] ? "--vae" : "", !vaes[i] ? ""
+                 : i == 1 ? own : vaes[i]);
         CHECK_INT(test_sdc(args, NULL, text, sizeof text), i == 4 ? 3 : 0);
     }
     CHECK(strstr(text, "not a VAE of Stable Diffusion") && strstr(text, "lora/a.safetensors"));
@@ -612,10 +605,7 @@ TEST(train_checks_what_kohya_checks)
         CHECK_INT(train("a", wrong[i][0]), 2);
         if (!strstr(err, wrong[i][1])) test_fail(__FILE__, __LINE__, "%s: %s", wrong[i][0], err);
     }
-    CHECK_INT(
-        train(
-            "a",
-            "--max_train_epochs 1 --v_parameterization --zero_terminal_snr --lr_scheduler polynomial "
-            "--lr_scheduler_args lr_end=1e-4 --save_n_epoch_ratio 1"),
-        0);
+    CHECK_INT(train("a",
+                    "--max_train_epochs 1 --v_parameterization --zero_terminal_snr --lr_scheduler "
+                    "polynomial --lr_scheduler_args lr_end=1e-4 --save_n_epoch_ratio 1"), 0);
 }

@@ -384,11 +384,9 @@ TEST(train_textual_inversion)
     char more[900];
     CHECK(fixture_model());
     CHECK_OK(fixture_data(test_path("data"), &e), &e);
-    CHECK_INT(
-        train(
-            "ti",
-            "--ti --token_string zzword --init_word cat --num_vectors_per_token 2 --use_object_template"),
-        0);
+    CHECK_INT(train("ti",
+                    "--ti --token_string zzword --init_word cat --num_vectors_per_token 2 "
+                    "--use_object_template"), 0);
     Embeddings em = {0};
     CHECK_OK(embeddings_open(&em, result("ti"), 64, &e), &e);
     CHECK_INT(em.rows, 2);

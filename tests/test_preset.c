@@ -71,18 +71,15 @@ TEST(preset_chooses_for_a_flat_folder)
                      "--trigger 'sks cat' --resolution 64 --validation_split 0.25 --dry_run"),
               0);
     CHECK(SAYS(err, "auto = true"));
-    CHECK_INT(
-        preset(
-            "style", dir,
-            "--trigger 'in sks style' --resolution 64 --network_dim 3 --train_batch_size 4 --dry_run"),
-        0);
+    CHECK_INT(preset("style", dir,
+                     "--trigger 'in sks style' --resolution 64 --network_dim 3 --train_batch_size "
+                     "4 --dry_run"), 0);
     CHECK(SAYS(err, "flip_aug = true", "text_encoder_lr = 0 ", "unet_lr = 0.002 ",
                "root of the batch of 4", "rank 3, alpha 1.5", "max_train_epochs = 10"));
     CHECK(!strstr(err, "network_dim = "));
-    CHECK_INT(
-        preset("object", dir,
-               "--trigger x --resolution 64 --optimizer_type Lion --max_train_steps 7 --dry_run"),
-        0);
+    CHECK_INT(preset("object", dir,
+              "--trigger x --resolution 64 --optimizer_type Lion --max_train_steps 7 --dry_run"),
+              0);
     CHECK(SAYS(err, "unet_lr = 0.00033 ", "a third for Lion", "steps      7 ", "network_dim = 8"));
     CHECK_INT(preset("character", dir, "--dry_run"), 2);
     CHECK(SAYS(err, "4 of 4 pictures have no caption: give --trigger"));
@@ -118,11 +115,9 @@ TEST(preset_is_recorded_and_resumed)
     CHECK(fixture_model());
     snprintf(dir, sizeof dir, "%s", test_path("cats"));
     CHECK_OK(flat(dir, &e), &e);
-    snprintf(
-        more, sizeof more,
-        "--trigger 'say \"sks\"' --resolution 64 --max_train_steps 4 --sample_every_n_epochs 50 --sample_strengths 1 "
-        "--output_name x -o %s",
-        test_path("a"));
+    snprintf(more, sizeof more,
+             "--trigger 'say \"sks\"' --resolution 64 --max_train_steps 4 --sample_every_n_epochs "
+             "50 --sample_strengths 1 --output_name x -o %s", test_path("a"));
     CHECK_INT(preset("character", dir, more), 0);
     CHECK_OK(io_read_text(&text, NULL, test_path("a/x.toml"), 1 << 16, &e), &e);
     int whole = SAYS(text, "unet_lr = 0.001  # 1e-4, times 10",
@@ -137,11 +132,9 @@ TEST(preset_is_recorded_and_resumed)
     CHECK_INT(test_sdc(args, out, err, sizeof out), 0);
     CHECK(fixture_same_file(test_path("a/x.safetensors"), test_path("b/x.safetensors")));
     /* stopped after the same start: the seed that was drawn comes from the record */
-    snprintf(
-        more, sizeof more,
-        "--trigger 'say \"sks\"' --resolution 64 --max_train_steps 4 --sample_every_n_epochs 50 --sample_strengths 1 "
-        "--output_name x -o %s --resume",
-        test_path("c"));
+    snprintf(more, sizeof more,
+             "--trigger 'say \"sks\"' --resolution 64 --max_train_steps 4 --sample_every_n_epochs "
+             "50 --sample_strengths 1 --output_name x -o %s --resume", test_path("c"));
     snprintf(args, sizeof args, "%s --stop_after_steps 2", more);
     CHECK_INT(preset("character", dir, args), 130);
     CHECK_INT(preset("character", dir, more), 0);
@@ -180,14 +173,15 @@ TEST(kohya_command_lines_work_as_they_are)
     char args[2048];
     CHECK(fixture_model());
     CHECK_OK(fixture_data(test_path("data"), &e), &e);
-    snprintf(
-        args, sizeof args,
-        "train accelerate launch --num_cpu_threads_per_process 1 ./sd-scripts/train_network.py "
-        "--pretrained_model_name_or_path=%s --train_data_dir=%s --resolution=64,64 --output_dir=%s --output_name=x "
-        "--save_model_as=safetensors --prior_loss_weight=1.0 --max_train_steps=2 --learning_rate=1e-4 "
-        "--optimizer_type=AdamW8bit --xformers --mixed_precision=fp16 --cache_latents --gradient_checkpointing "
-        "--network_module=networks.lora --text_encoder_lr 5e-5 5e-5 --threads 2",
-        fixture_model(), test_path("data"), test_path("k"));
+    snprintf(args, sizeof args,
+             "train accelerate launch --num_cpu_threads_per_process 1 "
+             "./sd-scripts/train_network.py --pretrained_model_name_or_path=%s "
+             "--train_data_dir=%s --resolution=64,64 --output_dir=%s --output_name=x "
+             "--save_model_as=safetensors --prior_loss_weight=1.0 --max_train_steps=2 "
+             "--learning_rate=1e-4 --optimizer_type=AdamW8bit --xformers --mixed_precision=fp16 "
+             "--cache_latents --gradient_checkpointing --network_module=networks.lora "
+             "--text_encoder_lr 5e-5 5e-5 --threads 2",
+             fixture_model(), test_path("data"), test_path("k"));
     CHECK_INT(test_sdc(args, out, err, sizeof out), 0);
     CHECK_INT(io_exists(test_path("k/x.safetensors")), 1);
     CHECK(SAYS(
@@ -209,10 +203,9 @@ static int plain(const char *to, const char *more)
 {
     char args[2400], data[512];
     snprintf(data, sizeof data, "%s", test_path("data"));
-    snprintf(
-        args, sizeof args,
-        "train -m %s -d %s -o %s --output_name x --resolution 64 --network_dim 4 --threads 2 %s",
-        fixture_model(), data, to, more);
+    snprintf(args, sizeof args,
+             "train -m %s -d %s -o %s --output_name x --resolution 64 --network_dim 4 --threads 2 "
+             "%s", fixture_model(), data, to, more);
     return test_sdc(args, out, err, sizeof out);
 }
 
@@ -262,11 +255,9 @@ TEST(rate_of_a_part_and_of_lion)
     Err e = {0};
     CHECK(fixture_model());
     CHECK_OK(fixture_data(test_path("data"), &e), &e);
-    CHECK_INT(
-        plain(
-            test_path("a"),
-            "--unet_lr auto --text_encoder_lr 1e-5 --optimizer_type Lion8bit --max_train_steps 2 --seed 3"),
-        0);
+    CHECK_INT(plain(test_path("a"),
+                    "--unet_lr auto --text_encoder_lr 1e-5 --optimizer_type Lion8bit "
+                    "--max_train_steps 2 --seed 3"), 0);
     CHECK(SAYS(err, "a third of it for Lion", "rate       unet_lr = "));
     CHECK(!strstr(err, "text_encoder_lr = ") &&
           value_in(test_path("a/x.toml"), "text_encoder_lr") == 1e-5);
@@ -284,20 +275,16 @@ TEST(time_bounds_the_steps)
     CHECK_OK(fixture_data(test_path("data"), &e), &e);
     CHECK_INT(plain(test_path("a"), "--time 1h --max_train_steps 3 --seed 3"), 0);
     CHECK(SAYS(err, "time       1h is enough: 3 steps"));
-    CHECK_INT(
-        plain(
-            test_path("b"),
-            "--time 3.5s --max_train_steps 1000000 --seed 3 --lr_scheduler cosine --stop_after_steps 2"),
-        130);
+    CHECK_INT(plain(test_path("b"),
+                    "--time 3.5s --max_train_steps 1000000 --seed 3 --lr_scheduler "
+                    "cosine --stop_after_steps 2"), 130);
     CHECK(SAYS(err, "instead of 1000000: what fits into 3.5s"));
     double steps = value_in(test_path("b/x.toml"), "max_train_steps");
     CHECK(steps >= 1 && steps < 100000);
     char more[400];
-    CHECK_INT(
-        plain(
-            test_path("b"),
-            "--time 3.5s --max_train_steps 1000000 --seed 3 --lr_scheduler cosine --resume --stop_after_steps 1"),
-        130);
+    CHECK_INT(plain(test_path("b"),
+                    "--time 3.5s --max_train_steps 1000000 --seed 3 --lr_scheduler "
+                    "cosine --resume --stop_after_steps 1"), 130);
     CHECK(SAYS(err, "at step 2"));
     snprintf(more, sizeof more, "steps      %.0f = ", steps);
     CHECK(SAYS(err, more));

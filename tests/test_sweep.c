@@ -64,11 +64,10 @@ TEST(stopping_waits_for_a_rise_or_the_end_of_a_fall)
 static int train(const char *to, const char *more)
 {
     char args[2048];
-    snprintf(
-        args, sizeof args,
-        "train -m %s -d %s -o %s --output_name x --resolution 64 --network_dim 4 --threads 2 --seed 5 "
-        "--mixed_precision no --save_precision float %s",
-        fixture_model(), test_path("data"), test_path(to), more);
+    snprintf(args, sizeof args,
+             "train -m %s -d %s -o %s --output_name x --resolution 64 --network_dim 4 --threads 2 "
+             "--seed 5 --mixed_precision no --save_precision float %s",
+             fixture_model(), test_path("data"), test_path(to), more);
     return test_sdc(args, out, err, sizeof out);
 }
 
@@ -138,11 +137,10 @@ TEST(auto_draws_what_it_keeps)
     CHECK_OK(io_write_file(test_path("prompts.txt"), "a cat --s 2 --d 5\n", 18, &e), &e);
     char more[900];
     for (int every = 1; every <= 39; every += 38) {
-        snprintf(
-            more, sizeof more,
-            "--auto --validate_every_n_steps 1 --max_train_steps 40 --learning_rate 0.3 --train_batch_size 2 "
-            "--sample_every_n_steps %d --sample_strengths 1 --sample_prompts %s",
-            every, test_path("prompts.txt"));
+        snprintf(more, sizeof more,
+                 "--auto --validate_every_n_steps 1 --max_train_steps 40 --learning_rate 0.3 "
+                 "--train_batch_size 2 --sample_every_n_steps %d --sample_strengths 1 "
+                 "--sample_prompts %s", every, test_path("prompts.txt"));
         CHECK_INT(train(every == 1 ? "each" : "a", more), 0);
     }
     int best = (int)number_after(out, "lowest at step ");
@@ -275,11 +273,10 @@ static int killed(const char *to, const char *more, unsigned ms)
 {
     const char *bin = getenv("SDC_BIN");
     char cmd[3000];
-    snprintf(
-        cmd, sizeof cmd,
-        "exec %s train -m %s -d %s -o %s --output_name x --resolution 64 --network_dim 4 --threads 2 --seed 5 "
-        "--mixed_precision no --save_precision float %s >/dev/null 2>&1",
-        bin ? bin : "./sdc", fixture_model(), test_path("data"), test_path(to), more);
+    snprintf(cmd, sizeof cmd,
+             "exec %s train -m %s -d %s -o %s --output_name x --resolution 64 --network_dim 4 "
+             "--threads 2 --seed 5 --mixed_precision no --save_precision float %s >/dev/null 2>&1",
+             bin ? bin : "./sdc", fixture_model(), test_path("data"), test_path(to), more);
     pid_t pid = fork();
     if (!pid) {
         execl("/bin/sh", "sh", "-c", cmd, (char *)NULL);

@@ -308,15 +308,15 @@ TEST(tag_command_refuses)
 TEST(tag_command_knows_all_options_of_kohya)
 {
     CHECK(!put_picture("a.png"));
-    CHECK_INT(
-        tag("--batch_size 2 --max_data_loader_n_workers 2 --pin_memory --caption_extention .cap "
-            "--thresh 0.4 --general_threshold 0.5 --character_threshold 0.9 --meta_threshold 0.5 "
-            "--model_threshold 0.5 --copyright_threshold 0.5 --artist_threshold 0.5 --recursive "
-            "--remove_underscore --debug --undesired_tags solo --frequency_tags --onnx "
-            "--append_tags --use_rating_tags --use_rating_tags_as_last_tag --use_quality_tags "
-            "--use_quality_tags_as_last_tag --character_tags_first --always_first_tags '^_^' "
-            "--caption_separator ', ' --tag_replacement 'solo,alone' --character_tag_expand"),
-        0);
+    CHECK_INT(tag("--batch_size 2 --max_data_loader_n_workers 2 --pin_memory --caption_extention "
+                  ".cap --thresh 0.4 --general_threshold 0.5 --character_threshold 0.9 "
+                  "--meta_threshold 0.5 --model_threshold 0.5 --copyright_threshold 0.5 "
+                  "--artist_threshold 0.5 --recursive --remove_underscore --debug "
+                  "--undesired_tags solo --frequency_tags --onnx --append_tags --use_rating_tags "
+                  "--use_rating_tags_as_last_tag --use_quality_tags "
+                  "--use_quality_tags_as_last_tag --character_tags_first --always_first_tags "
+                  "'^_^' --caption_separator ', ' --tag_replacement 'solo,alone' "
+                  "--character_tag_expand"), 0);
     CHECK_STR(get("a.cap"), "sensitive, hatsune miku, alone, say \"hi\"\n");
     CHECK_INT(tag("--model_dir x"), 2);
     CHECK_INT(tag("--force_download"), 2);

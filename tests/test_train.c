@@ -73,7 +73,7 @@ TEST(train_saves_the_average_of_use_ema)
     CHECK(!fixture_same_file(test_path("plain/x.safetensors"), test_path("a/x.safetensors")));
     CHECK_INT(train(test_path("b"),
                     "--max_train_steps 4 --use_ema --ema_decay 0.5 --stop_after_steps 2"),
-              130);
+                    130);
     TRAIN_OK(test_path("b"), "--max_train_steps 4 --use_ema --ema_decay 0.5 --resume");
     CHECK(fixture_same_file(test_path("a/x.safetensors"), test_path("b/x.safetensors")));
     static const char *const refused[][2] = {
@@ -188,9 +188,9 @@ TEST(train_vae_lowers_its_loss)
 {
     Err e = {0};
     CHECK_OK(prepare(&e), &e);
-    TRAIN_OK(
-        test_path("a"),
-        "--train_vae --max_train_steps 12 --train_batch_size 2 --vae_crop 32 --learning_rate 2e-3");
+    TRAIN_OK(test_path("a"),
+             "--train_vae --max_train_steps 12 --train_batch_size 2 --vae_crop 32 "
+             "--learning_rate 2e-3");
     CHECK(io_exists(test_path("a/x.safetensors")) == 1);
 }
 
@@ -218,11 +218,9 @@ TEST(train_makes_sample_pictures_and_a_grid)
     char more[700];
     CHECK_OK(prepare(&e), &e);
     CHECK_OK(io_write_file(test_path("prompts.txt"), prompts, strlen(prompts), &e), &e);
-    snprintf(
-        more, sizeof more,
-        "--max_train_epochs 2 --train_batch_size 4 --sample_at_first --sample_every_n_epochs 1 "
-        "--save_every_n_epochs 1 --sample_prompts %s",
-        test_path("prompts.txt"));
+    snprintf(more, sizeof more,
+             "--max_train_epochs 2 --train_batch_size 4 --sample_at_first --sample_every_n_epochs "
+             "1 --save_every_n_epochs 1 --sample_prompts %s", test_path("prompts.txt"));
     TRAIN_OK(test_path("a"), more);
     CHECK_INT(io_exists(test_path("a/x-000001.safetensors")), 1);
     CHECK_INT(io_exists(test_path("a/sample/x_e000002_01_6.png")), 1);
@@ -284,12 +282,12 @@ TEST(train_within_a_budget_gives_the_same_file)
     freed_is_free();
     char more[200];
     CHECK_OK(prepare(&e), &e);
-    TRAIN_OK(
-        test_path("a"),
-        "--resolution 64 --train_batch_size 16 --micro_batch_size 16 --max_train_steps 2 --save_precision float --no_metadata");
-    TRAIN_OK(
-        test_path("a"),
-        "--resolution 64 --train_batch_size 16 --micro_batch_size 16 --max_train_steps 2 --dry_run");
+    TRAIN_OK(test_path("a"),
+             "--resolution 64 --train_batch_size 16 --micro_batch_size 16 "
+             "--max_train_steps 2 --save_precision float --no_metadata");
+    TRAIN_OK(test_path("a"),
+             "--resolution 64 --train_batch_size 16 --micro_batch_size 16 "
+             "--max_train_steps 2 --dry_run");
     double total = bytes_of("total"), activations = bytes_of("activations");
     CHECK(total > activations && activations > 100000);
     CHECK(!strstr(strstr(out, "total"), "latents"));
@@ -303,10 +301,10 @@ TEST(train_within_a_budget_gives_the_same_file)
     int rc = 5;
     for (int part = 3; part <= last && (rc == 5 || (rc == 0 && !strstr(err, "recompute")));
          part += part < 6 ? 1 : 6) {
-        snprintf(
-            more, sizeof more,
-            "--resolution 64 --train_batch_size 16 --micro_batch_size 16 --max_train_steps 2 --save_precision float --no_metadata --ram %.6fM",
-            (total - activations / part) / (1 << 20));
+        snprintf(more, sizeof more,
+                 "--resolution 64 --train_batch_size 16 --micro_batch_size 16 --max_train_steps 2 "
+                 "--save_precision float --no_metadata --ram %.6fM",
+                 (total - activations / part) / (1 << 20));
         rc = train(test_path("b"), more);
     }
     CHECK_INT(rc, 0);
@@ -350,9 +348,9 @@ TEST(train_in_pieces_learns_the_same)
     Err e = {0};
     CHECK_OK(prepare(&e), &e);
     TRAIN_OK(test_path("a"), "--train_batch_size 4 --max_train_steps 3 --save_precision float");
-    TRAIN_OK(
-        test_path("b"),
-        "--train_batch_size 4 --max_train_steps 3 --save_precision float --micro_batch_size 3");
+    TRAIN_OK(test_path("b"),
+             "--train_batch_size 4 --max_train_steps 3 --save_precision float "
+             "--micro_batch_size 3");
     CHECK(!fixture_same_file(test_path("a/x.safetensors"), test_path("b/x.safetensors")));
     double worst = 0, size = 0;
     TensorFile *f[2];

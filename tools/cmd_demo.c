@@ -120,16 +120,15 @@ static int demo(DemoOptions *o, Err *e)
     if (!o->data) TRY(pocket_find(&o->data, "pocket.safetensors", "--data", e));
     TRY(io_mkdirs(o->out, e));
     TRY(run(
-        "train -m %d/pocket.safetensors -d %d/cats -o %o --output_name cats --resolution 128 --network_dim 16 "
-        "--train_batch_size 4 --max_train_steps %s --unet_lr 5e-4 --text_encoder_lr 2.5e-4 --lr_scheduler cosine --min_snr_gamma 5 "
-        "--validation_dir %d/held --seed 1",
-        cmd_train, o, e));
+            "train -m %d/pocket.safetensors -d %d/cats -o %o --output_name cats --resolution 128 "
+            "--network_dim 16 --train_batch_size 4 --max_train_steps %s --unet_lr 5e-4 "
+            "--text_encoder_lr 2.5e-4 --lr_scheduler cosine --min_snr_gamma 5 --validation_dir "
+            "%d/held --seed 1", cmd_train, o, e));
     TRY(run("sample -m %d/pocket.safetensors --prompt_file %d/prompts-cats.txt -o %o/before.png",
             cmd_sample, o, e));
     TRY(run(
-        "sample -m %d/pocket.safetensors --lora %o/cats.safetensors --prompt_file %d/prompts-cats.txt "
-        "-o %o/after.png",
-        cmd_sample, o, e));
+            "sample -m %d/pocket.safetensors --lora %o/cats.safetensors --prompt_file "
+            "%d/prompts-cats.txt -o %o/after.png", cmd_sample, o, e));
     char *prompts = mem_printf("%s/prompts-cats.txt", o->data);
     int rc = prompts ? prompts_read(&p, prompts, e) : err_nomem(e, 64, "a path");
     if (!rc) rc = compose(o, &p, e);

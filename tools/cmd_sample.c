@@ -333,9 +333,9 @@ static int run_file(SampleRun *r, Err *e)
     SampleOptions *o = &r->o;
     SamplePrompts p;
     if (o->prompt || o->from_png || o->batch_count > 1)
-        return err_set(
-            e, ERR_USAGE,
-            "option --prompt_file: not together with --prompt, --from_png or --batch_count");
+        return err_set(e, ERR_USAGE,
+                       "option --prompt_file: not together with --prompt, --from_png or "
+                       "--batch_count");
     TRY(sample_fill(&o->out, "out.png", e));
     TRY(sample_check_name("output", o->out, e));
     if (o->grid) TRY(sample_check_name("grid", o->grid, e));

@@ -15,7 +15,8 @@ static int sweep(int argc, char **argv, Err *e)
     int help, rc = train_parse(r, argc, argv, &help, e);
     if (!rc && help) {
         printf(
-            "sdc sweep FILE.toml [OPTIONS] - sdc train with each combination of the lists in FILE, or of --sweep\n\n");
+               "sdc sweep FILE.toml [OPTIONS] - sdc train with each combination of the lists in "
+               "FILE, or of --sweep\n\n");
         options_help(&r->opt, stdout);
     } else if (!rc) {
         stop_install();

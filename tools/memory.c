@@ -43,11 +43,10 @@ void memory_line(const Memory *m, FILE *f)
     if (m->before > memory_sum(m))
         fprintf(f, "           most of it is needed while latents are made\n");
     if (m->plan.again_nodes)
-        fprintf(
-            f,
-            "recompute  %d operations of the forward pass, %s of results, about %.1f%% more time\n",
-            m->plan.again_nodes, memory_text(s, sizeof s, m->plan.again_bytes),
-            100 * m->plan.again_share);
+        fprintf(f,
+                "recompute  %d operations of the forward pass, %s of results, about %.1f%% more "
+                "time\n", m->plan.again_nodes, memory_text(s, sizeof s, m->plan.again_bytes),
+                100 * m->plan.again_share);
 }
 
 static void print_bytes(FILE *f, const char *name, size_t bytes, const char *note)
@@ -72,10 +71,9 @@ void memory_print(const Memory *m, FILE *f)
     print_bytes(f, "total", memory_total(m),
                 m->before > memory_sum(m) ? "while latents are made" : "");
     if (m->plan.again_nodes)
-        fprintf(
-            f,
-            "recomputed  %14zu bytes  (%d operations of the forward pass, about %.1f%% more time)\n",
-            m->plan.again_bytes, m->plan.again_nodes, 100 * m->plan.again_share);
+        fprintf(f,
+                "recomputed  %14zu bytes  (%d operations of the forward pass, about %.1f%% more "
+                "time)\n", m->plan.again_bytes, m->plan.again_nodes, 100 * m->plan.again_share);
     if (m->seconds > 0) fprintf(f, "step        %14.3g seconds, expected\n", m->seconds);
 }
 

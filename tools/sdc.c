@@ -29,9 +29,9 @@ enum { COMMANDS = sizeof commands / sizeof *commands };
 
 static void usage(FILE *f)
 {
-    fprintf(
-        f,
-        "sdc - Stable Diffusion sampling and training in one program\n\nusage: sdc COMMAND [OPTIONS]\n\n");
+    fprintf(f,
+            "sdc - Stable Diffusion sampling and training in one program\n\nusage: sdc COMMAND "
+            "[OPTIONS]\n\n");
     for (int i = 0; i < COMMANDS; i++)
         fprintf(f, "  %-10s %s\n", commands[i].name, commands[i].what);
     fprintf(f, "\nsdc COMMAND --help lists the options of a command.\n");

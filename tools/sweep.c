@@ -237,10 +237,9 @@ static int read_journal(Sweep *s, char *text, const char *hex, Err *e)
     int end = 0;
     if (sscanf(text, "{\"sweep\": \"%64[0-9a-f]\", \"seed\": %lld}\n%n", have, &seed, &end) != 2 ||
         !end || strcmp(have, hex))
-        return err_set(
-            e, ERR_USAGE,
-            "%s: belongs to a sweep with other settings; give another --output_name, or remove it",
-            s->journal);
+        return err_set(e, ERR_USAGE,
+                       "%s: belongs to a sweep with other settings; give another --output_name, "
+                       "or remove it", s->journal);
     s->seed = seed;
     char *at = text + end, *next;
     for (; (next = strchr(at, '\n')) && read_line(s, at); at = next + 1) continue;

@@ -51,11 +51,10 @@ static int find_axis(SweepAxis **x, SweepAxes *a, const char *label, const Optio
     const Option *o = options_find(opt, full_name(label));
     if (!o || o->kind == OPT_REFUSED || o->kind == OPT_IGNORED || o->kind == OPT_LIST ||
         o->kind == OPT_AXES)
-        return err_set(
-            e, ERR_USAGE,
-            "option --sweep: \"%s\" is no option that can be varied; names are those of sdc train "
-            "--help, and lr, te_lr, dim, alpha, repeats, epochs, steps, batch, optimizer",
-            label);
+        return err_set(e, ERR_USAGE,
+                       "option --sweep: \"%s\" is no option that can be varied; names are those "
+                       "of sdc train --help, and lr, te_lr, dim, alpha, repeats, epochs, steps, "
+                       "batch, optimizer", label);
     if (fixed(o->name))
         return err_set(e, ERR_USAGE, "option --sweep: %s must be the same in all runs", o->name);
     for (size_t i = 0; i < a->count; i++)
@@ -109,10 +108,9 @@ static int check(SweepAxes *a, const Options *opt, Err *e)
         return err_set(e, ERR_USAGE,
                        "option --sweep: one run only; give several values, \"lr=1e-4,3e-4\"");
     if (lr && options_given(opt, "unet_lr"))
-        return err_set(
-            e, ERR_USAGE,
-            "option --sweep: learning_rate has no effect beside --unet_lr; leave that out, or "
-            "vary unet_lr");
+        return err_set(e, ERR_USAGE,
+                       "option --sweep: learning_rate has no effect beside --unet_lr; leave that "
+                       "out, or vary unet_lr");
     return 0;
 }
 

@@ -41,8 +41,8 @@ static char *table_text(const Sweep *s, const size_t *order)
     for (size_t i = 0; i < s->axes.runs; i++) dropped |= !s->run[i].done;
     if (!text || !dropped) return text;
     char *more = mem_printf(
-        "%s* stopped early; sdc train --config_file %s/%s-NN.toml --resume takes it to its end\n",
-        text, s->dir, s->name);
+                            "%s* stopped early; sdc train --config_file %s/%s-NN.toml --resume "
+                            "takes it to its end\n", text, s->dir, s->name);
     mem_free(text);
     return more;
 }

@@ -115,11 +115,10 @@ static int plan_within(TrainRun *r, Pipeline *p, Err *e)
         if (need <= budget) return 0;
     }
     char text[32];
-    return err_set(
-        e, ERR_MEMORY,
-        "class pictures of %dx%d need %s, more than may be used; make them elsewhere and "
-        "put them into %s",
-        c.width, c.height, memory_text(text, sizeof text, need), r->o.reg_data_dir);
+    return err_set(e, ERR_MEMORY,
+                   "class pictures of %dx%d need %s, more than may be used; make them elsewhere "
+                   "and put them into %s",
+                   c.width, c.height, memory_text(text, sizeof text, need), r->o.reg_data_dir);
 }
 
 static int make_picture(const TrainRun *r, Pipeline *p, Image *im, const char *folder, size_t i,

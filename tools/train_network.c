@@ -128,9 +128,9 @@ static int set_algo(TrainNetwork *n, const char *text, Err *e)
         {"lora", LORA_PLAIN}, {"locon", LORA_PLAIN}, {"loha", LORA_LOHA}, {"lokr", LORA_LOKR}};
     for (size_t i = 0; i < sizeof known / sizeof *known; i++)
         if (!strcasecmp(text, known[i].name)) return n->algo = known[i].algo, 0;
-    return err_set(
-        e, ERR_USAGE,
-        "option --network_args: algo=%s is not supported; lora, locon, loha and lokr are", text);
+    return err_set(e, ERR_USAGE,
+                   "option --network_args: algo=%s is not supported; lora, locon, loha and lokr "
+                   "are", text);
 }
 
 /* Arguments that are numbers and truths, by name. 0: not among them. */
@@ -208,12 +208,11 @@ static int argument(TrainNetwork *n, TrainOptions *o, const char *key, const cha
                    ? 0
                    : err_set(e, ERR_USAGE, "option --network_args: %s: %s", key, refused[i].why);
     }
-    return err_set(
-        e, ERR_USAGE,
-        "option --network_args: \"%s\"; known are conv_dim, conv_alpha, algo, factor, dora_wd, "
-        "rank_dropout, module_dropout, down_lr_weight, mid_lr_weight, up_lr_weight, block_dims, block_alphas, "
-        "loraplus_lr_ratio and others of kohya's and LyCORIS's",
-        key);
+    return err_set(e, ERR_USAGE,
+                   "option --network_args: \"%s\"; known are conv_dim, conv_alpha, algo, factor, "
+                   "dora_wd, rank_dropout, module_dropout, down_lr_weight, mid_lr_weight, "
+                   "up_lr_weight, block_dims, block_alphas, loraplus_lr_ratio and others of "
+                   "kohya's and LyCORIS's", key);
 }
 
 static int set_module(TrainNetwork *n, const char *name, Err *e)
@@ -227,11 +226,9 @@ static int set_module(TrainNetwork *n, const char *name, Err *e)
         n->lycoris = known[i].lycoris;
         return 0;
     }
-    return err_set(
-        e, ERR_USAGE,
-        "option --network_module: \"%s\" is not supported; networks.lora, networks.loha, "
-        "networks.lokr and lycoris.kohya are",
-        name);
+    return err_set(e, ERR_USAGE,
+                   "option --network_module: \"%s\" is not supported; networks.lora, "
+                   "networks.loha, networks.lokr and lycoris.kohya are", name);
 }
 
 /* What the arguments mean together. */
@@ -241,22 +238,21 @@ static int check(TrainNetwork *n, const TrainOptions *o, Err *e)
     if (n->dora && drops)
         return err_set(e, ERR_USAGE, "option --network_args: dropout is not supported with DoRA");
     if (n->algo != LORA_PLAIN && n->dropout > 0)
-        return err_set(
-            e, ERR_USAGE,
-            "option --network_dropout: not with LoHa and LoKr, as in LyCORIS; use rank_dropout "
-            "or module_dropout of --network_args");
+        return err_set(e, ERR_USAGE,
+                       "option --network_dropout: not with LoHa and LoKr, as in LyCORIS; use "
+                       "rank_dropout or module_dropout of --network_args");
     if (n->algo == LORA_LOKR && n->rank_dropout > 0)
-        return err_set(
-            e, ERR_USAGE,
-            "option --network_args: rank_dropout is not supported with LoKr; use module_dropout");
+        return err_set(e, ERR_USAGE,
+                       "option --network_args: rank_dropout is not supported with LoKr; use "
+                       "module_dropout");
     if ((n->algo != LORA_PLAIN || n->dora) && o->int8_base)
-        return err_set(
-            e, ERR_USAGE,
-            "option --int8_base: only for plain LoRAs; others change the weights themselves");
+        return err_set(e, ERR_USAGE,
+                       "option --int8_base: only for plain LoRAs; others change the weights "
+                       "themselves");
     if (n->algo != LORA_PLAIN && (n->plus > 0 || n->plus_unet > 0 || n->plus_text > 0))
-        return err_set(
-            e, ERR_USAGE,
-            "option --network_args: loraplus_lr_ratio is for plain LoRAs, which have lora_up");
+        return err_set(e, ERR_USAGE,
+                       "option --network_args: loraplus_lr_ratio is for plain LoRAs, which have "
+                       "lora_up");
     for (int i = 0; i < TRAIN_BLOCKS; i++)
         if (n->rate[i] <= n->zero_threshold) n->rate[i] = 0;
     return 0;
@@ -271,9 +267,9 @@ int train_network_parse(TrainNetwork *n, TrainOptions *o, Err *e)
         const char *a = o->network_arg_list.item[i], *eq = strchr(a, '=');
         char key[64];
         if (!eq || eq == a || eq - a >= (int)sizeof key)
-            return err_set(
-                e, ERR_USAGE,
-                "option --network_args: \"%s\"; key=value is expected, such as conv_dim=8", a);
+            return err_set(e, ERR_USAGE,
+                           "option --network_args: \"%s\"; key=value is expected, such as "
+                           "conv_dim=8", a);
         snprintf(key, sizeof key, "%.*s", (int)(eq - a), a);
         TRY(argument(n, o, key, eq + 1, e));
     }

@@ -60,11 +60,10 @@ static int lr_args(const TrainOptions *o, LrSched *s, Err *e)
         else if (ok && n == 6 && !strncmp(a, "min_lr", n) && s->kind == LRSCHED_COSINE_WITH_MIN_LR)
             s->min_ratio = v / s->lr;
         else
-            return err_set(
-                e, ERR_USAGE,
-                "option --lr_scheduler_args: \"%s\"; known are lr_end=X of polynomial, "
-                "min_lr=X of cosine_with_min_lr and step_rules=F:N,F of piecewise_constant",
-                a);
+            return err_set(e, ERR_USAGE,
+                           "option --lr_scheduler_args: \"%s\"; known are lr_end=X of polynomial, "
+                           "min_lr=X of cosine_with_min_lr and step_rules=F:N,F of "
+                           "piecewise_constant", a);
     }
     return 0;
 }
@@ -112,17 +111,17 @@ static int check_kohya(const TrainOptions *o, Err *e)
         return err_set(e, ERR_USAGE, "option --auto: not with --train_vae");
     int validates = o->validation_dir || o->validation_split > 0 || o->until_best;
     if (!validates && (o->validate_every_n_epochs || o->validate_every_n_steps))
-        return err_set(
-            e, ERR_USAGE,
-            "options --validate_every_n_...: need --validation_split or --validation_dir");
+        return err_set(e, ERR_USAGE,
+                       "options --validate_every_n_...: need --validation_split or "
+                       "--validation_dir");
     if (o->train_vae && validates)
         return err_set(e, ERR_USAGE, "validation is not supported with --train_vae");
     if (o->mask_dir && !o->masked_loss)
         return err_set(e, ERR_USAGE, "option --conditioning_data_dir: needs --masked_loss");
     if (o->masked_loss && !o->mask_dir && !o->alpha_mask)
-        fprintf(
-            stderr,
-            "note: --masked_loss does nothing without masks: --conditioning_data_dir or --alpha_mask\n");
+        fprintf(stderr,
+                "note: --masked_loss does nothing without masks: --conditioning_data_dir or "
+                "--alpha_mask\n");
     return 0;
 }
 
@@ -135,9 +134,9 @@ static int check_prediction(const TrainOptions *o, Err *e)
     if (o->v_pred_like_loss > 0 && o->v_pred)
         return err_set(e, ERR_USAGE, "option --v_pred_like_loss: not with --v_parameterization");
     if (o->zero_terminal_snr && !o->v_pred)
-        fprintf(
-            stderr,
-            "note: --zero_terminal_snr without --v_parameterization: the last timesteps cannot be learnt\n");
+        fprintf(stderr,
+                "note: --zero_terminal_snr without --v_parameterization: the last timesteps "
+                "cannot be learnt\n");
     return 0;
 }
 
@@ -151,28 +150,28 @@ static int check_options(TrainRun *r, Err *e)
     if (o->init && !o->full && !o->train_vae)
         return err_set(e, ERR_USAGE, "option --init needs --full or --train_vae");
     if (o->vae && (o->full || o->train_vae || o->init))
-        return err_set(
-            e, ERR_USAGE,
-            "option --vae: only for LoRAs and --ti; a whole model is saved with the VAE of its file");
+        return err_set(e, ERR_USAGE,
+                       "option --vae: only for LoRAs and --ti; a whole model is saved with the "
+                       "VAE of its file");
     if (o->full && o->train_vae)
         return err_set(e, ERR_USAGE, "options --full and --train_vae exclude each other");
     if (o->int8_base && (o->full || o->train_vae))
-        return err_set(
-            e, ERR_USAGE,
-            "option --int8_base: only for a LoRA; weights under training need their precision");
+        return err_set(e, ERR_USAGE,
+                       "option --int8_base: only for a LoRA; weights under training need their "
+                       "precision");
     if (o->full_bf16 && (!o->full || o->accumulation > 1))
-        return err_set(
-            e, ERR_USAGE,
-            "option --full_bf16: needs --full, and excludes --gradient_accumulation_steps: "
-            "each gradient is used up as soon as it exists");
+        return err_set(e, ERR_USAGE,
+                       "option --full_bf16: needs --full, and excludes "
+                       "--gradient_accumulation_steps: each gradient is used up as soon as it "
+                       "exists");
     if (o->unet_only && o->text_only)
         return err_set(e, ERR_USAGE,
                        "options --network_train_unet_only and --network_train_text_encoder_only "
                        "exclude each other");
     if (o->dataset_config && (o->data_dir || o->reg_data_dir || o->in_json))
-        return err_set(
-            e, ERR_USAGE,
-            "option --dataset_config: excludes --train_data_dir, --reg_data_dir and --in_json");
+        return err_set(e, ERR_USAGE,
+                       "option --dataset_config: excludes --train_data_dir, --reg_data_dir and "
+                       "--in_json");
     if (!o->data_dir && !o->dataset_config && !o->in_json)
         return err_set(e, ERR_USAGE, "sdc train: --train_data_dir (-d) is missing");
     if (o->in_json && o->reg_data_dir)
@@ -293,9 +292,9 @@ int train_open_model(TrainRun *r, Err *e)
         return err_set(e, ERR_USAGE, "option --mixed_precision: \"%s\" is not no or bf16", mp);
     else if (!mp && !o->train_vae && machine_fast_bf16(mo.device, o->threads)) mo.dtype = DT_BF16;
     if (mp && !strcmp(mp, "fp16"))
-        fprintf(
-            stderr,
-            "note: --mixed_precision fp16 means bf16 here: the same speed, and it does not overflow\n");
+        fprintf(stderr,
+                "note: --mixed_precision fp16 means bf16 here: the same speed, and it does not "
+                "overflow\n");
     mo.int8 = o->int8_base;
     OptionList base = {0};
     int rc = base_specs(o, &base, e);
@@ -436,20 +435,18 @@ static int choose_schedule(TrainRun *r, const OptimConfig *oc, LrSched *s, Err *
     int warmup = s->warmup;
     TRY(lrsched_find(&s->kind, o->lr_scheduler, e));
     if (s->kind == LRSCHED_ADAFACTOR && !(own && oc->kind == OPTIM_ADAFACTOR))
-        return err_set(
-            e, ERR_USAGE,
-            "option --lr_scheduler: adafactor belongs to --optimizer_type Adafactor with "
-            "relative_step=True");
+        return err_set(e, ERR_USAGE,
+                       "option --lr_scheduler: adafactor belongs to --optimizer_type Adafactor "
+                       "with relative_step=True");
     if (!own) return lr_args(o, s, e);
     if (oc->kind == OPTIM_ADAFACTOR && warmup)
         return err_set(e, ERR_USAGE,
                        "option --lr_warmup_steps: Adafactor with relative_step has its own; "
                        "see warmup_init of --optimizer_args");
     if (given && s->kind != LRSCHED_ADAFACTOR && s->kind != LRSCHED_CONSTANT)
-        fprintf(
-            stderr,
-            "note: --lr_scheduler %s is not used: this optimizer has its own schedule, as in kohya\n",
-            o->lr_scheduler);
+        fprintf(stderr,
+                "note: --lr_scheduler %s is not used: this optimizer has its own schedule, as in "
+                "kohya\n", o->lr_scheduler);
     if (oc->kind == OPTIM_ADAFACTOR)
         fprintf(stderr,
                 "note: learning rates are not used: Adafactor with relative_step has its own\n");
@@ -526,10 +523,9 @@ int train_open(TrainRun *r, Err *e)
     size_t missing = r->class_missing;
     if (!missing) return 0;
     if (r->o.dry_run) {
-        fprintf(
-            stderr,
-            "note: %zu class pictures are missing and would be made first; steps are counted without them\n",
-            missing);
+        fprintf(stderr,
+                "note: %zu class pictures are missing and would be made first; steps are counted "
+                "without them\n", missing);
         return 0;
     }
     train_close_parts(r);

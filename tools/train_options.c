@@ -204,9 +204,9 @@ static const Option table[] = {
          "hopeless runs end at a quarter and at a half of their steps (on)"),
 
     HEAD("Validation"),
-    FLAG(
-        "auto", until_best,
-        "stop when the loss on held-out pictures does not fall any more, and keep the weights of its lowest"),
+    FLAG("auto", until_best,
+         "stop when the loss on held-out pictures does not fall any more, and keep the weights of "
+         "its lowest"),
     TEXT("validation_dir", validation_dir, "DIR", "pictures that are only measured"),
     NUM("validation_split", validation_split, 0, 0.9,
         "or: this part of the pictures is held out (--auto: a fifth)"),

@@ -38,9 +38,9 @@ int train_rates_init(TrainRun *r, const OptimConfig *c, Err *e)
         return err_set(e, ERR_USAGE, "option --learning_rate auto: for a LoRA only");
     const TrainNetwork *n = &r->network;
     if (n->has_rates || n->plus > 0 || n->plus_unet > 0 || n->plus_text > 0)
-        return err_set(
-            e, ERR_USAGE,
-            "option --learning_rate auto: not with rates of blocks or loraplus_lr_ratio");
+        return err_set(e, ERR_USAGE,
+                       "option --learning_rate auto: not with rates of blocks or "
+                       "loraplus_lr_ratio");
     int adam = c->kind == OPTIM_ADAMW || c->kind == OPTIM_ADAMW8BIT;
     int lion = c->kind == OPTIM_LION || c->kind == OPTIM_LION8BIT;
     r->find_own = optim_finds_rate(c);

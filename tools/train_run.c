@@ -144,9 +144,8 @@ static void report_rate(const TrainRun *r)
         return;
     }
     printf(
-        "rate found: %.3g; try --optimizer_type AdamW8bit --unet_lr %.2g --text_encoder_lr %.2g, or Lion with "
-        "--unet_lr %.2g\n",
-        lr, lr, lr / 2, lr / 3);
+           "rate found: %.3g; try --optimizer_type AdamW8bit --unet_lr %.2g --text_encoder_lr "
+           "%.2g, or Lion with --unet_lr %.2g\n", lr, lr, lr / 2, lr / 3);
 }
 
 static int encode_pictures(TrainRun *r, Err *e)
@@ -280,7 +279,8 @@ static void print_validation(const TrainRun *r)
     if (*r->watch.why) printf("%s\n", r->watch.why);
     else if (r->o.until_best)
         printf(
-            "Not stopped early: no measurement says yet that the held-out loss has passed its lowest.\n");
+               "Not stopped early: no measurement says yet that the held-out loss has passed its "
+               "lowest.\n");
 }
 
 /* For those who let a preset choose: how a picture is made with it. */

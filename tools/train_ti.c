@@ -52,10 +52,9 @@ int train_ti_check(const TrainOptions *o, Err *e)
         return err_set(e, ERR_USAGE,
                        "option --token_string: with --ti the new word is expected, without spaces");
     if (o->full || o->train_vae || o->unet_only || o->network_weights)
-        return err_set(
-            e, ERR_USAGE,
-            "option --ti: not together with --full, --train_vae, --network_train_unet_only or "
-            "--network_weights");
+        return err_set(e, ERR_USAGE,
+                       "option --ti: not together with --full, --train_vae, "
+                       "--network_train_unet_only or --network_weights");
     if (o->object_template && o->style_template)
         return err_set(e, ERR_USAGE,
                        "options --use_object_template and --use_style_template exclude each other");
@@ -100,10 +99,9 @@ static int initial(const TrainRun *r, float *values, int rows, Err *e)
     if (!rc && !ids.count)
         rc = err_set(e, ERR_USAGE, "option --init_word: \"%s\" is no word", o->init_word);
     if (!rc && ids.count != (size_t)rows)
-        fprintf(
-            stderr,
-            "note: --init_word has %zu tokens, --num_vectors_per_token is %d: they are used in turn\n",
-            ids.count, rows);
+        fprintf(stderr,
+                "note: --init_word has %zu tokens, --num_vectors_per_token is %d: they are used "
+                "in turn\n", ids.count, rows);
     for (int i = 0; i < rows && !rc; i++)
         rc = table_row(r, ids.ids[(size_t)i % ids.count], values + (size_t)i * width, e);
     bpe_ids_free(&ids);
