@@ -294,24 +294,6 @@ static int encode(XyzRun *r, size_t i, Err *e)
     return c->context ? 0 : err_nomem(e, pipeline_bytes(p), "the prompts");
 }
 
-static int save_cell(XyzRun *r, size_t i, const Pipeline *p, Err *e)
-{
-    const XyzCell *c = &r->cells[i];
-    char *path = sample_file_name(r->x.o.out, (int)i + 1), *text = NULL;
-    int rc = path ? 0 : err_nomem(e, strlen(r->x.o.out), "a file name");
-    if (!rc)
-        rc = sample_info_write(&text, &c->x.o, &r->names, &c->loras, p, (uint64_t)c->x.o.seed, e);
-    if (!rc) rc = image_save(path, &r->images[i], text, e);
-    if (!rc) {
-        progress_end(&r->progress);
-        printf("%s\n", path);
-        fflush(stdout);
-    }
-    mem_free(text);
-    mem_free(path);
-    return rc;
-}
-
 static int draw(XyzRun *r, size_t i, Err *e)
 {
     const XyzCell *c = &r->cells[i];
@@ -326,7 +308,9 @@ static int draw(XyzRun *r, size_t i, Err *e)
     if (rc) return image_free(&im), rc;
     r->images[i] = im;
     r->before += (size_t)p->sampler.steps;
-    return r->x.save_cells ? save_cell(r, i, p, e) : 0;
+    if (!r->x.save_cells) return 0;
+    return sample_save(&im, (int)i + 1, &c->x.o, &r->names, &c->loras, p, (uint64_t)c->x.o.seed,
+                       &r->progress, e);
 }
 
 static int hash_files(XyzRun *r, Err *e)

@@ -187,21 +187,10 @@ static int print_plan(SampleRun *r, Err *e)
 static int make_one(SampleRun *r, int i, Image *im, Err *e)
 {
     uint64_t seed = (uint64_t)r->o.seed + (uint64_t)i;
-    char *text = NULL, *path = sample_file_name(r->o.out, i);
     r->picture = i;
-    int rc = path ? 0 : err_nomem(e, strlen(r->o.out), "a file name");
-    if (!rc && !im->px) rc = image_new(im, r->o.width, r->o.height, 3, e);
-    if (!rc) rc = pipeline_run(&r->p, seed, im, e);
-    if (!rc) rc = sample_info_write(&text, &r->o, &r->names, &r->loras, &r->p, seed, e);
-    if (!rc) rc = image_save(path, im, text, e);
-    if (!rc) {
-        progress_end(&r->progress);
-        printf("%s\n", path);
-        fflush(stdout);
-    }
-    mem_free(text);
-    mem_free(path);
-    return rc;
+    if (!im->px) TRY(image_new(im, r->o.width, r->o.height, 3, e));
+    TRY(pipeline_run(&r->p, seed, im, e));
+    return sample_save(im, i, &r->o, &r->names, &r->loras, &r->p, seed, &r->progress, e);
 }
 
 /* As square as A1111 makes it. */

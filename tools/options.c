@@ -106,11 +106,11 @@ static int takes_auto(const Option *t)
     return t->kind == OPT_FLOAT && t->arg && strstr(t->arg, "auto");
 }
 
-static char *list_text(const OptionList *l)
+char *options_join(const OptionList *l, const char *between)
 {
     char *text = mem_strdup("");
     for (size_t i = 0; text && i < l->count; i++) {
-        char *more = mem_printf("%s%s%s", text, i ? " " : "", l->item[i]);
+        char *more = mem_printf("%s%s%s", text, i ? between : "", l->item[i]);
         mem_free(text);
         text = more;
     }
@@ -133,7 +133,7 @@ char *options_text(const Options *o, const char *name)
                                              : mem_printf("%.15g", *(const double *)field);
     case OPT_TEXT:
     case OPT_MAYBE: return mem_strdup(*(char *const *)field ? *(char *const *)field : "");
-    case OPT_LIST: case OPT_AXES: return list_text(field);
+    case OPT_LIST: case OPT_AXES: return options_join(field, " ");
     default: return mem_strdup("");
     }
 }

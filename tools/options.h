@@ -79,6 +79,8 @@ int options_copy(Options *to, const Options *from, Err *e);
 const Option *options_find(const Options *o, const char *name);
 /* Its value as it could be given, an empty text when there is none; owned by the caller. */
 char *options_text(const Options *o, const char *name);
+/* The items of a list with a text between them (mem_free; NULL: no memory). */
+char *options_join(const OptionList *l, const char *between);
 void options_help(const Options *o, FILE *f);
 void options_free(Options *o);          /* owned texts and lists in fields; given */
 

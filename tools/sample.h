@@ -14,6 +14,7 @@
 #include "models/pipeline.h"
 #include "tools/memory.h"
 #include "tools/options.h"
+#include "tools/progress.h"
 
 typedef struct {
     char *model, *prompt, *negative, *lora_dir, *sampler, *schedule, *rng, *prediction, *dtype,
@@ -98,6 +99,10 @@ void sample_info_compare(const Infotext *t, const SampleModel *sm, const SampleL
 /* The text of one picture (mem_free). */
 int sample_info_write(char **text, const SampleOptions *o, const SampleModel *sm,
                       const SampleLoras *l, const Pipeline *p, uint64_t seed, Err *e);
+/* Saves picture i with that text where o->out says, and prints its name behind the
+ * progress. */
+int sample_save(const Image *im, int i, const SampleOptions *o, const SampleModel *sm,
+                const SampleLoras *l, const Pipeline *p, uint64_t seed, Progress *shown, Err *e);
 
 /* "note: ..." on stderr; control bytes, which may come from a file, are escaped. */
 void sample_note(const char *fmt, ...) __attribute__((format(printf, 1, 2)));

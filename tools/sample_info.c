@@ -208,3 +208,20 @@ int sample_info_write(char **text, const SampleOptions *o, const SampleModel *sm
     infotext_free(&again);
     return rc;
 }
+
+int sample_save(const Image *im, int i, const SampleOptions *o, const SampleModel *sm,
+                const SampleLoras *l, const Pipeline *p, uint64_t seed, Progress *shown, Err *e)
+{
+    char *text = NULL, *path = sample_file_name(o->out, i);
+    int rc = path ? 0 : err_nomem(e, strlen(o->out), "a file name");
+    if (!rc) rc = sample_info_write(&text, o, sm, l, p, seed, e);
+    if (!rc) rc = image_save(path, im, text, e);
+    if (!rc) {
+        progress_end(shown);
+        printf("%s\n", path);
+        fflush(stdout);
+    }
+    mem_free(text);
+    mem_free(path);
+    return rc;
+}

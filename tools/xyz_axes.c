@@ -300,17 +300,6 @@ char *xyz_label(const XyzAxis *a, size_t i)
     return mem_printf("%s: %s", a->kind->label, slash ? slash + 1 : value);
 }
 
-static char *joined(const OptionList *l)
-{
-    char *s = mem_strdup("");
-    for (size_t i = 0; s && i < l->count; i++) {
-        char *more = mem_printf("%s%s%s", s, i ? ", " : "", l->item[i]);
-        mem_free(s);
-        s = more;
-    }
-    return s;
-}
-
 int xyz_record(const XyzAxis *a, Infotext *t, Err *e)
 {
     char key[32], letter = (char)toupper(a->option);
@@ -323,7 +312,7 @@ int xyz_record(const XyzAxis *a, Infotext *t, Err *e)
     snprintf(key, sizeof key, "%c Values", letter);
     if (!rc) rc = infotext_set(t, key, a->raw, e);
     if (rc || !a->kind->option || strcmp(a->kind->option, "seed")) return rc;
-    char *fixed = joined(&a->values);
+    char *fixed = options_join(&a->values, ", ");
     snprintf(key, sizeof key, "Fixed %c Values", letter);
     rc = fixed ? infotext_set(t, key, fixed, e) : err_nomem(e, 64, "an axis");
     mem_free(fixed);
