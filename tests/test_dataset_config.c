@@ -25,6 +25,18 @@ static int train(const char *to, const char *more)
     return test_sdc(args, out, err, sizeof out);
 }
 
+/* Each text as file `name` is a usage error that says the part. */
+static void refuse(const char *name, const char *const (*bad)[2], size_t count)
+{
+    for (size_t i = 0; i < count; i++) {
+        char more[600];
+        snprintf(more, sizeof more, "--dataset_config %s", test_path(name));
+        CHECK_INT(put(name, bad[i][0]), 0);
+        CHECK_INT(train("bad", more), 2);
+        if (!strstr(err, bad[i][1])) test_fail(__FILE__, __LINE__, "\"%s\": %s", bad[i][0], err);
+    }
+}
+
 TEST(dataset_config_refuses)
 {
     CHECK(fixture_model() != NULL);
@@ -39,13 +51,30 @@ TEST(dataset_config_refuses)
         {"[general]\nrandom_crop = true", "latents are cached"}, {"[general", "does not end"},
         {"[general] x", "something follows"}, {"[[datasets]]\n[[datasets.subsets]]\nmetadata_file='m'\nis_reg=true", "is_reg"},
         {"[general]\ncustom_attributes = {a = 1}", "inline tables"}, {"[datasets]", "unknown section"}};
-    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
-        char more[600];
-        snprintf(more, sizeof more, "--dataset_config %s", test_path("b.toml"));
-        CHECK_INT(put("b.toml", bad[i][0]), 0);
-        CHECK_INT(train("bad", more), 2);
-        if (!strstr(err, bad[i][1])) test_fail(__FILE__, __LINE__, "\"%s\": %s", bad[i][0], err);
-    }
+    refuse("b.toml", bad, sizeof bad / sizeof *bad);
+}
+
+TEST(dataset_config_refuses_json)
+{
+    CHECK(fixture_model() != NULL);
+    static const char *const bad[][2] = {
+        {"{}", "no [[datasets.subsets]]"},
+        {"[]", "not an object"},
+        {"{\n\"general\": {", "b.Json:2:"},
+        {"{\"a\": 1}", "before the first section"},
+        {"{\"a\": 1, \"a\": 2}", "uplicate"},
+        {"{\"general\": {\"foo\": 1}}", "unknown key"},
+        {"{\"general\": {\"flip_aug\": 1}}", "true or false"},
+        {"{\"general\": {\"keep_tokens\": 1.5}}", "whole number"},
+        {"{\"general\": {\"caption_prefix\": null}}", "a string, a number"},
+        {"{\"general\": {\"resolution\": [64, [64]]}}", "a string, a number"},
+        {"{\"general\": {\"resolution\": [64, 64, 64]}}", "one value"},
+        {"{\"general\": {\"custom_attributes\": {\"a\": 1}}}", "unknown section"},
+        {"{\"datasets\": {}}", "unknown section"},
+        {"{\"datasets\": [{}, 3]}", "a list of objects"},
+        {"{\"datasets\": [{\"subsets\": [{\"num_repeats\": 1}]}]}", "no image_dir"},
+        {"{\"datasets\": [{\"subsets\": [{\"batch_size\": 1}]}]}", "does not belong"}};
+    refuse("b.Json", bad, sizeof bad / sizeof *bad);
 }
 
 TEST(dataset_config_trains_as_folders_do)
@@ -83,6 +112,19 @@ TEST(dataset_config_trains_as_folders_do)
     CHECK(fixture_same_file(test_path("levels/x.safetensors"), test_path("plain/x.safetensors")));
     CHECK(!fixture_same_file(test_path("levels/x.safetensors"),
                              test_path("folders/x.safetensors")));
+    /* as JSON, tables before values, [general] last */
+    snprintf(text, sizeof text,
+             "{\"datasets\": [{\"subsets\": [{\"image_dir\": \"%s\", \"num_repeats\": 3,"
+             "\"caption_prefix\": \"s\", \"class_tokens\": \"cat\"},"
+             "{\"image_dir\": \"nowhere\", \"num_repeats\": 0}], \"resolution\": [64, 64],"
+             "\"batch_size\": 2, \"caption_prefix\": \"d\"}], \"general\": {\"resolution\": 128,"
+             "\"caption_prefix\": \"g\", \"flip_aug\": true, \"keep_tokens\": 0}}",
+             test_path("data/3_cat"));
+    CHECK_INT(put("l.json", text), 0);
+    snprintf(more, sizeof more, "--dataset_config %s --caption_prefix c --keep_tokens 2",
+             test_path("l.json"));
+    CHECK_INT(train("json", more), 0);
+    CHECK(fixture_same_file(test_path("levels/x.safetensors"), test_path("json/x.safetensors")));
     /* a validation split, and what does not go together */
     snprintf(more, sizeof more, "--dataset_config %s --validation_split 0.3", test_path("c.toml"));
     CHECK_INT(train("split", more), 0);

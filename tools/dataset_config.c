@@ -5,9 +5,11 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 
 #include "engine/io.h"
 #include "engine/mem.h"
+#include "tools/json_tables.h"
 #include "tools/options.h"
 #include "tools/toml.h"
 
@@ -282,6 +284,12 @@ static int make(DatasetFile *f, DataConfig *base, int flags, Err *e)
     return 0;
 }
 
+static int is_json(const char *path)
+{
+    size_t n = strlen(path);
+    return n > 5 && !strcasecmp(path + n - 5, ".json");
+}
+
 int dataset_file_open(DatasetFile **out, DataConfig *base, const char *path, int flags, Err *e)
 {
     DatasetFile *f = *out = mem_calloc(1, sizeof *f);
@@ -290,7 +298,8 @@ int dataset_file_open(DatasetFile **out, DataConfig *base, const char *path, int
     f->path = path;
     int rc = io_read_text(&text, NULL, path, CONFIG_MAX, e);
     if (!rc) {
-        rc = toml_read_tables(text, path, on_value, on_table, f, e);
+        rc = (is_json(path) ? json_read_tables : toml_read_tables)(text, path, on_value, on_table, f,
+                                                                   e);
         mem_free(text);
     }
     if (!rc) rc = make(f, base, flags, e);

@@ -1,5 +1,5 @@
 /* dataset_config.h - kohya's --dataset_config: a TOML file with [general], [[datasets]] and
- * [[datasets.subsets]], as data sets of data.h.
+ * [[datasets.subsets]], or a .json file of the same content, as data sets of data.h.
  *
  * A setting of a subset wins over its data set's, that over [general]'s, that over the command
  * line's. Source: kohya sd-scripts library/config_util.py.

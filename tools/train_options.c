@@ -31,7 +31,7 @@ static const Option table[] = {
     TEXT("trigger", trigger, "WORDS",
          "the words that call it: put before captions that are without them"),
     TEXT("dataset_config", dataset_config, "FILE",
-         "or: folders with settings of their own, a TOML file as kohya's"),
+         "or: folders with settings of their own, a .toml or .json file as kohya's"),
     TEXT("in_json", in_json, "FILE",
          "or: captions and tags of pictures of train_data_dir, a .json file as kohya's"),
     {"reg_data_dir", 0, OPT_TEXT, AT(reg_data_dir), 0, 0, "DIR",
