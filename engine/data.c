@@ -71,7 +71,7 @@ static DataSubset plain_subset(const Dataset *ds, const char *words, int repeats
     return (DataSubset){.class_tokens = words, .caption_extension = c->caption_extension,
                         .mask_dir = c->mask_dir, .repeats = repeats, .is_reg = is_reg,
                         .wildcards = c->wildcards, .alpha_mask = c->alpha_mask,
-                        .flip_aug = c->flip_aug, .caption = c->caption};
+                        .flip_aug = c->flip_aug, .resize = c->resize, .caption = c->caption};
 }
 
 /* The last part of a path, without slashes behind it. */
@@ -188,6 +188,7 @@ int dataset_add_item(Dataset *ds, size_t folder, char *path, char *caption, Err 
     ds->items = list;
     list[ds->item_count++] = (DataItem){.path = path, .caption = caption, .folder = (int)folder,
                                         .is_reg = f->is_reg, .repeats = f->repeats,
+                                        .resize = f->of.resize,
                                         .weight = f->is_reg ? ds->cfg.prior_loss_weight : 1};
     return 0;
 }

@@ -20,6 +20,7 @@
 #include "engine/error.h"
 #include "engine/hash.h"
 #include "engine/image.h"
+#include "engine/resize.h"
 
 /* One folder, or the pictures of one metadata file, and what is done to them: a subset of
  * kohya's dataset_config. */
@@ -35,6 +36,7 @@ typedef struct {
     int wildcards;                   /* captions keep all their lines (CaptionConfig.wildcards) */
     int alpha_mask;                  /* masks are the pictures' opacity */
     int flip_aug;                    /* mirror every second use, at random */
+    ResizeMethod resize;             /* --resize_interpolation */
     CaptionConfig caption;
 } DataSubset;
 
@@ -67,6 +69,7 @@ typedef struct {
     uint64_t split_seed;
     int held_out;                    /* 1: only those are here, once each; 0: only the others */
     int flip_aug;                    /* mirror every second use, at random */
+    ResizeMethod resize;             /* --resize_interpolation */
     double prior_loss_weight;        /* of regularisation pictures */
     uint64_t seed;
     int skip_bad_images;             /* leave out pictures that cannot be read */
@@ -87,6 +90,7 @@ typedef struct {
     int folder, is_reg, repeats;     /* repeats 0: not used (left out, or a surplus of reg) */
     int w, h;                        /* of the file, upright */
     BucketFit fit;
+    ResizeMethod resize;
     int bucket;                      /* index in Dataset.buckets */
     double weight;                   /* of its loss */
 } DataItem;
@@ -159,7 +163,7 @@ int dataset_image(Image *im, const DataItem *item, int flip, Err *e);
 int dataset_mask(float **mask, const Dataset *ds, const DataItem *item, int flip, Err *e);
 
 /* A name for what dataset_image(item, flip) gives: SHA-256 over the file's bytes,
- * sizes, crop and flip, so a cache of latents is never stale. */
+ * sizes, crop, resampling and flip, so a cache of latents is never stale. */
 int dataset_item_key(char key[HASH_HEX], const DataItem *item, int flip, Err *e);
 
 /* JSON for kohya's metadata, each owned by the caller (mem_free). */

@@ -10,7 +10,6 @@
 #include "engine/data.h"
 #include "engine/io.h"
 #include "engine/mem.h"
-#include "engine/resize.h"
 
 /* To the size and part that is trained on. On failure im is freed. */
 static int fit_image(Image *im, const DataItem *item, int flip, Err *e)
@@ -18,7 +17,7 @@ static int fit_image(Image *im, const DataItem *item, int flip, Err *e)
     const BucketFit *f = &item->fit;
     if (im->w != f->rw || im->h != f->rh) {
         Image sized;
-        int rc = resize_auto(&sized, im, f->rw, f->rh, e);
+        int rc = resize_by(item->resize, &sized, im, f->rw, f->rh, e);
         image_free(im);
         if (rc) return err_prefix(e, "%s", item->path);
         *im = sized;
@@ -102,8 +101,8 @@ int dataset_item_key(char key[HASH_HEX], const DataItem *item, int flip, Err *e)
     Hash *h;
     IoMap map;
     char how[128];
-    snprintf(how, sizeof how, "\n%dx%d %dx%d+%d+%d%s", f->rw, f->rh, f->bucket.w, f->bucket.h, f->x,
-             f->y, flip ? " flip" : "");
+    snprintf(how, sizeof how, "\n%dx%d %dx%d+%d+%d%s%s%s", f->rw, f->rh, f->bucket.w, f->bucket.h,
+             f->x, f->y, flip ? " flip" : "", item->resize ? " " : "", resize_name(item->resize));
     TRY(hash_new(&h, e));
     int rc = io_map(&map, item->path, e);
     if (!rc) {

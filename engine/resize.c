@@ -1,4 +1,4 @@
-/* resize.c - see resize.h. */
+/* resize.c - PIL's resampling, and the choice among all. See resize.h. */
 #include "engine/resize.h"
 
 #include <assert.h>
@@ -36,12 +36,18 @@ static double cubic(double x)
     return x < 2 ? -0.5 * (((x - 5) * x + 8) * x - 4) : 0;
 }
 
+static double box(double x)
+{
+    return -0.5 < x && x <= 0.5;
+}
+
 typedef struct {
     double (*weight)(double x);
     double reach;     /* it is 0 beyond */
 } Kernel;
 
-static const Kernel kernel_lanczos = {lanczos3, 3}, kernel_cubic = {cubic, 2};
+static const Kernel kernel_lanczos = {lanczos3, 3}, kernel_cubic = {cubic, 2},
+                    kernel_box = {box, 0.5};
 
 static void filter_free(Filter *f)
 {
@@ -226,109 +232,44 @@ int resize_bicubic(Image *out, const Image *in, int w, int h, Err *e)
     return resize_pil(out, in, w, h, &kernel_cubic, e);
 }
 
-/* ---- area ---- */
-
-typedef struct {
-    int to, from;
-    float weight;
-} Share;
-
-/* Which part of which input belongs to which output, for a ratio that is no
- * whole number. share has room for in + 2*out entries; returns how many. Slivers
- * below a thousandth of a pixel are dropped, as OpenCV does. */
-static size_t area_shares(Share *share, int in, int out)
+int resize_box(Image *out, const Image *in, int w, int h, Err *e)
 {
-    double scale = 1 / ((double)out / in);
-    size_t n = 0;
-    for (int o = 0; o < out; o++) {
-        double from = o * scale, to = from + scale, cell = fmin(scale, in - from);
-        int a = (int)ceil(from), b = (int)floor(to);
-        if (b > in - 1) b = in - 1;
-        if (a > b) a = b;
-        if (a - from > 1e-3) share[n++] = (Share){o, a - 1, (float)((a - from) / cell)};
-        for (int i = a; i < b; i++) share[n++] = (Share){o, i, (float)(1 / cell)};
-        if (to - b > 1e-3)
-            share[n++] = (Share){o, b, (float)(fmin(fmin(to - b, 1), cell) / cell)};
-    }
-    return n;
+    return resize_pil(out, in, w, h, &kernel_box, e);
 }
 
-static uint8_t round8(float v)
-{
-    v = rintf(v);
-    return (uint8_t)(v < 0 ? 0 : v > 255 ? 255 : v);
-}
+/* ---- the choice ---- */
 
-static int area_general(Image *out, const Image *in, Err *e)
+static const char *const names[RESIZE_METHODS] = {"",       "lanczos", "nearest", "bilinear",
+                                                  "bicubic", "area",    "box"};
+
+int resize_method(ResizeMethod *m, const char *name)
 {
-    int c = in->c;
-    size_t row = (size_t)out->w * (size_t)c, in_row = (size_t)in->w * (size_t)c;
-    size_t nx = (size_t)in->w + 2 * (size_t)out->w, ny = (size_t)in->h + 2 * (size_t)out->h;
-    Share *sx = mem_alloc((nx + ny) * sizeof *sx), *sy = sx ? sx + nx : NULL;
-    float *line = mem_alloc(2 * row * sizeof *line), *sum = line ? line + row : NULL;
-    if (!sx || !line) {
-        mem_free(sx);
-        mem_free(line);
-        return err_nomem(e, (nx + ny) * sizeof *sx, "resizing a picture");
+    if (!strcmp(name, "linear")) name = "bilinear";
+    if (!strcmp(name, "cubic")) name = "bicubic";
+    for (int i = 1; i < RESIZE_METHODS; i++) {
+        if (strcmp(name, names[i])) continue;
+        *m = (ResizeMethod)i;
+        return 1;
     }
-    nx = area_shares(sx, in->w, out->w);
-    ny = area_shares(sy, in->h, out->h);
-    for (size_t j = 0; j < ny; j++) {
-        const uint8_t *p = in->px + (size_t)sy[j].from * in_row;
-        memset(line, 0, row * sizeof *line);
-        for (size_t k = 0; k < nx; k++)
-            for (int i = 0; i < c; i++)
-                line[sx[k].to * c + i] += (float)p[sx[k].from * c + i] * sx[k].weight;
-        int fresh = j == 0 || sy[j].to != sy[j - 1].to;
-        for (size_t i = 0; i < row; i++)
-            sum[i] = (fresh ? 0 : sum[i]) + sy[j].weight * line[i];
-        if (j + 1 == ny || sy[j + 1].to != sy[j].to)
-            for (size_t i = 0; i < row; i++)
-                out->px[(size_t)sy[j].to * row + i] = round8(sum[i]);
-    }
-    mem_free(sx);
-    mem_free(line);
     return 0;
 }
 
-/* Whole ratios: kx x ky pixels each, exact integer sums. */
-static void area_whole(Image *out, const Image *in, int kx, int ky)
-{
-    int c = in->c;
-    size_t in_row = (size_t)in->w * (size_t)c;
-    float inverse = 1.0f / ((float)kx * (float)ky);
-    uint8_t *q = out->px;
-    for (int y = 0; y < out->h; y++) {
-        for (int x = 0; x < out->w; x++) {
-            for (int ch = 0; ch < c; ch++) {
-                const uint8_t *p = in->px + (size_t)y * (size_t)ky * in_row
-                                 + (size_t)x * (size_t)(kx * c) + ch;
-                int64_t sum = 0;
-                for (int j = 0; j < ky; j++, p += in_row)
-                    for (int i = 0; i < kx; i++) sum += p[i * c];
-                /* OpenCV rounds halves up in its 2x2 path, to even elsewhere. */
-                *q++ = kx == 2 && ky == 2 ? (uint8_t)((sum + 2) >> 2)
-                                          : round8((float)sum * inverse);
-            }
-        }
-    }
-}
+const char *resize_name(ResizeMethod m) { return names[m]; }
 
-int resize_area(Image *out, const Image *in, int w, int h, Err *e)
+int resize_by(ResizeMethod m, Image *out, const Image *in, int w, int h, Err *e)
 {
-    assert(w > 0 && h > 0 && w <= in->w && h <= in->h);
-    TRY(image_new(out, w, h, in->c, e));
-    if (in->w % w == 0 && in->h % h == 0) {
-        area_whole(out, in, in->w / w, in->h / h);
-        return 0;
+    if (m == RESIZE_AUTO) m = w <= in->w && h <= in->h ? RESIZE_AREA : RESIZE_LANCZOS;
+    switch (m) {
+    case RESIZE_NEAREST: return resize_nearest(out, in, w, h, e);
+    case RESIZE_LINEAR: return resize_cv_linear(out, in, w, h, e);
+    case RESIZE_CUBIC: return resize_cv_cubic(out, in, w, h, e);
+    case RESIZE_AREA: return resize_area(out, in, w, h, e);
+    case RESIZE_BOX: return resize_box(out, in, w, h, e);
+    default: return resize_lanczos(out, in, w, h, e);
     }
-    int rc = area_general(out, in, e);
-    if (rc) image_free(out);
-    return rc;
 }
 
 int resize_auto(Image *out, const Image *in, int w, int h, Err *e)
 {
-    if (w <= in->w && h <= in->h) return resize_area(out, in, w, h, e);
-    return resize_lanczos(out, in, w, h, e);
+    return resize_by(RESIZE_AUTO, out, in, w, h, e);
 }

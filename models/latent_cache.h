@@ -1,7 +1,7 @@
 /* latent_cache.h - encoded pictures kept on disk (--cache_latents_to_disk).
  *
  * A file per picture, named by a hash of everything its latents depend on: the
- * picture's bytes, size, crop and mirroring, the VAE's weights, the dtype. A
+ * picture's bytes, size, crop, resampling and mirroring, the VAE's weights, the dtype. A
  * stale entry is therefore never read; it is only never asked for again.
  */
 #ifndef SDC_MODELS_LATENT_CACHE_H

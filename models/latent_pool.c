@@ -18,8 +18,8 @@ void latent_pool_free(LatentPool *p)
 static char *key_of(const DataItem *item, int flip)
 {
     const BucketFit *f = &item->fit;
-    return mem_printf("%s|%d,%d,%d,%d,%d,%d,%d", item->path, f->bucket.w, f->bucket.h, f->rw, f->rh,
-                      f->x, f->y, flip);
+    return mem_printf("%s|%d,%d,%d,%d,%d,%d,%d,%d", item->path, f->bucket.w, f->bucket.h, f->rw,
+                      f->rh, f->x, f->y, flip, (int)item->resize);
 }
 
 /* The place of key, or where it belongs. */

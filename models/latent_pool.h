@@ -1,5 +1,5 @@
 /* latent_pool.h - encoded pictures in memory, for several runs of one process: each is
- * encoded once. An entry is found by the picture's path, size, crop and mirroring; the
+ * encoded once. An entry is found by the picture's path, size, crop, resampling and mirroring; the
  * pool belongs to one VAE in one dtype.
  */
 #ifndef SDC_MODELS_LATENT_POOL_H

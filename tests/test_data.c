@@ -518,3 +518,28 @@ TEST(dataset_images_and_keys)
     dataset_close(ds);
     CHECK(right);
 }
+
+TEST(dataset_resizes_as_it_is_told)
+{
+    Dataset *ds;
+    Err e = {0};
+    DataConfig c = config();
+    char key[RESIZE_METHODS][HASH_HEX];
+    CHECK(!put("train/1_a/a.png", 300, 300, "x"));
+    for (int m = 0; m < RESIZE_METHODS; m++) {
+        Image im, in, want;
+        c.resize = (ResizeMethod)m;
+        CHECK_OK(dataset_open(&ds, &c, &e), &e);
+        CHECK_OK(dataset_image(&im, &ds->items[0], 0, &e), &e);
+        CHECK_OK(image_load(&in, ds->items[0].path, &e), &e);
+        CHECK_OK(resize_by(c.resize, &want, &in, 128, 128, &e), &e);
+        int same = im.w == 128 && im.h == 128 && !memcmp(im.px, want.px, 3 * 128 * 128);
+        CHECK_OK(dataset_item_key(key[m], &ds->items[0], 0, &e), &e);
+        for (int k = 0; k < m; k++) same &= strcmp(key[m], key[k]) != 0;
+        image_free(&in);
+        image_free(&im);
+        image_free(&want);
+        dataset_close(ds);
+        if (!same) test_fail(__FILE__, __LINE__, "%s: pixels or key", resize_name(c.resize));
+    }
+}

@@ -48,6 +48,7 @@ TEST(dataset_config_refuses)
         {"[[datasets]]\n[[datasets.subsets]]\nnum_repeats = 1", "no image_dir"},
         {"[general]\nresolution = [64,64,64]", "one value"}, {"[general]\nresolution = 63", "from 64"},
         {"[general]\nkeep_tokens = 1.5", "whole number"}, {"[general]\nflip_aug = 1", "true or false"},
+        {"[general]\nresize_interpolation = 'lanczos4'", "expected lanczos, nearest"},
         {"[general]\nrandom_crop = true", "latents are cached"}, {"[general", "does not end"},
         {"[general] x", "something follows"}, {"[[datasets]]\n[[datasets.subsets]]\nmetadata_file='m'\nis_reg=true", "is_reg"},
         {"[general]\ncustom_attributes = {a = 1}", "inline tables"}, {"[datasets]", "unknown section"}};

@@ -295,25 +295,26 @@ TEST(image_floats_truncate)
 static void resized(const char *method, int w, int h, int ow, int oh, int c)
 {
     char path[200];
-    IoMap m;
+    IoMap map;
     Err e = {0};
     Image in = make_noise(w, h, c), out;
+    ResizeMethod m;
     snprintf(path, sizeof path, "tests/data/image/%s_%dx%d_%dx%dx%d.raw", method, w, h, ow, oh, c);
-    CHECK_OK(io_map(&m, path, &e), &e);
-    CHECK_INT(m.size, ow * oh * c);
+    CHECK(resize_method(&m, method));
+    CHECK_OK(io_map(&map, path, &e), &e);
+    CHECK_INT(map.size, ow * oh * c);
     CHECK_OK(resize_auto(&out, &in, ow, oh, &e), &e);
-    int auto_differs = memcmp(out.px, m.data, m.size);
+    int auto_differs = memcmp(out.px, map.data, map.size);
     image_free(&out);
-    if (*method == 'l') resize_lanczos(&out, &in, ow, oh, &e);
-    else resize_area(&out, &in, ow, oh, &e);
+    CHECK_OK(resize_by(m, &out, &in, ow, oh, &e), &e);
     int differ = 0;
-    for (size_t i = 0; i < m.size; i++) differ += out.px[i] != m.data[i];
+    for (size_t i = 0; i < map.size; i++) differ += out.px[i] != map.data[i];
     image_free(&in);
     image_free(&out);
-    io_unmap(&m);
+    io_unmap(&map);
     if (differ) test_fail(__FILE__, __LINE__, "%s: %d bytes differ", path, differ);
     int shrinks = ow <= w && oh <= h;
-    if ((*method == 'a') == shrinks && auto_differs)
+    if (m == (shrinks ? RESIZE_AREA : RESIZE_LANCZOS) && auto_differs)
         test_fail(__FILE__, __LINE__, "%s: resize_auto", path);
 }
 
@@ -331,17 +332,28 @@ TEST(resize_equals_pillow_and_opencv)
     resized("area", 20, 20, 20, 13, 4);
     resized("area", 64, 48, 33, 47, 3);
     resized("area", 50, 20, 7, 3, 3);
+    static const char *const methods[] = {"nearest", "bilinear", "bicubic", "box", "area"};
+    for (size_t i = 0; i < sizeof methods / sizeof *methods; i++) {
+        resized(methods[i], 23, 17, 10, 8, 3);
+        resized(methods[i], 13, 9, 29, 21, 4);
+        resized(methods[i], 20, 14, 10, 7, 3);
+        resized(methods[i], 15, 21, 20, 9, 3);
+    }
+    ResizeMethod m, same;
+    CHECK(resize_method(&m, "linear") && resize_method(&same, "bilinear") && m == same);
+    CHECK(resize_method(&m, "cubic") && resize_method(&same, "bicubic") && m == same);
+    CHECK(!resize_method(&m, "lanczos4") && !resize_method(&m, ""));
 }
 
 TEST(resize_survives_no_memory)
 {
     Image in = make_noise(9, 8, 4), out;
-    for (int to = 4; to <= 20; to += 16) {
-        int rc = 1;
+    for (int i = 0; i < 2 * RESIZE_METHODS; i++) {
+        int rc = 1, to = i % 2 ? 20 : 4;
         for (long n = 1; rc && n < 50; n++) {
             Err e = {0};
             fail_mem(n);
-            rc = resize_auto(&out, &in, to, to - 1, &e);
+            rc = resize_by((ResizeMethod)(i / 2), &out, &in, to, to - 1, &e);
             fail_mem(0);
             CHECK(!rc == !!out.px);
             image_free(&out);

@@ -44,6 +44,7 @@ TEST(kohya_options_that_are_not_here_say_why)
         {"--save_model_as ckpt -m m -d d", "safetensors is"}, {"--adaptive_noise_scale 1 -m m -d d", "needs --noise_offset"},
         {"-m m -d d --validate_every_n_steps 3", "need --validation_split"},
         {"-m m -d d --base_weights_multiplier 1", "more of them"},
+        {"-m m -d d --resize_interpolation lanczos4", "expected lanczos, nearest"},
     };
     for (size_t i = 0; i < sizeof refused / sizeof *refused; i++) {
         char args[200];

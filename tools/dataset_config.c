@@ -33,7 +33,7 @@ struct DatasetFile {
 
 /* ---- keys ---------------------------------------------------------------- */
 
-typedef enum { TEXT, INT, NUM, FLAG, SIZE, REFUSED } Type;
+typedef enum { TEXT, INT, NUM, FLAG, SIZE, RESAMPLING, REFUSED } Type;
 typedef struct {
     const char *name;
     int levels, of_set;      /* of_set: a field of DataSet, else of DataSubset */
@@ -60,6 +60,7 @@ static const Key keys[] = {
     {"caption_extension", ANY, SUB(caption_extension)},
     {"num_repeats", ANY, SUB_INT(repeats, 0, 1000000)},
     {"flip_aug", ANY, SUB_FLAG(flip_aug)},
+    {"resize_interpolation", ANY, 0, RESAMPLING, offsetof(DataSubset, resize), 0, 0, NULL},
     {"shuffle_caption", ANY, SUB_FLAG(caption.shuffle)},
     {"keep_tokens", ANY, SUB_INT(caption.keep_tokens, 0, 1000)},
     {"keep_tokens_separator", ANY, SUB(caption.keep_tokens_separator)},
@@ -84,7 +85,6 @@ static const Key keys[] = {
     {"color_aug", ANY, NOT("latents are cached")},
     {"random_crop", ANY, NOT("latents are cached")},
     {"face_crop_aug_range", ANY, NOT("latents are cached")},
-    {"resize_interpolation", ANY, NOT("areas to shrink and lanczos to enlarge, kohya's default")},
     {"network_multiplier", GENERAL | DATASET, NOT("a LoRA is trained at strength 1")},
     {"custom_attributes", ANY, NOT("no setting uses them here")},
     {"validation_split", GENERAL | DATASET, NOT("give it on the command line")},
@@ -142,6 +142,8 @@ static int apply(const DatasetFile *f, const Setting *s, DataSet *set, DataSubse
     int yes = !strcmp(s->value, "true");
     if (k->type == TEXT) {
         *(const char **)field = s->value;
+    } else if (k->type == RESAMPLING) {
+        if (!resize_method(field, s->value)) return bad_value(f, s, RESIZE_NAMES, e);
     } else if (k->type == FLAG) {
         if (!yes && strcmp(s->value, "false")) return bad_value(f, s, "true or false", e);
         *(int *)field = yes;
@@ -249,6 +251,7 @@ static int make(DatasetFile *f, DataConfig *base, int flags, Err *e)
                              .wildcards = base->wildcards,
                              .alpha_mask = base->alpha_mask,
                              .flip_aug = base->flip_aug,
+                             .resize = base->resize,
                              .caption = base->caption};
     size_t dataset = 0, set = 0, n = 0;
     f->sets = mem_calloc(f->set_count + 1, sizeof *f->sets);

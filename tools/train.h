@@ -46,7 +46,8 @@ typedef struct {
         *network_args, *validation_dir, *save_model_as, *ram, *lr_decay, *mask_dir,
         *caption_separator, *secondary_separator, *dataset_config, *in_json, *token_string,
         *init_word, *ti_weights, *preset, *trigger, *class_prompt, *logging_dir, *log_prefix,
-        *log_with, *meta_text[TRAIN_META];
+        *log_with, *meta_text[TRAIN_META], *resize_interpolation;
+    ResizeMethod resize;           /* what it says */
     OptionList optimizer_arg_list, network_arg_list, lr_arg_list, base_weights, base_multipliers,
         rest, sweep;
     int network_dim, conv_dim, full, train_vae, unet_only, text_only, batch, accumulation, epochs,
@@ -246,6 +247,8 @@ void train_print_defaults(const TrainRun *r);
 int train_dataset(Dataset **ds, const TrainOptions *o, int quiet, Err *e);
 /* r->ds, and r->val_ds where pictures are held out. */
 int train_open_data(TrainRun *r, Err *e);
+/* Options of pictures: how they are resized. */
+int train_pictures_check(TrainOptions *o, Err *e);
 
 /* After everything is planned: makes the run fit into --ram (or what is free) by smaller
  * pieces of a batch and by recomputing; ERR_MEMORY with what would fit. */

@@ -12,6 +12,14 @@ static void notice(void *ctx, const char *line)
     fprintf(stderr, "note: %s\n", line);
 }
 
+int train_pictures_check(TrainOptions *o, Err *e)
+{
+    if (o->resize_interpolation && !resize_method(&o->resize, o->resize_interpolation))
+        return err_set(e, ERR_USAGE, "option --resize_interpolation: \"%.60s\": expected %s",
+                       o->resize_interpolation, RESIZE_NAMES);
+    return 0;
+}
+
 static DataConfig data_config(const TrainOptions *o, const char *dir, const char *reg)
 {
     DataConfig c = {.train_dir = dir,
@@ -19,6 +27,7 @@ static DataConfig data_config(const TrainOptions *o, const char *dir, const char
                     .caption_extension = o->caption_extension,
                     .batch_size = o->batch,
                     .flip_aug = o->flip_aug,
+                    .resize = o->resize,
                     .prior_loss_weight = o->prior_loss_weight,
                     .seed = (uint64_t)o->seed,
                     .skip_bad_images = o->skip_bad_images,

@@ -68,6 +68,7 @@ static int list_options(TrainRun *r, Err *e)
                                         "min_timestep",
                                         "max_timestep",
                                         "flip_aug",
+                                        "resize_interpolation",
                                         "shuffle_caption",
                                         "keep_tokens",
                                         "keep_tokens_separator",

@@ -181,6 +181,7 @@ static int check_options(TrainRun *r, Err *e)
     if (o->min_timestep >= o->max_timestep)
         return err_set(e, ERR_USAGE, "option --min_timestep: must be below --max_timestep");
     TRY(check_kohya(o, e));
+    TRY(train_pictures_check(o, e));
     TRY(train_ti_check(o, e));
     TRY(train_network_parse(&r->network, o, e));
     return join_args(o, e);

@@ -170,6 +170,8 @@ static const Option table[] = {
     INT("dataset_repeats", repeats, 1, 1e6,
         "uses an epoch of pictures that lie in no folder N_words (1)"),
     FLAG("flip_aug", flip_aug, "mirror every second use"),
+    TEXT("resize_interpolation", resize_interpolation, "NAME",
+         RESIZE_NAMES " (area, and lanczos to enlarge)"),
     {"caption_extension", 0, OPT_TEXT, AT(caption_extension), 0, 0, ".EXT",
      "of caption files (.txt, then .caption)", "caption_extention"},
     TEXT("caption_separator", caption_separator, "TEXT", "between tags (,)"),

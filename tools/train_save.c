@@ -140,6 +140,8 @@ static void put_data(Meta *m, const TrainRun *r)
     put(m, "ss_min_bucket_reso", "%d", ds->sizes[0].cfg.min_reso);
     put(m, "ss_max_bucket_reso", "%d", ds->sizes[0].cfg.max_reso);
     put(m, "ss_flip_aug", "%s", yes(o->flip_aug));
+    put(m, "ss_resize_interpolation", "%s",
+        o->resize_interpolation ? o->resize_interpolation : "None");
     put(m, "ss_color_aug", "False");
     put(m, "ss_random_crop", "False");
     put(m, "ss_shuffle_caption", "%s", yes(o->shuffle_caption));

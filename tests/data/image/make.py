@@ -59,10 +59,17 @@ cases = [("lanczos", 13, 9, 29, 21, 3), ("lanczos", 13, 9, 13, 20, 3), ("lanczos
          ("lanczos", 40, 37, 11, 50, 3), ("lanczos", 9, 8, 17, 5, 4), ("lanczos", 3, 2, 8, 8, 3),
          ("area", 16, 12, 8, 6, 3), ("area", 27, 18, 9, 6, 3), ("area", 31, 17, 13, 9, 3),
          ("area", 20, 20, 20, 13, 4), ("area", 64, 48, 33, 47, 3), ("area", 50, 20, 7, 3, 3)]
+cases += [(m, *size) for m in ("nearest", "bilinear", "bicubic", "box", "area")
+          for size in ((23, 17, 10, 8, 3), (13, 9, 29, 21, 4), (20, 14, 10, 7, 3), (15, 21, 20, 9, 3))]
+opencv = {"area": cv2.INTER_AREA, "nearest": cv2.INTER_NEAREST_EXACT,
+          "bilinear": cv2.INTER_LINEAR, "bicubic": cv2.INTER_CUBIC}
+pillow = {"lanczos": Image.LANCZOS, "box": Image.BOX}
 for method, w, h, ow, oh, c in cases:
     a = noise(w, h, c)
-    if method == "lanczos":
-        b = np.array(Image.fromarray(a).resize((ow, oh), Image.LANCZOS))
+    if method in pillow:
+        b = np.array(Image.fromarray(a).resize((ow, oh), pillow[method]))
     else:
-        b = cv2.resize(a, (ow, oh), interpolation=cv2.INTER_AREA)
+        # bicubic: OpenCV's own arithmetic, not IPP's, which is off by a level here and there
+        cv2.setUseOptimized(method != "bicubic")
+        b = cv2.resize(a, (ow, oh), interpolation=opencv[method])
     b.tofile(f"{method}_{w}x{h}_{ow}x{oh}x{c}.raw")
