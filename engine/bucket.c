@@ -127,6 +127,21 @@ static void fit_shrink(const BucketConfig *c, int w, int h, BucketFit *f)
     f->bucket.h = f->rh - f->rh % c->steps;
 }
 
+/* The middle. */
+static void centre(BucketFit *f)
+{
+    f->x = (f->rw - f->bucket.w) / 2;
+    f->y = (f->rh - f->bucket.h) / 2;
+}
+
+void bucket_keep_size(BucketFit *f, int w, int h)
+{
+    if (w < f->bucket.w || h < f->bucket.h) return;
+    f->rw = w;
+    f->rh = h;
+    centre(f);
+}
+
 int bucket_fit(const Buckets *b, int w, int h, BucketFit *f, Err *e)
 {
     const BucketConfig *c = &b->cfg;
@@ -142,8 +157,7 @@ int bucket_fit(const Buckets *b, int w, int h, BucketFit *f, Err *e)
     if (f->rw > SIDE_MAX * 2 || f->rh > SIDE_MAX * 2)
         return err_set(e, ERR_INPUT, "picture of %dx%d is too long and thin for bucket %dx%d", w,
                        h, f->bucket.w, f->bucket.h);
-    f->x = (f->rw - f->bucket.w) / 2;
-    f->y = (f->rh - f->bucket.h) / 2;
+    centre(f);
     f->ar_error = (double)f->bucket.w / f->bucket.h - (double)w / h;
     return 0;
 }

@@ -2,7 +2,7 @@
  *
  * Source: kohya sd-scripts, library/model_util.py make_bucket_resolutions and
  * library/train_util.py BucketManager.select_bucket and
- * trim_and_resize_if_required, without random crops. All sizes in pixels.
+ * trim_and_resize_if_required. All sizes in pixels.
  */
 #ifndef SDC_ENGINE_BUCKET_H
 #define SDC_ENGINE_BUCKET_H
@@ -44,5 +44,7 @@ void bucket_close(Buckets *b);                   /* zeroed b ok */
  * w/h (plain difference, the first in the list of equals). ERR_INPUT when a
  * picture is too narrow for any bucket. */
 int bucket_fit(const Buckets *b, int w, int h, BucketFit *fit, Err *e);
+/* For crops of a picture of w x h as it is: it is not resized, if it is large enough. */
+void bucket_keep_size(BucketFit *fit, int w, int h);
 
 #endif

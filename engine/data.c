@@ -71,7 +71,9 @@ static DataSubset plain_subset(const Dataset *ds, const char *words, int repeats
     return (DataSubset){.class_tokens = words, .caption_extension = c->caption_extension,
                         .mask_dir = c->mask_dir, .repeats = repeats, .is_reg = is_reg,
                         .wildcards = c->wildcards, .alpha_mask = c->alpha_mask,
-                        .flip_aug = c->flip_aug, .resize = c->resize, .caption = c->caption};
+                        .flip_aug = c->flip_aug, .resize = c->resize,
+                        .random_crop = c->random_crop, .color_aug = c->color_aug,
+                        .face = {c->face[0], c->face[1]}, .caption = c->caption};
 }
 
 /* The last part of a path, without slashes behind it. */
@@ -281,7 +283,10 @@ static int probe(Dataset *ds, DataItem *it, Err *e)
     TRY(io_map(&map, it->path, e));
     int rc = image_size(&it->w, &it->h, map.data, map.size, e);
     io_unmap(&map);
-    if (!rc) rc = bucket_fit(&ds->sizes[ds->folders[it->folder].of.set], it->w, it->h, &it->fit, e);
+    const DataSubset *of = &ds->folders[it->folder].of;
+    const Buckets *sizes = &ds->sizes[of->set];
+    if (!rc) rc = bucket_fit(sizes, it->w, it->h, &it->fit, e);
+    if (!rc && of->random_crop && !sizes->cfg.enable) bucket_keep_size(&it->fit, it->w, it->h);
     if (rc) err_prefix(e, "%s", it->path);
     return rc;
 }
@@ -401,6 +406,15 @@ static int make_entries(Dataset *ds, Err *e)
     return 0;
 }
 
+static int check_faces(const double *face, const DataSet *set, Err *e)
+{
+    if (face[1] > 0 && set->bucket.enable)
+        return err_set(e, ERR_USAGE,
+                       "face_crop_aug_range: needs enable_bucket=false; with buckets kohya does "
+                       "not look for faces");
+    return 0;
+}
+
 /* The sizes of each set, and what the sets have in common. */
 static int open_sets(Dataset *ds, Err *e)
 {
@@ -421,7 +435,9 @@ static int open_sets(Dataset *ds, Err *e)
     for (size_t i = 0; i < c->subset_count; i++) {
         TRY(caption_check(&c->subsets[i].caption, e));
         c->flip_aug |= c->subsets[i].flip_aug;
+        TRY(check_faces(c->subsets[i].face, &sets[c->subsets[i].set], e));
     }
+    if (!c->subset_count) TRY(check_faces(c->face, &one, e));
     return caption_check(&c->caption, e);
 }
 

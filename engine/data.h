@@ -37,6 +37,8 @@ typedef struct {
     int alpha_mask;                  /* masks are the pictures' opacity */
     int flip_aug;                    /* mirror every second use, at random */
     ResizeMethod resize;             /* --resize_interpolation */
+    int random_crop, color_aug;      /* every use is cut, is recoloured at random */
+    double face[2]; /* face_crop_aug_range; 0: off */
     CaptionConfig caption;
 } DataSubset;
 
@@ -70,6 +72,8 @@ typedef struct {
     int held_out;                    /* 1: only those are here, once each; 0: only the others */
     int flip_aug;                    /* mirror every second use, at random */
     ResizeMethod resize;             /* --resize_interpolation */
+    int random_crop, color_aug;      /* every use is cut, is recoloured at random */
+    double face[2];                  /* face_crop_aug_range; 0: off */
     double prior_loss_weight;        /* of regularisation pictures */
     uint64_t seed;
     int skip_bad_images;             /* leave out pictures that cannot be read */
@@ -86,11 +90,16 @@ typedef struct {
 } DataFolder;
 
 typedef struct {
+    double hue, gamma;               /* recolour.h; 0: off */
+} DataColour;
+
+typedef struct {
     char *path, *caption;            /* caption: as in the file, before caption_process */
     int folder, is_reg, repeats;     /* repeats 0: not used (left out, or a surplus of reg) */
     int w, h;                        /* of the file, upright */
     BucketFit fit;
     ResizeMethod resize;
+    DataColour colour;
     int bucket;                      /* index in Dataset.buckets */
     double weight;                   /* of its loss */
 } DataItem;
@@ -152,6 +161,14 @@ size_t dataset_steps(const Dataset *ds, int accumulation);
 /* The caption of a sample at its step (from 0). *text: mem_free. */
 int dataset_caption(char **text, const Dataset *ds, const DataSample *s, uint32_t epoch,
                     uint32_t step, Err *e);
+
+/* Whether uses of it differ by more than mirroring, which its latents cannot be kept for; of
+ * any item; whether the configuration asks for it. */
+int dataset_item_varies(const Dataset *ds, const DataItem *item);
+int dataset_varies(const Dataset *ds);
+int dataset_augments(const Dataset *ds);
+/* The item as it is cut and coloured for this use of it; its strings are ds's. */
+DataItem dataset_use(const Dataset *ds, const DataSample *s, uint32_t epoch);
 
 /* The picture of an item as it is trained on: RGB without alpha, resized,
  * cropped, mirrored if flip. im is owned by the caller. */

@@ -10,6 +10,7 @@
 #include "engine/data.h"
 #include "engine/io.h"
 #include "engine/mem.h"
+#include "engine/recolour.h"
 
 /* To the size and part that is trained on. On failure im is freed. */
 static int fit_image(Image *im, const DataItem *item, int flip, Err *e)
@@ -39,7 +40,10 @@ int dataset_image(Image *im, const DataItem *item, int flip, Err *e)
 {
     TRY(load_image(im, item, e));
     image_drop_alpha(im);
-    return fit_image(im, item, flip, e);
+    TRY(fit_image(im, item, flip, e));
+    if (item->colour.hue != 0) recolour_hue(im, item->colour.hue);
+    if (item->colour.gamma != 0) recolour_gamma(im, item->colour.gamma);
+    return 0;
 }
 
 /* The picture of an item's mask, in the item's size; none: *im is empty. */

@@ -51,7 +51,8 @@ static int add_encoder(Finetune *f, int h, int w, Err *e)
     if (!b.g) return err_nomem(e, sizeof *b.g, "graphs");
     Tensor *x = graph_input(b.g, "image", DT_F32, 4, (int[]){1, h, w, 3});
     graph_output(b.g, vae_encode_build(&b, &f->m->ck->config, x), "moments");
-    int rc = model_plan_on(f->m, &f->slab, &a[f->encoder_count], &b, e);
+    Slab *slab = f->varies ? &f->m->slab : &f->slab;
+    int rc = model_plan_on(f->m, slab, &a[f->encoder_count], &b, e);
     if (rc) exec_free(&a[f->encoder_count]);
     else f->encoder_count++;
     return rc;
@@ -99,12 +100,14 @@ static int alloc_batch(Finetune *f, Err *e)
     f->timestep = mem_alloc(n * sizeof(int));
     f->ids = mem_alloc(n * (size_t)f->c.chunks * SD_POSITIONS * sizeof *f->ids);
     f->moments = mem_calloc(2 * f->ds->item_count, sizeof *f->moments);
+    if (f->varies) f->use = mem_alloc(2 * k / n * sizeof(float));
     int gamma = f->c.noise.gamma > 0, scales = f->c.noise.iterations > 0, masked = f->c.masked;
     if (gamma) f->input_noise = mem_alloc(k * sizeof(float));
     if (scales) f->scratch = mem_alloc(k / n * sizeof(float));
     if (masked) f->mask = mem_alloc(k / SD_LATENT * sizeof(float));
     if (masked) f->masks = mem_calloc(2 * f->ds->item_count, sizeof *f->masks);
     int ok = f->latents && f->noise && f->weight && f->per && f->timestep && f->ids && f->moments;
+    ok &= !f->varies || f->use;
     ok &=
         (!gamma || f->input_noise) && (!scales || f->scratch) && (!masked || (f->mask && f->masks));
     if (ok) return 0;
@@ -114,7 +117,8 @@ static int alloc_batch(Finetune *f, Err *e)
 int finetune_init(Finetune *f, Model *m, const Dataset *ds, const Tokenizer *tok,
                   const FinetuneConfig *c, Err *e)
 {
-    *f = (Finetune){.m = m, .ds = ds, .tok = tok, .c = *c, .epoch_index = UINT32_MAX};
+    *f = (Finetune){.m = m, .ds = ds, .tok = tok, .c = *c, .epoch_index = UINT32_MAX,
+                    .varies = dataset_varies(ds)};
     schedule_init(&f->schedule);
     if (c->zero_terminal) schedule_zero_terminal(&f->schedule);
     f->batches = dataset_batches(ds);
@@ -136,7 +140,7 @@ void finetune_free(Finetune *f)
     latent_pool_free(&f->own);
     void *owned[] = {f->graphs,      f->encoders, f->moments,  f->latents, f->noise,
                      f->weight,      f->per,      f->timestep, f->ids,     f->masks,
-                     f->input_noise, f->mask,     f->scratch};
+                     f->input_noise, f->mask,     f->scratch,  f->use};
     for (size_t i = 0; i < sizeof owned / sizeof *owned; i++) mem_free(owned[i]);
     *f = (Finetune){0};
 }
@@ -144,6 +148,8 @@ void finetune_free(Finetune *f)
 int finetune_fit(Finetune *f, size_t slab_bytes, Err *e)
 {
     for (size_t i = 0; i < f->graph_count; i++) TRY(exec_fit(&f->graphs[i].exec, slab_bytes, e));
+    for (size_t i = 0; i < f->encoder_count && f->varies; i++)
+        TRY(exec_fit(&f->encoders[i], SIZE_MAX, e));
     return 0;
 }
 
@@ -154,6 +160,12 @@ void finetune_update(Finetune *f, int (*update)(void *ctx, Param *p, float *grad
         f->graphs[i].exec.update = update;
         f->graphs[i].exec.update_ctx = ctx;
     }
+}
+
+/* Whether its latents are the same in every use, but for mirroring. */
+static int kept(const Finetune *f, const DataItem *item)
+{
+    return item->repeats && !(f->varies && dataset_item_varies(f->ds, item));
 }
 
 size_t finetune_bytes(const Finetune *f)
@@ -170,7 +182,7 @@ size_t finetune_bytes(const Finetune *f)
     latents = 0;
     for (size_t i = 0; i < f->ds->item_count; i++) {
         const DataItem *item = &f->ds->items[i];
-        if (item->repeats)
+        if (kept(f, item))
             latents += (size_t)item->fit.bucket.w * (size_t)item->fit.bucket.h / 64 * 2 * SD_LATENT;
     }
     if (f->c.masked) latents += latents / (2 * SD_LATENT);
@@ -233,7 +245,7 @@ static int kinds(const Finetune *f) { return f->ds->cfg.flip_aug ? 2 : 1; }
 static int find_all(Finetune *f, size_t *missing, Err *e)
 {
     for (size_t i = 0; i < f->ds->item_count; i++)
-        for (int flip = 0; flip < kinds(f) && f->ds->items[i].repeats; flip++) {
+        for (int flip = 0; flip < kinds(f) && kept(f, &f->ds->items[i]); flip++) {
             float **at = &f->moments[2 * i + (size_t)flip];
             TRY(latent_pool_find(pool(f), &f->ds->items[i], flip, at, e));
             *missing += !*at;
@@ -250,7 +262,7 @@ static int encode_all(Finetune *f, int (*tick)(void *ctx, size_t done, size_t to
             float **at = &f->moments[2 * i + (size_t)flip];
             int rc = tick ? tick(ctx, ++done, total) : 0;
             if (rc) return err_set(e, rc, "stopped while encoding pictures");
-            if (f->ds->items[i].repeats && !*at) TRY(add_moments(f, &f->ds->items[i], flip, at, e));
+            if (kept(f, &f->ds->items[i]) && !*at) TRY(add_moments(f, &f->ds->items[i], flip, at, e));
         }
     return 0;
 }
@@ -258,7 +270,7 @@ static int encode_all(Finetune *f, int (*tick)(void *ctx, size_t done, size_t to
 static int read_masks(Finetune *f, Err *e)
 {
     for (size_t i = 0; f->masks && i < f->ds->item_count; i++)
-        for (int flip = 0; flip < kinds(f) && f->ds->items[i].repeats; flip++)
+        for (int flip = 0; flip < kinds(f) && kept(f, &f->ds->items[i]); flip++)
             TRY(dataset_mask(&f->masks[2 * i + (size_t)flip], f->ds, &f->ds->items[i], flip, e));
     return 0;
 }
@@ -272,11 +284,12 @@ int finetune_cache(Finetune *f, int (*tick)(void *ctx, size_t done, size_t total
     size_t missing = 0;
     TRY(read_masks(f, e));
     TRY(find_all(f, &missing, e));
-    if (!missing) return 0;
+    if (!missing && !f->varies) return 0;
     if (f->c.cache_dir) TRY(latent_cache_open(&f->cache, f->c.cache_dir, f->m, e));
-    TRY(slab_alloc(&f->slab, f->m->dev, e));
+    TRY(slab_alloc(f->varies ? &f->m->slab : &f->slab, f->m->dev, e));
     for (int i = 0; absent && i < 2; i++) TRY(model_load_part(f->m, parts[i], e));
-    int rc = encode_all(f, tick, ctx, e);
+    int rc = missing ? encode_all(f, tick, ctx, e) : 0;
+    if (f->varies) return rc;
     for (int i = 0; absent && i < 2; i++) model_release(f->m, parts[i]);
     slab_release(&f->slab);
     return rc;
@@ -310,19 +323,40 @@ static int caption_of(char **text, const Finetune *f, const DataSample *s, uint3
     return *text ? 0 : err_nomem(e, 64, "a caption");
 }
 
+/* The moments of a sample, and its mask (pixels) if there are any. */
+static int latents_of(Finetune *f, const DataSample *s, uint32_t epoch, const float **moments,
+                      float *mask, size_t pixels, Err *e)
+{
+    size_t at = 2 * s->item + (size_t)s->flip;
+    *moments = f->moments[at];
+    if (*moments) {
+        if (mask) memcpy(mask, f->masks[at], pixels * sizeof(float));
+        return 0;
+    }
+    DataItem item = dataset_use(f->ds, s, epoch);
+    float *made;
+    *moments = f->use;
+    TRY(run_encoder(f, &item, s->flip, f->use, pixels * 2 * SD_LATENT, e));
+    if (!mask) return 0;
+    TRY(dataset_mask(&made, f->ds, &item, s->flip, e));
+    memcpy(mask, made, pixels * sizeof(float));
+    mem_free(made);
+    return 0;
+}
+
 /* Fills place i of the batch; key.sample counts the samples of an optimizer step. */
 static int fill_sample(Finetune *f, const DataBatch *b, int i, RngKey key, uint32_t epoch, Err *e)
 {
     const DataSample *s = &b->samples[i];
     size_t pixels = (size_t)(b->w / 8) * (size_t)(b->h / 8), at = (size_t)i * pixels * SD_LATENT;
+    const float *moments;
+    float *mask = f->masks ? f->mask + at / SD_LATENT : NULL;
+    TRY(latents_of(f, s, epoch, &moments, mask, pixels, e));
     key.purpose = RNG_PURPOSE_LATENT;
-    draw_latents(f->latents + at, f->moments[2 * s->item + (size_t)s->flip], pixels, key);
+    draw_latents(f->latents + at, moments, pixels, key);
     RngKey batch = {key.seed, key.step, key.sample - (uint32_t)i, 0};
     noise_draw(&f->c.noise, f->noise + at, f->latents + at, b->h / 8, b->w / 8, key, batch,
                f->scratch);
-    if (f->masks)
-        memcpy(f->mask + at / SD_LATENT, f->masks[2 * s->item + (size_t)s->flip],
-               pixels * sizeof(float));
     key.purpose = RNG_PURPOSE_TIMESTEP;
     uint32_t span = (uint32_t)(f->c.max_timestep - f->c.min_timestep);
     f->timestep[i] = f->c.min_timestep + (int)rng_below(key, 0, span);

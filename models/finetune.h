@@ -1,7 +1,7 @@
 /* finetune.h - training the noise predictor on a data set: LoRA or full.
  *
  * What kohya's train_network.py and train_db.py do per step, over the engine:
- * latents (encoded once), captions, timesteps, noise, one Denoise graph for
+ * latents (encoded once; at each use where uses differ), captions, timesteps, noise, one Denoise graph for
  * each batch shape that the data set will need, all planned before the model is
  * loaded. A step is a function of (seed, step): nothing to save but weights.
  */
@@ -51,7 +51,8 @@ typedef struct {
     size_t graph_count, graph_cap;
     Exec *encoders;                /* one per distinct (h,w) of one picture */
     size_t encoder_count, encoder_cap;
-    Slab slab;                     /* of the encoders: there while pictures are encoded */
+    int varies;                    /* dataset_varies: the encoders stay, on the model's slab */
+    Slab slab;                     /* else theirs: there while pictures are encoded */
     LatentCache cache;
     LatentPool own;
     float **moments;               /* per item and flip: (h,w,8) mean, log variance; the pool's */
@@ -61,6 +62,7 @@ typedef struct {
     float **masks;                 /* per item and flip: (h,w) 0..1; owned; NULL unless masked */
     float *latents, *noise, *weight;      /* one batch */
     float *input_noise, *mask, *scratch;  /* NULL unless they are needed */
+    float *use;                    /* moments of one use that differs from others; NULL: varies 0 */
     float *per;                    /* the loss of each sample of a batch */
     int *timestep;
     struct FinetuneBands *bands;   /* finetune_run adds to these; NULL: not wanted; borrowed */
@@ -83,8 +85,10 @@ void finetune_update(Finetune *f, int (*update)(void *ctx, Param *p, float *grad
 /* Bytes on the host: latents and one batch. */
 size_t finetune_bytes(const Finetune *f);
 
-/* Encodes every picture that is not in the pool. Weights of the encoder that are not there are loaded, and
- * released when it is done; so are its activations. tick(ctx, done, total)
+/* Encodes every picture that is not in the pool and has the same latents in every use. Weights
+ * of the encoder that are not there are loaded, and released when it is done; so are its
+ * activations. If uses differ, the encoder stays, and the model's slab is there afterwards.
+ * tick(ctx, done, total)
  * may stop it with an ErrCode; NULL ok. ERR_FAIL naming the picture whose latents are not
  * finite. */
 int finetune_cache(Finetune *f, int (*tick)(void *ctx, size_t done, size_t total), void *ctx,

@@ -49,7 +49,9 @@ TEST(dataset_config_refuses)
         {"[general]\nresolution = [64,64,64]", "one value"}, {"[general]\nresolution = 63", "from 64"},
         {"[general]\nkeep_tokens = 1.5", "whole number"}, {"[general]\nflip_aug = 1", "true or false"},
         {"[general]\nresize_interpolation = 'lanczos4'", "expected lanczos, nearest"},
-        {"[general]\nrandom_crop = true", "latents are cached"}, {"[general", "does not end"},
+        {"[general]\nface_crop_aug_range = [2, 3, 4]", "one value"},
+        {"[[datasets]]\n[[datasets.subsets]]\nimage_dir = 'x'\nface_crop_aug_range = [4.0, 2.0]", "two numbers"},
+        {"[general", "does not end"},
         {"[general] x", "something follows"}, {"[[datasets]]\n[[datasets.subsets]]\nmetadata_file='m'\nis_reg=true", "is_reg"},
         {"[general]\ncustom_attributes = {a = 1}", "inline tables"}, {"[datasets]", "unknown section"}};
     refuse("b.toml", bad, sizeof bad / sizeof *bad);

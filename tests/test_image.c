@@ -6,6 +6,7 @@
 #include "engine/image.h"
 #include "engine/io.h"
 #include "engine/mem.h"
+#include "engine/recolour.h"
 #include "engine/resize.h"
 #include "tests/fail.h"
 #include "tests/pixels.h"
@@ -343,6 +344,44 @@ TEST(resize_equals_pillow_and_opencv)
     CHECK(resize_method(&m, "linear") && resize_method(&same, "bilinear") && m == same);
     CHECK(resize_method(&m, "cubic") && resize_method(&same, "bicubic") && m == same);
     CHECK(!resize_method(&m, "lanczos4") && !resize_method(&m, ""));
+}
+
+/* OpenCV's f32 may fall to the other side of a whole number, where a fraction is cut off: that
+ * may happen where all of v, s and the sector's part meet in one, a few of 2304 bytes. */
+TEST(recolour_hue_is_opencvs)
+{
+    static const struct { const char *file; double by; } cases[] = {{"hue_5.25", 5.25},
+                                                                    {"hue_177", -3}};
+    for (int k = 0; k < 2; k++) {
+        char path[100];
+        IoMap map;
+        Err e = {0};
+        Image im = make_noise(48, 16, 3);
+        snprintf(path, sizeof path, "tests/data/image/%s.raw", cases[k].file);
+        CHECK_OK(io_map(&map, path, &e), &e);
+        CHECK_INT(map.size, 48 * 16 * 3);
+        recolour_hue(&im, cases[k].by);
+        int off = 0, far = 0;
+        for (size_t i = 0; i < map.size; i++) {
+            off += im.px[i] != map.data[i];
+            far += abs(im.px[i] - map.data[i]) > 1;
+        }
+        image_free(&im);
+        io_unmap(&map);
+        if (far || off > 4) test_fail(__FILE__, __LINE__, "%s: %d off, %d far", path, off, far);
+    }
+}
+
+TEST(recolour_gamma_is_numpys)
+{
+    Image im = make_noise(16, 16, 4), was = make_noise(16, 16, 4);
+    recolour_gamma(&im, 0.97);         /* np.clip(image**gamma, 0, 255).astype(np.uint8) */
+    for (int i = 0; i < 16 * 16 * 4; i++) {
+        int want = i % 4 == 3 ? was.px[i] : (int)fmin(255, pow(was.px[i], 0.97));
+        CHECK_INT(im.px[i], want);
+    }
+    image_free(&im);
+    image_free(&was);
 }
 
 TEST(resize_survives_no_memory)

@@ -39,7 +39,7 @@ TEST(kohya_options_are_all_known)
 TEST(kohya_options_that_are_not_here_say_why)
 {
     static const char *const refused[][2] = {
-        {"--color_aug", "latents are cached"}, {"--full_fp16", "use --full_bf16"},
+        {"--full_fp16", "use --full_bf16"},
         {"--lr_scheduler_type CosineAnnealingLR", "a Python class"}, {"--log_with wandb -m m -d d", "tensorboard is"},
         {"--save_model_as ckpt -m m -d d", "safetensors is"}, {"--adaptive_noise_scale 1 -m m -d d", "needs --noise_offset"},
         {"-m m -d d --validate_every_n_steps 3", "need --validation_split"},

@@ -22,7 +22,8 @@ static void summary(const TrainRun *r)
             config_name(&r->m.ck->config));
     fprintf(stderr, "pictures   %zu", ds->item_count);
     if (ds->reg_images) fprintf(stderr, " (%zu of regularisation)", ds->reg_images);
-    fprintf(stderr, ", %" PRIu32 " uses per epoch, %zu sizes\n", ds->entry_count, ds->bucket_count);
+    fprintf(stderr, ", %" PRIu32 " uses per epoch, %zu sizes%s\n", ds->entry_count,
+            ds->bucket_count, r->ft.varies ? ", encoded at each use" : "");
     fprintf(stderr,
             "steps      %" PRIu32 " = %" PRIu32
             " per epoch x %.4g epochs (batch %d, accumulation %d)\n",

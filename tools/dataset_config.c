@@ -33,7 +33,7 @@ struct DatasetFile {
 
 /* ---- keys ---------------------------------------------------------------- */
 
-typedef enum { TEXT, INT, NUM, FLAG, SIZE, RESAMPLING, REFUSED } Type;
+typedef enum { TEXT, INT, NUM, FLAG, SIZE, RANGE, RESAMPLING, REFUSED } Type;
 typedef struct {
     const char *name;
     int levels, of_set;      /* of_set: a field of DataSet, else of DataSubset */
@@ -60,6 +60,9 @@ static const Key keys[] = {
     {"caption_extension", ANY, SUB(caption_extension)},
     {"num_repeats", ANY, SUB_INT(repeats, 0, 1000000)},
     {"flip_aug", ANY, SUB_FLAG(flip_aug)},
+    {"random_crop", ANY, SUB_FLAG(random_crop)},
+    {"color_aug", ANY, SUB_FLAG(color_aug)},
+    {"face_crop_aug_range", ANY, 0, RANGE, offsetof(DataSubset, face), 1e-6, 1e6, NULL},
     {"resize_interpolation", ANY, 0, RESAMPLING, offsetof(DataSubset, resize), 0, 0, NULL},
     {"shuffle_caption", ANY, SUB_FLAG(caption.shuffle)},
     {"keep_tokens", ANY, SUB_INT(caption.keep_tokens, 0, 1000)},
@@ -82,9 +85,6 @@ static const Key keys[] = {
     {"max_bucket_reso", GENERAL | DATASET, SET_INT(bucket.max_reso, 8, 16384)},
     {"bucket_reso_steps", GENERAL | DATASET, SET_INT(bucket.steps, 8, 1024)},
     {"cache_info", ANY, NOT(NULL)},
-    {"color_aug", ANY, NOT("latents are cached")},
-    {"random_crop", ANY, NOT("latents are cached")},
-    {"face_crop_aug_range", ANY, NOT("latents are cached")},
     {"network_multiplier", GENERAL | DATASET, NOT("a LoRA is trained at strength 1")},
     {"custom_attributes", ANY, NOT("no setting uses them here")},
     {"validation_split", GENERAL | DATASET, NOT("give it on the command line")},
@@ -112,9 +112,9 @@ static int number(const DatasetFile *f, const Setting *s, const Key *k, double *
     char *end, want[80];
     *v = strtod(s->value, &end);
     if (end != s->value && !*end && *v >= k->low && *v <= k->high &&
-        (k->type == NUM || *v == floor(*v)))
+        (k->type == NUM || k->type == RANGE || *v == floor(*v)))
         return 0;
-    snprintf(want, sizeof want, "a %snumber from %g to %g", k->type == NUM ? "" : "whole ", k->low,
+    snprintf(want, sizeof want, "a %snumber from %g to %g", k->type == NUM || k->type == RANGE ? "" : "whole ", k->low,
              k->high);
     return bad_value(f, s, want, e);
 }
@@ -136,7 +136,7 @@ static int apply(const DatasetFile *f, const Setting *s, DataSet *set, DataSubse
         if (!k->why || !strcmp(s->value, "false")) return 0;
         return err_set(e, ERR_USAGE, "%s: %s is not supported: %s", f->path, s->key, k->why);
     }
-    if (s->index > (k->type == SIZE))
+    if (s->index > (k->type == SIZE || k->type == RANGE))
         return err_set(e, ERR_USAGE, "%s: %s: one value expected", f->path, s->key);
     void *field = (char *)(k->of_set ? (void *)set : (void *)sub) + k->at;
     int yes = !strcmp(s->value, "true");
@@ -151,6 +151,7 @@ static int apply(const DatasetFile *f, const Setting *s, DataSet *set, DataSubse
         TRY(number(f, s, k, &v, e));
         if (k->type == NUM) *(double *)field = v;
         else if (k->type == INT) *(int *)field = (int)v;
+        else if (k->type == RANGE) ((double *)field)[s->index] = v;
         else if (s->index) set->bucket.h = (int)v;
         else set->bucket.w = set->bucket.h = (int)v;
     }
@@ -221,7 +222,8 @@ static int on_value(void *ctx, const char *key, const char *value, int index, Er
 static void make_plain(DataSubset *s)
 {
     const CaptionConfig *c = &s->caption;
-    s->flip_aug = 0;
+    s->flip_aug = s->random_crop = s->color_aug = 0;
+    s->face[0] = s->face[1] = 0;
     s->caption = (CaptionConfig){.prefix = c->prefix,
                                  .suffix = c->suffix,
                                  .separator = c->separator,
@@ -236,6 +238,10 @@ static int check_subset(const DatasetFile *f, DataSubset *s, size_t i, int flags
     if (s->metadata && s->is_reg)
         return err_set(e, ERR_USAGE, "%s: subset %zu: is_reg does not go with metadata_file",
                        f->path, i + 1);
+    if (s->face[0] > s->face[1])
+        return err_set(e, ERR_USAGE,
+                       "%s: subset %zu: face_crop_aug_range: two numbers expected, the smaller "
+                       "one first", f->path, i + 1);
     s->caption.wildcards = s->wildcards;
     if (!(flags & DATASET_MASKS)) s->mask_dir = NULL;
     if (flags & DATASET_PLAIN) make_plain(s);
@@ -252,6 +258,9 @@ static int make(DatasetFile *f, DataConfig *base, int flags, Err *e)
                              .alpha_mask = base->alpha_mask,
                              .flip_aug = base->flip_aug,
                              .resize = base->resize,
+                             .random_crop = base->random_crop,
+                             .color_aug = base->color_aug,
+                             .face = {base->face[0], base->face[1]},
                              .caption = base->caption};
     size_t dataset = 0, set = 0, n = 0;
     f->sets = mem_calloc(f->set_count + 1, sizeof *f->sets);

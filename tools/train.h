@@ -46,7 +46,9 @@ typedef struct {
         *network_args, *validation_dir, *save_model_as, *ram, *lr_decay, *mask_dir,
         *caption_separator, *secondary_separator, *dataset_config, *in_json, *token_string,
         *init_word, *ti_weights, *preset, *trigger, *class_prompt, *logging_dir, *log_prefix,
-        *log_with, *meta_text[TRAIN_META], *resize_interpolation;
+        *log_with, *meta_text[TRAIN_META], *resize_interpolation,
+        *face_crop_aug_range;
+    double face[2];                /* what it says; 0: nothing */
     ResizeMethod resize;           /* what it says */
     OptionList optimizer_arg_list, network_arg_list, lr_arg_list, base_weights, base_multipliers,
         rest, sweep;
@@ -62,7 +64,7 @@ typedef struct {
         token_warmup_min, validate_every_n_epochs, validate_every_n_steps, max_validation_steps,
         repeats, num_repeats, sweep_halving, save_n_epoch_ratio, save_last_n_steps, until_best,
         num_class_images, use_ema, ema_update_after, ti, num_vectors, object_template,
-        style_template;
+        style_template, random_crop, color_aug, cache_latents;
     int64_t seed, validation_seed;
     double network_alpha, conv_alpha, lr, unet_lr, text_lr, max_grad_norm, lr_power, min_snr_gamma,
         huber_c, noise_offset, caption_dropout_rate, tag_dropout_rate, prior_loss_weight, kl_weight,
@@ -247,7 +249,7 @@ void train_print_defaults(const TrainRun *r);
 int train_dataset(Dataset **ds, const TrainOptions *o, int quiet, Err *e);
 /* r->ds, and r->val_ds where pictures are held out. */
 int train_open_data(TrainRun *r, Err *e);
-/* Options of pictures: how they are resized. */
+/* Options of pictures: how they are resized and cut. */
 int train_pictures_check(TrainOptions *o, Err *e);
 
 /* After everything is planned: makes the run fit into --ram (or what is free) by smaller

@@ -2,6 +2,7 @@
  * those that are held out of it.
  */
 #include <stdio.h>
+#include <stdlib.h>
 
 #include "tools/dataset_config.h"
 #include "tools/train.h"
@@ -17,6 +18,19 @@ int train_pictures_check(TrainOptions *o, Err *e)
     if (o->resize_interpolation && !resize_method(&o->resize, o->resize_interpolation))
         return err_set(e, ERR_USAGE, "option --resize_interpolation: \"%.60s\": expected %s",
                        o->resize_interpolation, RESIZE_NAMES);
+    char *end = o->face_crop_aug_range;
+    for (int i = 0; i < 2 && end; i++) {
+        o->face[i] = strtod(end, &end);
+        if (!(o->face[i] > 0) || *end != ",\0"[i] || o->face[1] < o->face[0] * i)
+            return err_set(e, ERR_USAGE,
+                           "option --face_crop_aug_range: \"%.60s\": two numbers expected, as "
+                           "2.0,4.0", o->face_crop_aug_range);
+        end += !i;
+    }
+    if (o->train_vae && (o->random_crop || o->color_aug || o->face[1] > 0))
+        return err_set(e, ERR_USAGE,
+                       "options --random_crop, --color_aug and --face_crop_aug_range: not with "
+                       "--train_vae, which cuts and recolours pictures by itself");
     return 0;
 }
 
@@ -28,6 +42,9 @@ static DataConfig data_config(const TrainOptions *o, const char *dir, const char
                     .batch_size = o->batch,
                     .flip_aug = o->flip_aug,
                     .resize = o->resize,
+                    .random_crop = o->random_crop,
+                    .color_aug = o->color_aug,
+                    .face = {o->face[0], o->face[1]},
                     .prior_loss_weight = o->prior_loss_weight,
                     .seed = (uint64_t)o->seed,
                     .skip_bad_images = o->skip_bad_images,
@@ -91,6 +108,11 @@ int train_open_data(TrainRun *r, Err *e)
     TrainOptions *o = &r->o;
     TRY(open_pictures(r, &r->ds, &r->ds_file, NULL, e));
     o->batch = r->ds->cfg.batch_size;
+    if ((o->cache_latents || o->cache_latents_to_disk) && dataset_augments(r->ds))
+        return err_set(e, ERR_USAGE,
+                       "option --cache_latents%s: not with random_crop, color_aug or "
+                       "face_crop_aug_range: each use of a picture has other latents",
+                       o->cache_latents ? "" : "_to_disk");
     if (!o->validation_dir && !(o->validation_split > 0) && !o->until_best) return 0;
     /* measured as they are: no variation, one picture at a time */
     DataConfig v = data_config(o, o->validation_dir ? o->validation_dir : o->data_dir, NULL);
@@ -98,7 +120,8 @@ int train_open_data(TrainRun *r, Err *e)
     if (!o->validation_dir) v.notice = NULL;       /* said already */
     v.bucket = r->ds->cfg.bucket;
     v.batch_size = 1;
-    v.flip_aug = 0;
+    v.flip_aug = v.random_crop = v.color_aug = 0;
+    v.face[0] = v.face[1] = 0;
     v.caption = (CaptionConfig){.prefix = o->caption_prefix,
                                 .suffix = o->caption_suffix,
                                 .separator = o->caption_separator,

@@ -37,7 +37,8 @@ static void account(TrainRun *r)
     size_t process = memory_held_later(r->m.dev, &r->lora), there = params_held(r->m.ps);
     if (dev_own_memory(r->m.dev) || there > process)
         there = 0; /* of a run before: in .weights, too */
-    r->memory = (Memory){.weights = p.frozen - encoder_weights(r) + (lora ? 0 : p.trained),
+    size_t released = r->ft.varies ? 0 : encoder_weights(r);
+    r->memory = (Memory){.weights = p.frozen - released + (lora ? 0 : p.trained),
                          .lora = lora ? p.trained : 0, .gradients = p.gradients,
                          .optimizer = optimizer_bytes(r), .activations = r->m.slab.bytes,
                          .process = process - there};
@@ -48,10 +49,13 @@ static void account(TrainRun *r)
     r->memory.plan = largest(&r->ft)->exec.plan;
     if (!dev_own_memory(r->m.dev))
         r->memory.host = finetune_bytes(&r->ft) + (r->val_ds ? finetune_bytes(&r->val) : 0);
-    r->memory.before = encoder_weights(r) + r->ft.slab.bytes + r->memory.host +
+    size_t own = r->ft.slab.bytes, held_out = r->val_ds ? r->val.slab.bytes : 0;
+    if (r->ft.varies) own = r->m.slab.bytes + held_out;
+    r->memory.before = encoder_weights(r) + (own > held_out ? own : held_out) + r->memory.host +
                        r->memory.process;
-    snprintf(r->memory.note, sizeof r->memory.note,
-             "the VAE's encoder is released after the latents are made");
+    snprintf(r->memory.note, sizeof r->memory.note, "%s",
+             r->ft.varies ? "the VAE's encoder stays: pictures differ from use to use"
+                          : "the VAE's encoder is released after the latents are made");
 }
 
 /* Plans everything again with at most slab_bytes of activations in a step. */
@@ -159,8 +163,10 @@ static double step_seconds(const TrainRun *r, const Speed *s)
     double update = 2.0 * (double)(r->memory.optimizer + r->memory.gradients) / s->bytes;
     if (r->o.train_vae) return cost_graph_seconds(s, r->ae.exec.g) + update;
     const Denoise *d = largest(&r->ft);
-    double pieces = ceil((double)r->o.batch / d->n) * r->o.accumulation;
-    return pieces * cost_graph_seconds(s, d->exec.g) + update;
+    double pieces = ceil((double)r->o.batch / d->n) * r->o.accumulation, encode = 0;
+    if (r->ft.varies)          /* as if all pictures varied, in the first size */
+        encode = r->o.batch * r->o.accumulation * cost_graph_seconds(s, r->ft.encoders[0].g);
+    return pieces * cost_graph_seconds(s, d->exec.g) + encode + update;
 }
 
 static void print_row(const TrainRun *r, size_t budget, const Speed *s)

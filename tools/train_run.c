@@ -196,13 +196,13 @@ static int stopped(TrainRun *r, int rc, Err *e)
     return rc;
 }
 
-/* All but what made the latents and has been released. */
+/* All but what made the latents: it has been released, or is there for good. */
 static int load(TrainRun *r, Err *e)
 {
     static const char *const parts[] = {"text_encoder.", "unet.", "vae.decoder.",
                                         "vae.post_quant_conv."};
     if (r->o.train_vae) return model_load(&r->m, e);
-    TRY(slab_alloc(&r->m.slab, r->m.dev, e));
+    if (!r->m.slab.base) TRY(slab_alloc(&r->m.slab, r->m.dev, e));
     for (int i = 0; i < 4; i++) TRY(model_load_part(&r->m, parts[i], e));
     train_drop_lora(r);
     mem_trim();

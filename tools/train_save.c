@@ -142,14 +142,16 @@ static void put_data(Meta *m, const TrainRun *r)
     put(m, "ss_flip_aug", "%s", yes(o->flip_aug));
     put(m, "ss_resize_interpolation", "%s",
         o->resize_interpolation ? o->resize_interpolation : "None");
-    put(m, "ss_color_aug", "False");
-    put(m, "ss_random_crop", "False");
+    put(m, "ss_color_aug", "%s", yes(o->color_aug));
+    put(m, "ss_random_crop", "%s", yes(o->random_crop));
+    if (o->face[1] > 0) put(m, "ss_face_crop_aug_range", "(%g, %g)", o->face[0], o->face[1]);
+    else put(m, "ss_face_crop_aug_range", "None");
     put(m, "ss_shuffle_caption", "%s", yes(o->shuffle_caption));
     put(m, "ss_keep_tokens", "%d", o->keep_tokens);
     put(m, "ss_caption_dropout_rate", "%g", o->caption_dropout_rate);
     put(m, "ss_caption_dropout_every_n_epochs", "%d", o->dropout_every_n_epochs);
     put(m, "ss_caption_tag_dropout_rate", "%g", o->tag_dropout_rate);
-    put(m, "ss_cache_latents", "True");
+    put(m, "ss_cache_latents", "%s", yes(!r->ft.varies));
 }
 
 static void put_run(Meta *m, const TrainRun *r)

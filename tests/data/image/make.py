@@ -73,3 +73,10 @@ for method, w, h, ow, oh, c in cases:
         cv2.setUseOptimized(method != "bicubic")
         b = cv2.resize(a, (ow, oh), interpolation=opencv[method])
     b.tofile(f"{method}_{w}x{h}_{ow}x{oh}x{c}.raw")
+
+# Another hue, as kohya's color_aug; OpenCV's baseline vectors cut all fractions of such rows off
+cv2.setUseOptimized(False)
+for by in (5.25, 177.0):
+    hsv = cv2.cvtColor(noise(48, 16, 3), cv2.COLOR_BGR2HSV)
+    hsv[:, :, 0] = (hsv[:, :, 0] + by) % 180
+    cv2.cvtColor(hsv, cv2.COLOR_HSV2BGR).tofile(f"hue_{by:g}.raw")
