@@ -1,11 +1,13 @@
 /* test_kohya.c - what `sdc train` takes over from kohya's train_network.py: every option is
- * known by name, and noise, loss weights, masks and norms are those of its formulas. */
+ * known by name, noise is what its functions make of the same random numbers, and loss weights,
+ * masks and norms are those of its formulas. */
 #include <stdlib.h>
 
 #include "engine/data.h"
 #include "engine/io.h"
 #include "engine/lora.h"
 #include "engine/mem.h"
+#include "engine/tensorfile.h"
 #include "models/denoise.h"
 #include "models/noise.h"
 #include "tests/fixture.h"
@@ -60,103 +62,78 @@ TEST(kohya_options_that_are_not_here_say_why)
     CHECK(strstr(err, "note: --xformers is ignored: "));
 }
 
-/* ---- noise: library/train_util.py get_noise_noisy_latents_and_timesteps --- */
+/* ---- noise: what kohya's own functions made of the same random numbers --------------- */
 
-enum { H = 6, W = 10, N = H * W * 4 };
+enum { B = 2, H = 8, W = 6, N = H * W * 4 };
 
-static void normal(RngKey key, uint32_t purpose, uint64_t first, float *x, size_t n)
+static const struct {
+    const char *name;
+    NoiseConfig c;
+} noises[] = {                       /* tests/golden/make_noise.py has the same */
+    {"plain", {.discount = 0.3f}},
+    {"offset", {.offset = 0.1f}},
+    {"offset-random", {.offset = 0.1f, .offset_random = 1}},
+    {"adaptive", {.offset = 0.05f, .adaptive = 0.3f}},
+    {"adaptive-below-0", {.offset = 0.1f, .adaptive = -0.5f}},
+    {"adaptive-random", {.offset = 0.1f, .offset_random = 1, .adaptive = -0.02f}},
+    {"multires", {.iterations = 6, .discount = 0.3f}},
+    {"multires-offset", {.offset = 0.05f, .iterations = 8, .discount = 0.8f}},
+    {"multires-1", {.iterations = 1, .discount = 0.3f}},
+    {"gamma", {.gamma = 0.1f}},
+    {"gamma-random",
+     {.offset = 0.1f, .offset_random = 1, .iterations = 6, .discount = 0.3f, .gamma = 0.2f,
+      .gamma_random = 1}},
+};
+
+/* The noise of a batch and what its input gets. */
+static void draw_noise(const NoiseConfig *c, float *noise, float *input)
 {
-    key.purpose = purpose;
-    rng_normal(key, first, x, n);
-}
-
-static const RngKey key = {9, 4, 3, 0}, batch = {9, 4, 2, 0};
-
-static double uniform(uint32_t i)
-{
-    return (double)rng_uniform((RngKey){9, 4, 2, RNG_PURPOSE_NOISE_STRENGTH}, i);
-}
-
-TEST(noise_offset_is_kohyas)
-{
-    float plain[N], noise[N], latents[N], draw[4];
-    normal(key, RNG_PURPOSE_NOISE, 0, plain, N);
-    normal(key, RNG_PURPOSE_NOISE_OFFSET, 0, draw, 4);
-    for (int i = 0; i < N; i++)
-        latents[i] = (i % 4 == 1 ? -3.0f : 0.5f) + (float)(i % 7 - 3) * 0.01f;
-    NoiseConfig c = {0};
-    noise_draw(&c, noise, latents, H, W, key, batch, NULL);
-    CHECK(!memcmp(noise, plain, sizeof plain));
-    for (int kind = 0; kind < 4; kind++) {
-        c = (NoiseConfig){.offset = 0.1f,
-                          .offset_random = kind & 1,
-                          .adaptive = kind & 2 ? -0.05f : 0};
-        noise_draw(&c, noise, latents, H, W, key, batch, NULL);
-        for (int i = 0; i < N; i++) {
-            double mean = 0, amount = 0.1 * (kind & 1 ? uniform(0) : 1);
-            for (int k = i % 4; k < N; k += 4) mean += latents[k];
-            if (kind & 2) amount = fmax(0, amount - 0.05 * fabs(mean / (H * W)));
-            CHECK_NEAR(noise[i], plain[i] + amount * draw[i % 4], 2e-6);
-        }
+    const RngKey batch = {9, 4, 2, 0};
+    float latents[N], scratch[N];
+    for (uint32_t i = 0; i < B; i++) {
+        RngKey key = batch;
+        key.sample += i;
+        key.purpose = RNG_PURPOSE_LATENT;
+        rng_normal(key, 0, latents, N);
+        for (int k = 0; k < N; k++) latents[k] += ((const float[]){0.5f, -3, 0, 2})[k % 4];
+        noise_draw(c, noise + i * N, latents, H, W, key, batch, scratch);
+    }
+    noise_finish(c, noise, B * N);
+    for (uint32_t i = 0; c->gamma > 0 && i < B; i++) {
+        RngKey key = batch;
+        key.sample += i;
+        noise_perturb(c, input + i * N, noise + i * N, N, key, batch);
     }
 }
 
-/* torch.nn.Upsample(mode="bilinear") as a sum over the small picture's triangles. */
-static double upsampled(const float *small, int sh, int sw, int y, int x, int c)
+/* The largest difference from a tensor of the file; -1: there is none. */
+static double off(TensorFile *f, const char *noise, const char *part, const float *x)
 {
-    double sy = fmin(fmax((y + 0.5) * sh / H - 0.5, 0), sh - 1),
-           sx = fmin(fmax((x + 0.5) * sw / W - 0.5, 0), sw - 1), sum = 0;
-    for (int i = 0; i < sh; i++)
-        for (int k = 0; k < sw; k++)
-            sum += fmax(0, 1 - fabs(sy - i)) * fmax(0, 1 - fabs(sx - k)) *
-                   (double)small[(i * sw + k) * 4 + c];
-    return sum;
+    char name[60];
+    float want[B * N];
+    double far = 0;
+    snprintf(name, sizeof name, "%s.%s", noise, part);
+    const FileTensor *t = tensorfile_find(f, name);
+    if (!t || t->count != B * N || tensorfile_read_f32(f, t, 0, B * N, want, NULL)) return -1;
+    for (int i = 0; i < B * N; i++) far = fmax(far, fabs((double)x[i] - (double)want[i]));
+    return far;
 }
 
-TEST(noise_of_many_scales_is_kohyas)
+TEST(noise_is_kohyas)
 {
-    float noise[2 * N], small[N], scratch[N];
-    double want[N];
-    NoiseConfig c = {.iterations = 6, .discount = 0.4f};
-    normal(key, RNG_PURPOSE_NOISE, 0, noise, N);
-    for (int i = 0; i < N; i++) want[i] = (double)noise[i];
-    int used = 0;
-    for (int i = 0; i < 6; i++, used++) {
-        double r = 2 + 2 * uniform(2 + (uint32_t)i);
-        int sh = (int)(H / pow(r, i)), sw = (int)(W / pow(r, i));
-        sh = sh < 1 ? 1 : sh;
-        sw = sw < 1 ? 1 : sw;
-        normal(key, RNG_PURPOSE_NOISE_SCALES, (uint64_t)i * N, small, (size_t)(sh * sw * 4));
-        for (int k = 0; k < N; k++)
-            want[k] += pow(0.4, i) * upsampled(small, sh, sw, k / 4 / W, k / 4 % W, k % 4);
-        if (sh == 1 || sw == 1) break;
+    TensorFile *f;
+    Err e = {0};
+    CHECK_OK(tensorfile_open(&f, "tests/golden/noise/noise.safetensors", &e), &e);
+    for (size_t i = 0; i < sizeof noises / sizeof *noises; i++) {
+        float noise[B * N], input[B * N] = {0};
+        draw_noise(&noises[i].c, noise, input);
+        double a = off(f, noises[i].name, "noise", noise), b = 0;
+        if (noises[i].c.gamma > 0) b = off(f, noises[i].name, "input", input);
+        /* a dozen roundings in f32 of values below 8 */
+        if (!(a >= 0 && a < 6e-6 && b >= 0 && b < 6e-6))
+            test_fail(__FILE__, __LINE__, "%s: noise off by %g, input by %g", noises[i].name, a, b);
     }
-    CHECK(used >= 1 && used < 5);                    /* it ends at a side of 1 */
-    noise_draw(&c, noise, NULL, H, W, key, batch, scratch);
-    for (int i = 0; i < N; i++) CHECK_NEAR(noise[i], want[i], 1e-5);
-    for (int i = 0; i < N; i++) noise[N + i] = 2 * noise[i] + 1;
-    double mean = 0, square = 0, first = noise[0];
-    for (int i = 0; i < 2 * N; i++) mean += (double)noise[i] / (2 * N);
-    for (int i = 0; i < 2 * N; i++) square += pow(noise[i] - mean, 2) / (2 * N - 1);
-    noise_finish(&c, noise, 2 * N);                  /* over the batch; the mean stays */
-    CHECK_NEAR(noise[0], first / sqrt(square), 1e-5);
-    c.iterations = 0;
-    first = noise[0];
-    noise_finish(&c, noise, 2 * N);
-    CHECK(noise[0] == first);
-}
-
-TEST(noise_of_the_input_is_kohyas)
-{
-    float noise[N], more[N], in[N];
-    normal(key, RNG_PURPOSE_NOISE, 0, noise, N);
-    normal(key, RNG_PURPOSE_NOISE_INPUT, 0, more, N);
-    for (int random = 0; random < 2; random++) {
-        NoiseConfig c = {.gamma = 0.1f, .gamma_random = random};
-        double gamma = 0.1 * (random ? uniform(1) : 1);
-        noise_perturb(&c, in, noise, N, key, batch);
-        for (int i = 0; i < N; i++) CHECK_NEAR(in[i], noise[i] + gamma * more[i], 1e-6);
-    }
+    tensorfile_close(f);
 }
 
 /* ---- loss: train_network.py post_process_loss ------------------------------ */
