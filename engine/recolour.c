@@ -24,7 +24,8 @@ static void from_hsv(uint8_t *p, Hsv c)
 {
     static const uint8_t at[6][3] = {{1, 3, 0}, {1, 0, 2}, {3, 0, 1}, {0, 2, 1}, {0, 1, 3},
                                      {2, 1, 0}};
-    float h = (float)c.h * (6.0f / HUES), s = (float)c.s * (1.0f / 255), v = (float)c.v * (1.0f / 255);
+    const float part = 1.0f / 255;
+    float h = (float)c.h * (6.0f / HUES), s = (float)c.s * part, v = (float)c.v * part;
     int sector = (int)h;
     h -= (float)sector;
     const float level[4] = {v, v * (1 - s), v * (1 - s * h), v * (1 - s * (1 - h))};

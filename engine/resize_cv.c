@@ -166,7 +166,8 @@ static void blend_across(int *line, const uint8_t *x, int in, int w, int c, cons
     for (int i = 0; i < w; i++, p++)
         for (int ch = 0; ch < c; ch++) {
             int sum = 0;
-            for (int k = 0; k < taps; k++) sum += x[within(p->first + k, in) * c + ch] * p->weight[k];
+            for (int k = 0; k < taps; k++)
+                sum += x[within(p->first + k, in) * c + ch] * p->weight[k];
             *line++ = sum;
         }
 }
@@ -224,7 +225,8 @@ static int blend(Image *out, const Image *in, Kind kind, Err *e)
         Place y;
         int *line[TAPS_MAX];
         find_place(&y, kind, i, in->h, out->h, 0);
-        for (int k = 0; k < l.taps; k++) line[k] = line_of(&l, in, out->w, within(y.first + k, in->h));
+        for (int k = 0; k < l.taps; k++)
+            line[k] = line_of(&l, in, out->w, within(y.first + k, in->h));
         blend_down(out->px + (size_t)i * row, line, row, &y, l.taps);
     }
     mem_free(x);

@@ -262,7 +262,8 @@ static int encode_all(Finetune *f, int (*tick)(void *ctx, size_t done, size_t to
             float **at = &f->moments[2 * i + (size_t)flip];
             int rc = tick ? tick(ctx, ++done, total) : 0;
             if (rc) return err_set(e, rc, "stopped while encoding pictures");
-            if (kept(f, &f->ds->items[i]) && !*at) TRY(add_moments(f, &f->ds->items[i], flip, at, e));
+            if (!kept(f, &f->ds->items[i]) || *at) continue;
+            TRY(add_moments(f, &f->ds->items[i], flip, at, e));
         }
     return 0;
 }

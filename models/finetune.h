@@ -1,9 +1,9 @@
 /* finetune.h - training the noise predictor on a data set: LoRA or full.
  *
  * What kohya's train_network.py and train_db.py do per step, over the engine:
- * latents (encoded once; at each use where uses differ), captions, timesteps, noise, one Denoise graph for
- * each batch shape that the data set will need, all planned before the model is
- * loaded. A step is a function of (seed, step): nothing to save but weights.
+ * latents (encoded once, or at each use where uses differ), captions, timesteps,
+ * noise, one Denoise graph for each batch shape that the data set will need, all
+ * planned before the model is loaded. A step is a function of (seed, step): nothing to save but weights.
  */
 #ifndef SDC_MODELS_FINETUNE_H
 #define SDC_MODELS_FINETUNE_H

@@ -117,6 +117,7 @@ TEST(grid_changes_loras_in_place)
     CHECK_INT(grid(more), 0);
     snprintf(second, sizeof second, "-p 'a <lora:x-000001:0.3> cat' --lora_dir %s --dtype int8",
              test_path("lora"));
+    CHECK(strstr(err, "LoRA: none | LoRA: x epoch 1:0.3\n"));
     const Want tags[] = {{2, second}};
     CHECK_CELLS(without);
     CHECK_CELLS(tags);
@@ -129,8 +130,10 @@ TEST(grid_changes_loras_in_place)
 
 TEST(grid_repeats_from_its_own_text)
 {
-    CHECK_INT(grid("-p 'a cat, sitting' --x 'seed: -1,3' --y 'Prompt S/R: \"cat, sitting\", "
-                   "\"dog\"'"), 0);
+    CHECK_INT(grid("-p 'a cat, sitting <hypernet:a:1>' --x 'seed: -1,3' "
+                   "--y 'Prompt S/R: \"cat, sitting\", \"dog\"'"), 0);
+    const char *note = strstr(err, "note: <hypernet:a:1>");
+    CHECK(note && !strstr(note + 1, "note: "));          /* once, not for every picture */
     CHECK_INT(rename(test_path("g.png"), test_path("first.png")), 0);
     snprintf(args, sizeof args, "grid -m %s --from_png %s -o %s --threads 1", fixture_model(),
              test_path("first.png"), test_path("g.png"));

@@ -161,7 +161,7 @@ TEST(train_takes_the_vae_of_another_file)
         snprintf(file[i], sizeof file[i], "%s/o%d/x.safetensors", test_dir(), i);
         snprintf(args, sizeof args,
                  "train -m %s -d %s -o %s/o%d --output_name x --resolution 64 --network_dim 2 "
-                 "--threads 1 --seed 5 --max_train_steps 1 %s %s",
+                 "--threads 1 --seed 5 --max_train_steps 1 --save_state %s %s",
                  fixture_model(), data, test_dir(), i, vaes[i] ? "--vae" : "", !vaes[i] ? ""
                  : i == 1 ? own : vaes[i]);
         CHECK_INT(test_sdc(args, NULL, text, sizeof text), i == 4 ? 3 : 0);
@@ -169,6 +169,12 @@ TEST(train_takes_the_vae_of_another_file)
     CHECK(strstr(text, "not a VAE of Stable Diffusion") && strstr(text, "lora/a.safetensors"));
     CHECK(same_tensors(file[0], file[1]) && same_tensors(file[2], file[3]));
     CHECK(!same_tensors(file[0], file[2]));
+    snprintf(args, sizeof args,
+             "train -m %s -d %s -o %s/o1 --output_name x --resolution 64 --network_dim 2 "
+             "--threads 1 --seed 5 --max_train_steps 1 --resume --vae %s", fixture_model(), data,
+             test_dir(), vaes[2]);
+    CHECK_INT(test_sdc(args, NULL, text, sizeof text), 2);
+    CHECK(strstr(text, "--vae was \""));
     snprintf(args, sizeof args, "train -m %s -d %s --full --vae %s", fixture_model(), data, own);
     CHECK_INT(test_sdc(args, NULL, text, sizeof text), 2);
     CHECK(strstr(text, "--vae"));

@@ -169,6 +169,36 @@ TEST(auto_draws_what_it_keeps)
                              test_path("b/sample/x_000004_00_5.png")));
 }
 
+/* So it is for whole models and for embeddings, whose kept weights are read back. */
+TEST(auto_draws_what_it_keeps_of_all_kinds)
+{
+    Err e = {0};
+    static const char *const kinds[] = {
+        "--full --learning_rate 3e-2",
+        "--ti --token_string zq --use_style_template --num_vectors_per_token 4 --learning_rate 0.3 "
+        "--seed 6"};
+    char more[900], at[2][80];
+    CHECK(fixture_model());
+    CHECK_OK(fixture_data(test_path("data"), &e), &e);
+    CHECK_OK(io_write_file(test_path("prompts.txt"), "a zq --s 2 --d 5\n", 17, &e), &e);
+    for (int i = 0; i < 2; i++) {
+        int best = 0;
+        for (int every = 1; every <= 2; every++) {
+            char *to = at[every - 1];
+            snprintf(more, sizeof more,
+                     "%s --auto --validate_every_n_steps 1 --max_train_steps 3 --train_batch_size "
+                     "2 --sample_every_n_steps %d --sample_prompts %s",
+                     kinds[i], every, test_path("prompts.txt"));
+            snprintf(to, sizeof at[0], "%d%d", i, every);
+            CHECK_INT(train(to, more), 0);
+            best = (int)number_after(out, " after step ");
+            snprintf(to, sizeof at[0], "%d%d/sample/x_%06d_00_5.png", i, every, best);
+        }
+        CHECK_INT(best, 1);                  /* a step after which there is no row otherwise */
+        CHECK(fixture_same_file(test_path(at[0]), test_path(at[1])));
+    }
+}
+
 /* Latents of 2x1 pixels: (mean, log variance) of four channels each. */
 TEST(samples_are_measured_by_the_nearest_picture)
 {

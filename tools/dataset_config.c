@@ -110,12 +110,12 @@ static int bad_value(const DatasetFile *f, const Setting *s, const char *want, E
 static int number(const DatasetFile *f, const Setting *s, const Key *k, double *v, Err *e)
 {
     char *end, want[80];
+    int real = k->type == NUM || k->type == RANGE;
     *v = strtod(s->value, &end);
     if (end != s->value && !*end && *v >= k->low && *v <= k->high &&
-        (k->type == NUM || k->type == RANGE || *v == floor(*v)))
+        (real || *v == floor(*v)))
         return 0;
-    snprintf(want, sizeof want, "a %snumber from %g to %g", k->type == NUM || k->type == RANGE ? "" : "whole ", k->low,
-             k->high);
+    snprintf(want, sizeof want, "a %snumber from %g to %g", real ? "" : "whole ", k->low, k->high);
     return bad_value(f, s, want, e);
 }
 
@@ -310,8 +310,8 @@ int dataset_file_open(DatasetFile **out, DataConfig *base, const char *path, int
     f->path = path;
     int rc = io_read_text(&text, NULL, path, CONFIG_MAX, e);
     if (!rc) {
-        rc = (is_json(path) ? json_read_tables : toml_read_tables)(text, path, on_value, on_table, f,
-                                                                   e);
+        rc = is_json(path) ? json_read_tables(text, path, on_value, on_table, f, e)
+                           : toml_read_tables(text, path, on_value, on_table, f, e);
         mem_free(text);
     }
     if (!rc) rc = make(f, base, flags, e);

@@ -1,5 +1,6 @@
 /* sample_info.c - see sample.h. */
 #include <stdarg.h>
+#include <stdint.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -7,6 +8,19 @@
 #include "engine/mem.h"
 #include "tools/filehash.h"
 #include "tools/sample.h"
+
+/* The same line twice, as for each picture of a grid, is printed once. */
+static int said(const char *line)
+{
+    static uint32_t lines[256];
+    static size_t count;
+    uint32_t h = 2166136261u;
+    for (const char *s = line; *s; s++) h = (h ^ (unsigned char)*s) * 16777619u;
+    for (size_t i = 0; i < count; i++)
+        if (lines[i] == h) return 1;
+    if (count < sizeof lines / sizeof *lines) lines[count++] = h;
+    return 0;
+}
 
 void sample_note(const char *fmt, ...)
 {
@@ -17,7 +31,7 @@ void sample_note(const char *fmt, ...)
     vsnprintf(line, sizeof line, fmt, ap);
     va_end(ap);
     err_set(&clean, ERR_FAIL, "%s", line);
-    fprintf(stderr, "note: %s\n", clean.msg);
+    if (!said(clean.msg)) fprintf(stderr, "note: %s\n", clean.msg);
 }
 
 /* ---- reading ------------------------------------------------------------- */

@@ -191,6 +191,7 @@ char *train_network_args(const TrainOptions *o);               /* JSON; mem_free
 int train_ti_check(const TrainOptions *o, Err *e);
 void train_ti_captions(const TrainOptions *o, FinetuneConfig *c);
 int train_ti_open(TrainRun *r, Err *e);
+int train_ti_load(TrainRun *r, const char *path, Err *e);
 int train_ti_save(const TrainRun *r, const char *path, FileDtype dtype, const LoraMeta *meta,
                   size_t count, Err *e);
 static inline int train_is_lora(const TrainOptions *o)
@@ -290,7 +291,7 @@ int train_report(const TrainRun *r, Err *e);
 /* The trained weights under output_dir/name.safetensors. epoch and step are for
  * the metadata. */
 int train_save_weights(TrainRun *r, const char *name, uint32_t epoch, Err *e);
-/* A LoRA that this run has written, back into the parameters under training. */
+/* What this run has saved under a name, back into the parameters under training. */
 int train_load_weights(TrainRun *r, const char *name, Err *e);
 /* When no step follows: writes the trained file (save: unless --auto has kept a better one),
  * and makes the parameters what the file has: the kept ones, or the averages of --use_ema.

@@ -122,6 +122,22 @@ static int file_fact(TrainRun *r, const char *option, const char *path, Err *e)
     return fact(r, option, mem_strdup(hex), e);
 }
 
+/* Files of weights by 64 KB of each (hash.h), as kohya names models. */
+static int weights_fact(TrainRun *r, const char *option, TensorFile *const *files, size_t count,
+                        const char *none, Err *e)
+{
+    char *all = mem_strdup(count ? "" : none);
+    for (size_t i = 0; all && i < count; i++) {
+        char hex[HASH_LEGACY_HEX];
+        int rc = hash_file_legacy(hex, tensorfile_path(files[i]), e);
+        char *more = rc ? NULL : mem_printf("%s%s%s", all, i ? " " : "", hex);
+        mem_free(all);
+        TRY(rc);
+        all = more;
+    }
+    return fact(r, option, all, e);
+}
+
 int train_facts(TrainRun *r, Err *e)
 {
     const TrainOptions *o = &r->o;
@@ -144,6 +160,10 @@ int train_facts(TrainRun *r, Err *e)
     TRY(list_options(r, e));
     TRY(file_fact(r, "dataset_config", o->dataset_config, e));
     TRY(file_fact(r, "in_json", o->in_json, e));
+    const Checkpoint *ck = r->m.ck;
+    TRY(weights_fact(r, "pretrained_model_name_or_path", ck->files, ck->file_count,
+                     "random weights", e));
+    TRY(weights_fact(r, "vae", &ck->vae, ck->vae != NULL, "the model's own", e));
     TRY(fact(r, "full_bf16", mem_printf("%d", o->full_bf16), e));
     TRY(fact(r, "train_data_dir",
              mem_printf("%zu pictures, %" PRIu32 " uses", r->ds->item_count, r->ds->entry_count),

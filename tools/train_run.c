@@ -177,7 +177,7 @@ int train_result(TrainRun *r, int save, Err *e)
     if (save && !has_best(r))
         TRY(train_save_weights(r, r->o.output_name,
                                (r->total + r->steps_per_epoch - 1) / r->steps_per_epoch, e));
-    if (has_best(r) && train_is_lora(&r->o)) return train_load_weights(r, r->o.output_name, e);
+    if (has_best(r)) return train_load_weights(r, r->o.output_name, e);
     optim_swap(r->t.optim);
     return 0;
 }

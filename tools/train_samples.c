@@ -113,6 +113,21 @@ static void moment(const TrainRun *r, uint32_t done, char *s, size_t cap)
     else snprintf(s, cap, "%06" PRIu32, done);
 }
 
+/* As people write it, from its name: "before", "epoch 2", "step 100" (mem_free). */
+static char *plain_name(const char *label)
+{
+    int step = *label != 'e';
+    long n = strtol(label + !step, NULL, 10);
+    return n ? mem_printf("%s %ld", step ? "step" : "epoch", n) : mem_strdup("before");
+}
+
+static char *moment_name(const TrainRun *r, uint32_t done)
+{
+    char label[24];
+    moment(r, done, label, sizeof label);
+    return plain_name(label);
+}
+
 char *train_samples_path(const TrainRun *r, const char *label, size_t i)
 {
     return mem_printf("%s/sample/%s_%s_%02zu_%lld.png", r->o.output_dir, r->o.output_name, label, i,
@@ -161,14 +176,13 @@ static int write_grid(TrainRun *r, uint32_t done, Err *e)
 {
     size_t columns = r->samples->prompts.count, rows = 0;
     Image *cells = mem_calloc(columns * ROWS_MAX, sizeof *cells);
-    char labels[ROWS_MAX][24];
+    char *labels[ROWS_MAX];
     const char *row_labels[ROWS_MAX], **col_labels = mem_calloc(columns, sizeof *col_labels);
     int rc = cells && col_labels ? 0 : err_nomem(e, columns * sizeof *cells, "the grid");
     for (uint32_t at = 0; !rc && at <= done && rows < ROWS_MAX; at = next_moment(r, at)) {
         if (!load_row(r, at, cells + rows * columns)) continue;
-        moment(r, at, labels[rows], sizeof labels[rows]);
-        row_labels[rows] = labels[rows];
-        rows++;
+        row_labels[rows] = labels[rows] = moment_name(r, at);
+        if (!labels[rows++]) rc = err_nomem(e, 64, "the grid");
     }
     for (size_t i = 0; !rc && i < columns; i++) col_labels[i] = r->samples->prompts.list[i].text;
     Grid g = {.rows = (int)rows,
@@ -183,6 +197,7 @@ static int write_grid(TrainRun *r, uint32_t done, Err *e)
     if (!rc && rows) rc = image_save(path, &out, NULL, e);
     image_free(&out);
     for (size_t i = 0; cells && i < columns * ROWS_MAX; i++) image_free(&cells[i]);
+    for (size_t i = 0; i < rows; i++) mem_free(labels[i]);
     mem_free(cells);
     mem_free(col_labels);
     mem_free(path);
@@ -273,10 +288,10 @@ char *train_samples_row_name(const TrainRun *r, const char *label)
     char kept[24] = "";
     if (*label == 's') return mem_printf("%g", strtod(label + 1, NULL));
     if (r->o.until_best) moment(r, train_result_step(r), kept, sizeof kept);
-    int step = *label != 'e';
-    if (!strtol(label + !step, NULL, 10)) return mem_strdup("before");
-    return mem_printf("%s %ld%s", step ? "step" : "epoch", strtol(label + !step, NULL, 10),
-                      strcmp(label, kept) ? "" : " (kept)");
+    char *name = plain_name(label);
+    char *all = name ? mem_printf("%s%s", name, strcmp(label, kept) ? "" : " (kept)") : NULL;
+    mem_free(name);
+    return all;
 }
 
 double train_samples_cost(const TrainRun *r)
@@ -308,15 +323,13 @@ int train_samples_after(TrainRun *r, uint32_t done, Err *e)
     return 0;
 }
 
-/* A run that was to have no rows, as those of a sweep, has none of its end either. Weights of
- * a whole model that --auto has kept are not read back. */
+/* A run that was to have no rows, as those of a sweep, has none of its end either. */
 int train_samples_last(TrainRun *r, Err *e)
 {
     uint32_t step = train_result_step(r);
     if (!r->samples || train_samples_interval(r) > r->total ||
         step % train_samples_interval(r) == 0)
         return 0;
-    if (step != r->t.step && !train_is_lora(&r->o)) return 0;
     TRY(make_all(r, step, e));
     return step == r->t.step ? log_nearness(r, step, e) : 0;       /* a log goes on only */
 }

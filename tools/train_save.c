@@ -232,13 +232,11 @@ static int read_lora(TrainRun *r, Err *e)
     return 0;
 }
 
-int train_load_weights(TrainRun *r, const char *name, Err *e)
+static int load_lora(TrainRun *r, const char *path, Err *e)
 {
     LoraFactor f[LORA_FACTORS];
     Lora lo = {0};
-    char *path = mem_printf("%s/%s.safetensors", r->o.output_dir, name);
-    int rc = path ? lora_open(&lo, path, r->m.targets, r->m.target_count, e)
-                  : err_nomem(e, 64, "a file name");
+    int rc = lora_open(&lo, path, r->m.targets, r->m.target_count, e);
     for (size_t i = 0; i < lo.count; i++)
         for (int k = lora_factors(&lo.list[i], f) - 1; !rc && k >= 0; k--) {
             Param *p = factor(r, &lo.list[i], &f[k]);
@@ -246,6 +244,47 @@ int train_load_weights(TrainRun *r, const char *name, Err *e)
                 rc = params_set(r->m.ps, p, *f[k].values, e);
         }
     lora_close(&lo);
+    return rc;
+}
+
+/* ParamSource.read */
+static int saved_values(void *ctx, const Param *p, size_t first, size_t count, float *dst, Err *e)
+{
+    const CheckpointEntry *en = checkpoint_find(ctx, p->name);
+    if (!en || (size_t)en->count != p->count)
+        return err_set(e, ERR_INPUT, "tensor %s: the saved model has none of this shape", p->name);
+    int64_t at = en->first + (int64_t)first;
+    TRY(tensorfile_read_f32(en->file, en->tensor, at, (int64_t)count, dst, e));
+    tensorfile_drop(en->file, en->tensor, at, (int64_t)count);
+    return 0;
+}
+
+static int in_rows(void *ctx, const Param *p)
+{
+    (void)ctx, (void)p;
+    return 0;
+}
+
+static int load_model(TrainRun *r, const char *path, Err *e)
+{
+    Checkpoint *ck;
+    Params *ps = r->m.ps;
+    TRY(checkpoint_open(&ck, path, e));
+    for (size_t i = 0; i < ps->count; i++)
+        if (ps->list[i]->trainable) ps->list[i]->filled = 0;
+    const ParamSource source = {saved_values, in_rows, ck};
+    int rc = params_fill(ps, &source, e);
+    checkpoint_close(ck);
+    return rc;
+}
+
+int train_load_weights(TrainRun *r, const char *name, Err *e)
+{
+    char *path = mem_printf("%s/%s.safetensors", r->o.output_dir, name);
+    if (!path) return err_nomem(e, 64, "a file name");
+    int rc = train_is_lora(&r->o) ? load_lora(r, path, e)
+             : r->o.ti            ? train_ti_load(r, path, e)
+                                  : load_model(r, path, e);
     mem_free(path);
     return rc;
 }

@@ -136,6 +136,17 @@ int train_ti_open(TrainRun *r, Err *e)
     return rc;
 }
 
+int train_ti_load(TrainRun *r, const char *path, Err *e)
+{
+    Param *p = params_find(r->m.ps, CLIP_ADDED);
+    Embeddings saved = {0};
+    int rc = embeddings_open(&saved, path, r->m.ck->config.text_width, e);
+    if (!rc && p && (size_t)saved.rows * (size_t)saved.width == p->count)
+        rc = params_set(r->m.ps, p, saved.values, e);
+    embeddings_close(&saved);
+    return rc;
+}
+
 int train_ti_save(const TrainRun *r, const char *path, FileDtype dtype, const LoraMeta *meta,
                   size_t count, Err *e)
 {

@@ -54,6 +54,9 @@ int xyz_lora_strength(SampleOptions *o, const char *which, const char *value, Er
 int xyz_lora_file(SampleOptions *o, const char *which, const char *value, Err *e);
 /* kohya's name of the file of an epoch, or the plain name for "last". */
 int xyz_lora_epoch(SampleOptions *o, const char *which, const char *value, Err *e);
+/* A value of such an axis as people write it: "3" for 000003, "cat epoch 3:0.5" for
+ * dir/cat-000003.safetensors:0.5 (mem_free). */
+char *xyz_lora_label(const char *value);
 
 typedef struct {
     SampleOptions o;           /* first: the rows of sample_table count from here */

@@ -296,8 +296,10 @@ char *xyz_label(const XyzAxis *a, size_t i)
     const char *value = a->kind ? a->values.item[i] : "";
     if (!a->kind) return mem_strdup("");
     if (!a->kind->option && !a->kind->apply) return mem_strdup(value);
-    const char *slash = a->kind->is_lora ? strrchr(value, '/') : NULL;
-    return mem_printf("%s: %s", a->kind->label, slash ? slash + 1 : value);
+    char *text = a->kind->is_lora ? xyz_lora_label(value) : mem_strdup(value);
+    char *label = text ? mem_printf("%s: %s", a->kind->label, text) : NULL;
+    mem_free(text);
+    return label;
 }
 
 int xyz_record(const XyzAxis *a, Infotext *t, Err *e)

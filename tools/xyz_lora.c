@@ -163,16 +163,45 @@ int xyz_lora_file(SampleOptions *o, const char *which, const char *value, Err *e
     return rc;
 }
 
-/* The length of a name without -000010 in front of `end`, its ending's place. */
-static size_t without_epoch(const char *name, size_t end)
+/* The length of a file's name, of n bytes, without its ending. */
+static size_t stem_of(const char *name, size_t n)
 {
-    return end > 7 && name[end - 7] == '-' && strspn(name + end - 6, "0123456789") >= 6 ? end - 7
-                                                                                        : end;
+    static const char *const endings[] = {".safetensors", ".ckpt", ".pt"};
+    for (int i = 0; i < 3; i++) {
+        size_t k = strlen(endings[i]);
+        if (n > k && !strncmp(name + n - k, endings[i], k)) return n - k;
+    }
+    return n;
+}
+
+/* The length of a name without a mark and digits, as -000010, in front of `end`. */
+static size_t without(const char *name, size_t end, const char *mark, size_t digits)
+{
+    size_t k = strlen(mark);
+    if (end <= k + digits || strncmp(name + end - digits - k, mark, k) ||
+        strspn(name + end - digits, "0123456789") < digits)
+        return end;
+    return end - digits - k;
+}
+
+char *xyz_lora_label(const char *value)
+{
+    const char *slash = strrchr(value, '/'), *name = slash ? slash + 1 : value;
+    size_t n = strcspn(name, ":"), stem = stem_of(name, n);
+    size_t epoch = without(name, stem, "-", 6), step = without(name, stem, "-step", 8);
+    if (n && strspn(name, "0123456789") == n && !name[n])
+        return mem_printf("%ld", strtol(name, NULL, 10));
+    if (step < stem)
+        return mem_printf("%.*s step %ld%s", (int)step, name, strtol(name + stem - 8, NULL, 10),
+                          name + n);
+    if (epoch < stem)
+        return mem_printf("%.*s epoch %ld%s", (int)epoch, name, strtol(name + stem - 6, NULL, 10),
+                          name + n);
+    return mem_printf("%.*s%s", (int)stem, name, name + n);
 }
 
 int xyz_lora_epoch(SampleOptions *o, const char *which, const char *value, Err *e)
 {
-    static const char *const endings[] = {".safetensors", ".ckpt", ".pt"};
     Place p;
     char *end, epoch[16] = "";
     long n = strtol(value, &end, 10);
@@ -182,16 +211,9 @@ int xyz_lora_epoch(SampleOptions *o, const char *which, const char *value, Err *
         snprintf(epoch, sizeof epoch, "-%06ld", n);
     }
     TRY(need_lora(&p, o, which, e));
-    size_t stem = strlen(p.name);
-    for (int i = 0; i < 3; i++) {
-        size_t k = strlen(endings[i]);
-        if (stem > k && !strcmp(p.name + stem - k, endings[i])) {
-            stem -= k;
-            break;
-        }
-    }
-    char *name =
-        mem_printf("%.*s%s%s", (int)without_epoch(p.name, stem), p.name, epoch, p.name + stem);
+    size_t stem = stem_of(p.name, strlen(p.name));
+    char *name = mem_printf("%.*s%s%s", (int)without(p.name, stem, "-", 6), p.name, epoch,
+                            p.name + stem);
     int rc = name ? put(o, &p, name, p.args, e) : err_nomem(e, 64, "a LoRA");
     mem_free(name);
     place_free(&p);
