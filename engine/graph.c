@@ -52,8 +52,6 @@ size_t tensor_count(const Tensor *t)
     return n;
 }
 
-size_t tensor_bytes(const Tensor *t) { return tensor_count(t) * dtype_bytes(t->dt); }
-
 /* All axes between the first and the last. */
 static int inner(const Tensor *t)
 {
@@ -79,6 +77,7 @@ static Tensor *new_tensor(Graph *g, const char *name, Dtype dt, int ndim, const 
         if (dim[i] <= 0)
             err_set(&g->err, ERR_INPUT, "%s: axis %d has size %d", name, i, dim[i]);
     }
+    t->bytes = tensor_count(t) * dtype_bytes(dt);
     t->buffer = t;
     t->index = g->tensor_count;
     g->tensors[g->tensor_count++] = t;

@@ -32,30 +32,42 @@ typedef enum {
 
 typedef struct Node Node;
 
+/* Of both structs, what the planner reads again and again comes first: it walks through
+ * thousands of them many times. */
 typedef struct Tensor {
-    char name[96];         /* the input's name, or the layer path and op that made it */
+    Param *param;          /* set for weights: data and grad live there */
+    struct Tensor *base;   /* this is a part of it, from byte `at` on; NULL: a tensor of its own */
+    /* filled by plan.c */
+    struct Tensor *buffer; /* whose bytes these are: itself, or the tensor written in place */
+    int first, last;       /* node indices between which the buffer is live */
+    size_t bytes;          /* of its elements */
+    Node *made_by;         /* NULL for inputs and weights */
+    int keep;              /* readable after the run: inputs and outputs */
+    int index;
+    size_t offset;         /* in the activation slab */
+    size_t at;
     Dtype dt;              /* int32 ids are stored as DT_F32 with is_int set */
     int is_int;
     int ndim, dim[4];      /* (N,H,W,C), (N,T,C), (N,C), (C) */
-    Param *param;          /* set for weights: data and grad live there */
-    Param *of;             /* set for gradients of parameters: in Param.grad, or in the slab */
-    Node *made_by;         /* NULL for inputs and weights */
     int needs_grad;        /* a trainable parameter is upstream */
-    int keep;              /* readable after the run: inputs and outputs */
-    struct Tensor *base;   /* this is a part of it, from byte `at` on; NULL: a tensor of its own */
-    size_t at;
+    Param *of;             /* set for gradients of parameters: in Param.grad, or in the slab */
     struct Tensor *grad;   /* filled by graph_grad */
-    /* filled by plan.c */
-    int first, last;       /* node indices between which the buffer is live */
-    struct Tensor *buffer; /* whose bytes these are: itself, or the tensor written in place */
-    size_t offset;         /* in the activation slab */
-    int index;
+    char name[96];         /* the input's name, or the layer path and op that made it */
 } Tensor;
 
 enum { NODE_MAX_IN = 6, NODE_MAX_OUT = 3 };
 
 struct Node {
     OpKind op;
+    Dtype dt;                          /* which slot of the op table runs it */
+    /* recompute.c: */
+    int clone, mark;                   /* is computed once more; scratch of searches */
+    Node *again;                       /* computes the same once more, in the backward part */
+    Tensor *in[NODE_MAX_IN];           /* in the order of the op's parameters; NULL: absent */
+    Tensor *out[NODE_MAX_OUT];
+    Tensor *prev[NODE_MAX_OUT];        /* earlier partial gradient that out[i] is added to */
+    Tensor *scratch;                   /* plan.c: what the op needs while it runs; NULL: nothing */
+    Tensor *dw, *db;                   /* parameter gradients that a *_dw or *_bwd node adds to */
     union {
         Linear linear;
         Conv2d conv2d;
@@ -78,16 +90,7 @@ struct Node {
         Dropout dropout;
         size_t count;
     } p;
-    Dtype dt;                          /* which slot of the op table runs it */
-    Tensor *in[NODE_MAX_IN];           /* in the order of the op's parameters; NULL: absent */
-    Tensor *out[NODE_MAX_OUT];
-    Tensor *prev[NODE_MAX_OUT];        /* earlier partial gradient that out[i] is added to */
-    Tensor *scratch;                   /* plan.c: what the op needs while it runs; NULL: nothing */
-    Tensor *dw, *db;                   /* parameter gradients that a *_dw or *_bwd node adds to */
     char name[96];
-    /* recompute.c: */
-    Node *again;                       /* computes the same once more, in the backward part */
-    int clone, mark;                   /* is such a one; scratch of searches */
 };
 
 typedef struct Graph {
@@ -119,7 +122,7 @@ static inline int tensor_last(const Tensor *t) { return t->dim[t->ndim - 1]; }
 /* Product of all axes but the last. */
 int tensor_rows(const Tensor *t);
 size_t tensor_count(const Tensor *t);
-size_t tensor_bytes(const Tensor *t);
+static inline size_t tensor_bytes(const Tensor *t) { return t->bytes; }
 
 /* One builder per forward op of kernels/ops.h, which states the arithmetic.
  * b, res and rowbias may be NULL. The result is a new tensor of g->act. */

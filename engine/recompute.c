@@ -8,10 +8,12 @@
 #include "engine/cost.h"
 #include "engine/mem.h"
 
-/* When each tensor is used, by index of node; arrays by Tensor.index. */
+/* When a tensor is used, by index of node. */
+typedef struct { int last_forward, first_backward, last; } Uses;
+
 typedef struct {
     Graph *g;
-    int *last_forward, *first_backward, *last;
+    Uses *uses;                /* by Tensor.index */
     size_t *live;              /* bytes live at each node */
     int peak;                  /* where most are */
     int stamp;                 /* marks the nodes of the closure under work */
@@ -51,7 +53,7 @@ static int has_backward(const Graph *g) { return g->forward > 0 && g->forward < 
 
 static void search_free(Search *s)
 {
-    mem_free(s->last_forward);
+    mem_free(s->uses);
     mem_free(s->live);
 }
 
@@ -59,26 +61,22 @@ static int search_new(Search *s, Graph *g, int cheap_only, Err *e)
 {
     size_t n = (size_t)g->tensor_count;
     *s = (Search){.g = g, .cheap_only = cheap_only};
-    s->last_forward = mem_alloc((3 * n + 1) * sizeof(int));
+    s->uses = mem_alloc((n + 1) * sizeof *s->uses);
     s->live = mem_alloc(((size_t)g->node_count + 2) * sizeof *s->live);
-    if (!s->last_forward || !s->live) {
+    if (!s->uses || !s->live) {
         search_free(s);
-        return err_nomem(e, 3 * n * sizeof(int), "the memory plan");
+        return err_nomem(e, n * sizeof *s->uses, "the memory plan");
     }
-    s->first_backward = s->last_forward + n;
-    s->last = s->first_backward + n;
-    for (size_t i = 0; i < n; i++) {
-        s->last_forward[i] = s->last[i] = -1;
-        s->first_backward[i] = INT_MAX;
-    }
+    for (size_t i = 0; i < n; i++) s->uses[i] = (Uses){-1, INT_MAX, -1};
     for (int i = 0; i < g->node_count; i++) {
         g->nodes[i]->mark = 0;
         for (int k = 0; k < NODE_MAX_IN; k++) {
             const Tensor *t = g->nodes[i]->in[k];
             if (!t) continue;
-            s->last[t->index] = i;
-            if (i < g->forward) s->last_forward[t->index] = i;
-            else if (s->first_backward[t->index] == INT_MAX) s->first_backward[t->index] = i;
+            Uses *u = &s->uses[t->index];
+            u->last = i;
+            if (i < g->forward) u->last_forward = i;
+            else if (u->first_backward == INT_MAX) u->first_backward = i;
         }
     }
     plan_lifetimes(g);
@@ -95,7 +93,7 @@ static void visit(Search *s, Node *n, Closure *c);
 static void need(Search *s, const Tensor *t, Closure *c)
 {
     if (!t || t->param || !t->made_by || t->keep || t->made_by->again) return;
-    int last = s->last[t->index];
+    int last = s->uses[t->index].last;
     if (last >= c->use || last >= s->peak) return;
     size_t bytes = tensor_bytes(t);
     if (!is_cheap(t->made_by->op) && (s->cheap_only || bytes * 4 <= c->saved)) c->extra += bytes;
@@ -114,12 +112,12 @@ static void visit(Search *s, Node *n, Closure *c)
 static Closure weigh(Search *s, Node *n)
 {
     Closure c = {.use = INT_MAX};
-    for (int k = 0; k < NODE_MAX_OUT; k++)
-        if (n->out[k] && s->first_backward[n->out[k]->index] < c.use)
-            c.use = s->first_backward[n->out[k]->index];
     for (int k = 0; k < NODE_MAX_OUT; k++) {
         const Tensor *t = n->out[k];
-        if (t && !t->keep && s->last_forward[t->index] < s->peak && s->last[t->index] >= s->peak)
+        if (!t) continue;
+        const Uses *u = &s->uses[t->index];
+        if (u->first_backward < c.use) c.use = u->first_backward;
+        if (!t->keep && u->last_forward < s->peak && u->last >= s->peak)
             c.saved += tensor_bytes(t);
     }
     if (c.use == INT_MAX || c.use <= s->peak) c.saved = 0;
