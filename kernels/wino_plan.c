@@ -68,7 +68,7 @@ void wino_plan(WinoPlan *g, const Conv2d *p, int dx, Dtype dt, int threads, int 
     int fits = p->ks == 3 && p->stride == 1 && p->wdt != DT_I8 && s.c >= LEAST_CHANNELS &&
                s.cout >= LEAST_CHANNELS;
     for (int m = 4; m <= 8 && fits; m += 2) {
-        if (m > 4 && dt == DT_F32) break;           /* they would lose a digit */
+        if (m > 6 && dt == DT_F32) break;           /* they would lose a digit */
         *g = (WinoPlan){.m = m, .points = (m + 2) * (m + 2), .mr = wide ? 12 : 6,
                         .nr = wide ? 32 : 16, .ty = ceil_div(whole.ho, m), .tx = ceil_div(s.wo, m)};
         double times = gain(g, &whole, dt, isa);

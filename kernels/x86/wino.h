@@ -14,7 +14,7 @@
  *   F(4,3)  5/8, 3/2              1.3e-6 (3.3e-6 with the usual 1, 2)
  *   F(6,3)  1/2, 1, 2             5e-6
  *   F(8,3)  3/8, 3/4, 5/4, 9/4    2e-5
- * The last two are for T whose results are rounded by 1.4e-4 (f16) or 1.1e-3 (bf16).
+ * The last is for T whose results are rounded by 1.4e-4 (f16) or 1.1e-3 (bf16).
  */
 #ifndef SDC_KERNELS_X86_WINO_H
 #define SDC_KERNELS_X86_WINO_H
