@@ -14,7 +14,9 @@
  *   train_save.c     LoRA and checkpoint files with kohya's metadata
  *   train_class.c    regularisation pictures that are missing
  *   train_memory.c   what the run needs, and how it is made to fit
+ *   train_data.c     the pictures
  *   train_samples.c  sample pictures and the grid
+ *   train_judge.c    a tagger's opinion of them
  *   train_watch.c    the loss on pictures held out, and --auto
  *   train_norms.c    --scale_weight_norms
  *   train_strengths.c  samples at other strengths
@@ -47,7 +49,7 @@ typedef struct {
         *caption_separator, *secondary_separator, *dataset_config, *in_json, *token_string,
         *init_word, *ti_weights, *preset, *trigger, *class_prompt, *logging_dir, *log_prefix,
         *log_with, *meta_text[TRAIN_META], *resize_interpolation,
-        *face_crop_aug_range;
+        *face_crop_aug_range, *tagger;
     double face[2];                /* what it says; 0: nothing */
     ResizeMethod resize;           /* what it says */
     OptionList optimizer_arg_list, network_arg_list, lr_arg_list, base_weights, base_multipliers,

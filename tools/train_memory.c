@@ -42,6 +42,8 @@ static void account(TrainRun *r)
                          .lora = lora ? p.trained : 0, .gradients = p.gradients,
                          .optimizer = optimizer_bytes(r), .activations = r->m.slab.bytes,
                          .process = process - there};
+    size_t judge = dev_own_memory(r->m.dev) ? 0 : train_samples_judge_bytes(r);
+    if (judge > r->memory.activations) r->memory.activations = judge;   /* in their place */
     if (r->o.train_vae) {
         r->memory.plan = r->ae.exec.plan;
         return;

@@ -263,6 +263,8 @@ static const Option table[] = {
     TEXT("sample_strengths", sample_strengths, "X,...",
          "at the end, samples at these strengths of the LoRA"),
     TEXT("sample_sampler", sample_sampler, "NAME", "sampler (ddim)"),
+    TEXT("tagger", tagger, "FILE",
+         "counts the prompts' tags in the pictures: as of sdc tag (that beside the model)"),
 
     HEAD("Log"),
     TEXT("logging_dir", logging_dir, "DIR",

@@ -14,7 +14,7 @@
 #include "tools/train.h"
 #include "tools/train_samples.h"
 
-enum { THUMBS = 60, THUMB_SIDE = 112, TAGS = 24, SIZES = 12, FIGURES = 6, MACHINE = 8, GRIDS = 2 };
+enum { THUMBS = 60, THUMB_SIDE = 112, TAGS = 24, SIZES = 12, FIGURES = 7, MACHINE = 8, GRIDS = 2 };
 
 /* ---- the command and the settings ------------------------------------------------ */
 
@@ -139,6 +139,10 @@ static void figures(Report *p, const TrainRun *r, ReportRow *rows, Owned *o)
                             NULL};
     if (!r->o.full && !r->o.train_vae)
         rows[n++] = (ReportRow){"rank", own(o, mem_printf("%d", r->o.network_dim)), NULL};
+    double found = train_samples_found(r);
+    if (isfinite(found))
+        rows[n++] = (ReportRow){"prompt tags found", own(o, mem_printf("%.0f%%", 100 * found)),
+                                NULL};
     rows[n++] = (ReportRow){"memory", bytes(o, memory_peak()), NULL};
     p->figures = rows;
     p->figure_count = n;
@@ -244,6 +248,18 @@ static size_t list_thumbs(const TrainRun *r, ReportThumb *thumbs)
 
 /* ---- the grids of samples -------------------------------------------------------- */
 
+/* mem_free */
+static char *about_samples(const TrainRun *r)
+{
+    int near = train_samples_near(r), judged = isfinite(train_samples_found(r));
+    return mem_printf(
+        "The same seeds at each moment.%s%s%s%s", near || judged ? " Under Curves: " : "",
+        near ? "how far they are from the nearest training picture (1: as far as training pictures "
+               "are from each other; near 0: learnt by heart)" : "",
+        near && judged ? ", against " : "",
+        judged ? "the part of the prompts' tags that a tagger finds in them." : near ? "." : "");
+}
+
 static int sample_grid(ReportGrid *g, const TrainRun *r, int strengths, Owned *o, Err *e)
 {
     enum { ROWS = 64 };
@@ -262,11 +278,7 @@ static int sample_grid(ReportGrid *g, const TrainRun *r, int strengths, Owned *o
         strengths ? "The finished LoRA at other strengths, with the same seeds. "
                     "Where it looks best is what to write behind its name: "
                     "<lora:NAME:0.8>."
-        : train_samples_near(r)
-            ? "The same seeds at each moment. Under Curves: how far they are from "
-              "the nearest training picture (1: as far as training pictures are from each other; "
-              "near 0: learnt by heart)."
-            : "The same seeds at each moment.",
+                  : own(o, about_samples(r)),
         names,
         names + rows,
         names + rows + cols,

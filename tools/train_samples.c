@@ -20,6 +20,7 @@
 #include "tools/machine.h"
 #include "tools/prompts.h"
 #include "tools/stop.h"
+#include "tools/train_judge.h"
 
 enum { ROWS_MAX = 64 };
 
@@ -27,6 +28,7 @@ struct TrainSamples {
     SamplePrompts prompts;
     Pipeline **pipes;              /* one per prompt */
     int64_t *seed;
+    TrainJudge judge;
     double *near, *scale; /* of each prompt: its last picture (models/near.h); 0: not yet known */
 };
 
@@ -73,7 +75,7 @@ int train_samples_init(TrainRun *r, Err *e)
     s->scale = mem_calloc(s->prompts.count, sizeof *s->scale);
     if (!s->pipes || !s->seed || !s->near || !s->scale) return err_nomem(e, 64, "sample pictures");
     for (size_t i = 0; i < s->prompts.count; i++) TRY(init_pipe(r, i, e));
-    return 0;
+    return train_judge_open(&s->judge, r, &s->prompts, e);
 }
 
 int train_samples_want(TrainRun *r, Err *e)
@@ -95,6 +97,7 @@ void train_samples_free(TrainRun *r)
     mem_free(s->seed);
     mem_free(s->near);
     mem_free(s->scale);
+    train_judge_close(&s->judge);
     prompts_free(&s->prompts);
     mem_free(s);
     r->samples = NULL;
@@ -215,14 +218,27 @@ static double nearness(const TrainRun *r, size_t i)
 
 int train_samples_near(const TrainRun *r) { return r->samples->scale[0] > 0; }
 
-/* The mean of a row. */
-static int log_nearness(TrainRun *r, uint32_t done, Err *e)
+double train_samples_found(const TrainRun *r)
 {
-    double sum = 0;
-    size_t n = r->samples->prompts.count;
+    const TrainJudge *j = r->samples ? &r->samples->judge : NULL;
+    return j && j->rows ? (double)j->found / (double)j->known : NAN;
+}
+
+size_t train_samples_judge_bytes(const TrainRun *r)
+{
+    return r->samples ? r->samples->judge.bytes : 0;
+}
+
+/* The mean of a row. */
+static int log_row(TrainRun *r, uint32_t done, Err *e)
+{
+    RunScalar list[2];
+    double sum = 0, found = train_samples_found(r);
+    size_t n = r->samples->prompts.count, count = 0;
     for (size_t i = 0; i < n; i++) sum += r->samples->near[i] / (double)n;
-    RunScalar s = {"samples/distance_to_nearest_picture", sum};
-    return isfinite(sum) ? runlog_step(&r->log, done, &s, 1, e) : 0;
+    if (isfinite(sum)) list[count++] = (RunScalar){"samples/distance_to_nearest_picture", sum};
+    if (isfinite(found)) list[count++] = (RunScalar){"samples/prompt_tags_found", found};
+    return count ? runlog_step(&r->log, done, list, count, e) : 0;
 }
 
 static int make_picture(TrainRun *r, const char *label, size_t i, Err *e)
@@ -256,6 +272,7 @@ static int make_all(TrainRun *r, uint32_t done, Err *e)
     double start = machine_seconds();
     moment(r, done, when, sizeof when);
     TRY(train_samples_make(r, when, e));
+    TRY(train_judge_row(&r->samples->judge, r, when, e));
     r->spent.samples += machine_seconds() - start;
     return write_grid(r, done, e);
 }
@@ -266,7 +283,7 @@ static int make_averaged(TrainRun *r, uint32_t done, Err *e)
     optim_swap(r->t.optim);
     int rc = make_all(r, done, e);
     optim_swap(r->t.optim);
-    return rc ? rc : log_nearness(r, done, e);
+    return rc ? rc : log_row(r, done, e);
 }
 
 size_t train_samples_rows(const TrainRun *r, int strengths, char (*label)[24], size_t cap)
@@ -306,7 +323,7 @@ double train_samples_cost(const TrainRun *r)
         sum += cost_graph_seconds(&cost_nominal, p->text.g) +
                cost_graph_seconds(&cost_nominal, p->vae.g);
     }
-    return sum;
+    return s ? sum + s->judge.seconds : sum;
 }
 
 int train_samples_first(TrainRun *r, Err *e)
@@ -331,5 +348,5 @@ int train_samples_last(TrainRun *r, Err *e)
         step % train_samples_interval(r) == 0)
         return 0;
     TRY(make_all(r, step, e));
-    return step == r->t.step ? log_nearness(r, step, e) : 0;       /* a log goes on only */
+    return step == r->t.step ? log_row(r, step, e) : 0;       /* a log goes on only */
 }

@@ -26,6 +26,11 @@ int train_strengths(TrainRun *r, Err *e);
 /* Is it known how near they are to the training pictures (models/near.h)? The log has it. */
 int train_samples_near(const TrainRun *r);
 
+/* The part of the prompts' tags that the tagger found in the last row; NAN: there is none, or
+ * no row (train_judge.h). What it takes while it runs. */
+double train_samples_found(const TrainRun *r);
+size_t train_samples_judge_bytes(const TrainRun *r);
+
 /* What a picture of each prompt costs (cost_nominal); steps from one to the next. */
 double train_samples_cost(const TrainRun *r);
 uint32_t train_samples_interval(const TrainRun *r);
