@@ -186,7 +186,7 @@ TEST(auto_draws_what_it_keeps_of_all_kinds)
         for (int every = 1; every <= 2; every++) {
             char *to = at[every - 1];
             snprintf(more, sizeof more,
-                     "%s --auto --validate_every_n_steps 1 --max_train_steps 3 --train_batch_size "
+                     "%s --auto --validate_every_n_steps 1 --max_train_steps 2 --train_batch_size "
                      "2 --sample_every_n_steps %d --sample_prompts %s",
                      kinds[i], every, test_path("prompts.txt"));
             snprintf(to, sizeof at[0], "%d%d", i, every);
