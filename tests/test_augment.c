@@ -1,9 +1,11 @@
 /* test_augment.c - uses of a picture that differ: random_crop, color_aug, face_crop_aug_range,
  * in the data set and as `sdc train` runs them. */
+#include <jansson.h>
 #include <stdlib.h>
 
 #include "engine/data.h"
 #include "engine/io.h"
+#include "engine/mem.h"
 #include "tests/fixture.h"
 #include "tests/test.h"
 
@@ -160,6 +162,63 @@ TEST(augment_cuts_around_a_face)
         if (!ok) test_fail(__FILE__, __LINE__, "case %zu: %s", i, cases[i].name);
         if (!want->rw) CHECK(distinct > 20);
     }
+}
+
+static double number(const json_t *list, size_t i)
+{
+    return json_number_value(json_array_get(list, i));
+}
+
+/* -1: the data set cannot be opened; else how many of the group's uses differ from kohya's. */
+static int differ(const json_t *group, size_t index, size_t *uses)
+{
+    char name[120], dir[700];
+    Err e = {0};
+    const json_t *size = json_object_get(group, "size"), *to = json_object_get(group, "training"),
+                 *faces = json_object_get(group, "faces"), *epochs = json_object_get(group, "uses");
+    snprintf(name, sizeof name, "train/4_g%zu/%s", index,
+             json_string_value(json_object_get(group, "file")));
+    if (put(name, (int)number(size, 0), (int)number(size, 1), 3)) return -1;
+    DataConfig c = config((int)json_integer_value(json_object_get(group, "buckets")));
+    snprintf(dir, sizeof dir, "%s/4_g%zu", train_dir, index);
+    c.train_dir = dir;
+    c.bucket.w = (int)number(to, 0), c.bucket.h = (int)number(to, 1);
+    if (c.bucket.enable) c.bucket.min_reso = c.bucket.max_reso = 64;
+    c.face[0] = number(faces, 0), c.face[1] = number(faces, 1);
+    c.random_crop = (int)json_integer_value(json_object_get(group, "random_crop"));
+    c.color_aug = 1;
+    Dataset *ds;
+    if (dataset_open(&ds, &c, &e)) return -1;
+    int wrong = 0;
+    for (uint32_t epoch = 0; epoch < json_array_size(epochs); epoch++)
+        for (uint32_t i = 0; i < ds->entry_count; i++, ++*uses) {
+            const json_t *want = json_array_get(json_array_get(epochs, epoch), i);
+            DataSample s = {.item = ds->entries[i], .entry = i};
+            DataItem u = dataset_use(ds, &s, epoch);
+            const double got[6] = {u.fit.rw, u.fit.rh, u.fit.x, u.fit.y, u.colour.hue,
+                                   u.colour.gamma};
+            int same = json_array_size(want) == 6;
+            for (size_t k = 0; k < 6; k++) same &= fabs(got[k] - number(want, k)) < 1e-12;
+            wrong += !same;
+        }
+    dataset_close(ds);
+    return wrong;
+}
+
+TEST(augment_cuts_and_colours_as_kohyas_own_code)
+{
+    char *text;
+    Err e = {0};
+    CHECK_OK(io_read_text(&text, NULL, "tests/golden/augment.json", 1 << 20, &e), &e);
+    json_t *groups = json_loads(text, 0, NULL);
+    mem_free(text);
+    size_t uses = 0;
+    for (size_t i = 0; i < json_array_size(groups); i++) {
+        int wrong = differ(json_array_get(groups, i), i, &uses);
+        if (wrong) test_fail(__FILE__, __LINE__, "group %zu: %d", i, wrong);
+    }
+    json_decref(groups);
+    CHECK_INT(uses, 8 * 4 * 6);
 }
 
 static int train(const char *data, const char *to, const char *more)
