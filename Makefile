@@ -12,6 +12,10 @@ PREFIX  ?= /usr/local
 CONFIG  ?= $(if $(CUDA),release-cuda,$(if $(EMU),emu,release))
 ARCH    := $(shell $(CC) -dumpmachine | cut -d- -f1)
 B       := build/$(CONFIG)$(if $(filter generic,$(ARCH)),-generic)
+# Few files know which kernels there are. Builds that differ in that only share the rest, in H.
+H       := $(if $(filter build/release-% build/emu%,$(B)),build/release,$(B))
+KNOWING := $(shell grep -lE 'SDC_(CUDA|X86)|"kernels/impl.def"' kernels/*.c tests/*.c)
+objects  = $(foreach f,$(1),$(if $(filter $(f),$(KNOWING)),$(B),$(H))/$(f:.c=.o))
 PKGS    := jansson libutf8proc zlib libcrypto
 WEBP    := $(shell pkg-config --exists libwebp && echo libwebp)
 HTTP    := $(shell pkg-config --exists libmicrohttpd && echo libmicrohttpd)
@@ -36,30 +40,30 @@ TOOL_SRC := $(wildcard tools/*.c)
 TEST_SRC := $(wildcard tests/*.c)
 EMOJI_SRC := $(wildcard models/pocket/*.c)
 FUZZ     := $(patsubst tests/fuzz/%.c,%,$(wildcard tests/fuzz/fuzz_*.c))
-LIB_OBJ  := $(LIB_SRC:%.c=$(B)/%.o)
+LIB_OBJ  := $(call objects,$(LIB_SRC))
 
 # kernels/x86 is compiled for each vector width, and the ops of bf16 once more with
 # products of bf16; kernels/ops.c picks at run time. What these share is compiled once:
 # kernels/gemm_plan.c, kernels/i8_plan.c.
 ifeq ($(filter x86_64 amd64,$(ARCH)),)
-LIB_OBJ := $(filter-out $(B)/kernels/gemm_plan.o $(B)/kernels/i8_plan.o,$(LIB_OBJ))
+LIB_OBJ := $(filter-out $(H)/kernels/gemm_plan.o $(H)/kernels/i8_plan.o,$(LIB_OBJ))
 else
 X86_SRC := $(wildcard kernels/x86/*.c)
 X86_BF16 := $(filter-out kernels/x86/optim%,$(X86_SRC))
-LIB_OBJ += $(X86_SRC:%.c=$(B)/%.avx2.o) $(X86_SRC:%.c=$(B)/%.avx512.o) \
-           $(X86_BF16:%.c=$(B)/%.avx512bf16.o)
-CPPFLAGS += -DSDC_X86
+LIB_OBJ += $(X86_SRC:%.c=$(H)/%.avx2.o) $(X86_SRC:%.c=$(H)/%.avx512.o) \
+           $(X86_BF16:%.c=$(H)/%.avx512bf16.o)
+KERNELS += -DSDC_X86
 endif
-AVX2   := -DSDC_AVX2 -mavx2 -mfma -mf16c
-AVX512 := -DSDC_AVX512 -mavx2 -mfma -mf16c -mavx512f -mavx512bw -mavx512dq -mavx512vl \
+AVX2   := -DSDC_X86 -DSDC_AVX2 -mavx2 -mfma -mf16c
+AVX512 := -DSDC_X86 -DSDC_AVX512 -mavx2 -mfma -mf16c -mavx512f -mavx512bw -mavx512dq -mavx512vl \
           -mprefer-vector-width=512
 BF16   := $(AVX512) -DSDC_BF16 -mavx512bf16 -mavx512vnni
 # Products of bytes are for machines that have them: DEV_VNNI.
-$(B)/kernels/x86/i8_micro.avx512.o: AVX512 += -mavx512vnni
+$(H)/kernels/x86/i8_micro.avx512.o: AVX512 += -mavx512vnni
 
 # With checks, gcc takes a minute for these unrolled transforms at -O2, 19 s at -O1.
 ifeq ($(CONFIG),sanitize)
-$(addprefix $(B)/kernels/x86/wino_tile.,avx2.o avx512.o avx512bf16.o): SAN += -O1
+$(addprefix $(H)/kernels/x86/wino_tile.,avx2.o avx512.o avx512bf16.o): SAN += -O1
 endif
 
 # kernels/cuda: files with OP(...) are compiled once for each dtype. With nvcc, or for the
@@ -71,8 +75,9 @@ CUB      := $(B)/$(if $(filter sanitize,$(EMU)),sanitized/)
 CU_OBJ   := $(CU_ONCE:%.cu=$(CUB)%.cu.o) \
             $(foreach t,f32 bf16 f16,$(CU_TYPED:%.cu=$(CUB)%.$(t).cu.o))
 LIB_OBJ  += $(CU_OBJ)
-CPPFLAGS += -DSDC_CUDA
+KERNELS  += -DSDC_CUDA
 endif
+$(KNOWING:%.c=$(B)/%.o): CPPFLAGS += $(KERNELS)
 ifneq ($(CUDA),)
 CUDA_HOME  ?= /usr/local/cuda
 CUDA_ARCHS ?= 75 80 86 89 90
@@ -106,9 +111,9 @@ CU_COMPILE  = $(CXX) -x c++ -std=c++17 -fopenmp -ffp-contract=off -Wall -Wextra 
               -DEMU_UNIT=$(subst .,_,$(basename $(basename $(notdir $@))))
 endif
 
-TOOL_OBJ := $(TOOL_SRC:%.c=$(B)/%.o)
-TEST_OBJ := $(TEST_SRC:%.c=$(B)/%.o) $(B)/tools/train_network.o $(EMU_TEST)
-EMOJI_OBJ := $(EMOJI_SRC:%.c=$(B)/%.o)
+TOOL_OBJ := $(call objects,$(TOOL_SRC))
+TEST_OBJ := $(call objects,$(TEST_SRC)) $(H)/tools/train_network.o $(EMU_TEST)
+EMOJI_OBJ := $(call objects,$(EMOJI_SRC))
 
 all: sdc                        ## build ./sdc
 
@@ -119,7 +124,7 @@ $(B)/sdc$(BIN): $(TOOL_OBJ) $(LIB_OBJ)
 	@echo "  LD $@"
 	$Q$(CC) $(ALLFLAGS) $(LDFLAGS) -o $@ $^ $(LDLIBS)
 
-$(B)/tools/tags_serve.o: tools/tags_page.html
+$(H)/tools/tags_serve.o: tools/tags_page.html
 
 # Tests reach functions of engine/mem.c and engine/io.c through --wrap to make them fail.
 WRAP := mem_alloc mem_calloc mem_realloc io_write_all io_sync
@@ -139,18 +144,25 @@ $(B)/fuzz_%: $(B)/tests/fuzz/fuzz_%.o $(B)/libfuzz.a
 	@echo "  LD $@"
 	$Q$(CC) $(ALLFLAGS) -fsanitize=fuzzer $(LDFLAGS) -o $@ $^ $(LDLIBS)
 
-$(B)/%.avx2.o: %.c
-	@mkdir -p $(@D)
-	@echo "  CC $<"
-	$Q$(CC) $(CPPFLAGS) $(ALLFLAGS) $(AVX2) -MMD -MP -c -o $@ $<
-$(B)/%.avx512.o: %.c
-	@mkdir -p $(@D)
-	@echo "  CC $<"
-	$Q$(CC) $(CPPFLAGS) $(ALLFLAGS) $(AVX512) -MMD -MP -c -o $@ $<
-$(B)/%.avx512bf16.o: %.c
-	@mkdir -p $(@D)
-	@echo "  CC $<"
-	$Q$(CC) $(CPPFLAGS) $(ALLFLAGS) $(BF16) -MMD -MP -c -o $@ $<
+define c_rules
+$(1)/%.avx2.o: %.c
+	@mkdir -p $$(@D)
+	@echo "  CC $$<"
+	$$Q$$(CC) $$(CPPFLAGS) $$(ALLFLAGS) $$(AVX2) -MMD -MP -c -o $$@ $$<
+$(1)/%.avx512.o: %.c
+	@mkdir -p $$(@D)
+	@echo "  CC $$<"
+	$$Q$$(CC) $$(CPPFLAGS) $$(ALLFLAGS) $$(AVX512) -MMD -MP -c -o $$@ $$<
+$(1)/%.avx512bf16.o: %.c
+	@mkdir -p $$(@D)
+	@echo "  CC $$<"
+	$$Q$$(CC) $$(CPPFLAGS) $$(ALLFLAGS) $$(BF16) -MMD -MP -c -o $$@ $$<
+$(1)/%.o: %.c
+	@mkdir -p $$(@D)
+	@echo "  CC $$<"
+	$$Q$$(CC) $$(CPPFLAGS) $$(ALLFLAGS) -MMD -MP -c -o $$@ $$<
+endef
+$(foreach d,$(sort $(B) $(H)),$(eval $(call c_rules,$(d))))
 $(CUB)%.cu.o: %.cu
 	@mkdir -p $(@D)
 	@echo "  CU $<"
@@ -168,10 +180,6 @@ $(CUB)%.cc.o: %.cc
 	@mkdir -p $(@D)
 	@echo "  CXX $<"
 	$Q$(CU_COMPILE) -O3 -Wshadow -MMD -MP -c -o $@ $<
-$(B)/%.o: %.c
-	@mkdir -p $(@D)
-	@echo "  CC $<"
-	$Q$(CC) $(CPPFLAGS) $(ALLFLAGS) -MMD -MP -c -o $@ $<
 
 # Tests run many short programs: threads that wait in a loop would keep them from the cores.
 TEST_JOBS ?= $(shell nproc 2>/dev/null || echo 1)

@@ -23,15 +23,11 @@ enum {
 
 /* Bytes of scratch that the x86 or CUDA versions of an op want (ops.h: *_scratch); for
  * x86 the largest of all its versions. The references want none. */
-#ifdef SDC_X86
 size_t linear_scratch_x86(const Dev *d, const Linear *p, Dtype dt);
 size_t conv2d_scratch_x86(const Dev *d, const Conv2d *p, Dtype dt);
 size_t attention_scratch_x86(const Dev *d, const Attention *p, Dtype dt, int backward);
-#endif
-#ifdef SDC_CUDA
 size_t linear_scratch_cuda(const Dev *d, const Linear *p, Dtype dt);
 size_t conv2d_scratch_cuda(const Dev *d, const Conv2d *p, Dtype dt);
 size_t attention_scratch_cuda(const Dev *d, const Attention *p, Dtype dt, int backward);
-#endif
 
 #endif

@@ -5,7 +5,8 @@
 # runs the tests that ought to notice. Fails when a mutant survives, when it
 # does not apply or does not build, or when the tests are red to begin with.
 # Usage, in the repository root: tests/mutants.sh [SUBSTRING of the file name]
-# MUTANTS: another list. FROM: a folder of build/ whose objects to start from (make emu-mutants).
+# MUTANTS: another list. FROM: a folder of build/ whose objects, with those of build/release,
+# to start from (make emu-mutants).
 # FIRST: only the first mutant under each comment of the list, for where time is short;
 # the tests are then taken to pass without a mutant.
 set -u
@@ -17,7 +18,8 @@ log=$copy/log
 rm -rf $copy
 mkdir -p $copy || exit 1
 tar -cf - --exclude=./build --exclude=./.git --exclude=./sdc . | tar -xf - -C $copy || exit 1
-[ -z "${FROM-}" ] || { mkdir $copy/build && cp -a build/$config $copy/build; } || exit 1
+[ -z "${FROM-}" ] || { mkdir $copy/build && cp -a build/$config build/release $copy/build; } ||
+    exit 1
 
 # Puts file $1 back, with the objects that were made of it where they are at hand.
 restore() {
