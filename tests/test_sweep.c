@@ -241,7 +241,7 @@ TEST(auto_explains_what_it_cannot_do)
 
 static const char *const swept =
     "--validation_split 0.25 --max_train_epochs 2 --train_batch_size 2 "
-    "--validate_every_n_steps 1 --save_state_every_n_steps 1";
+    "--validate_every_n_steps 4 --save_state_every_n_steps 1";
 
 static char *read_all(const char *path)
 {
@@ -271,14 +271,18 @@ TEST(sweep_runs_equal_single_runs_and_resume)
     }
     CHECK(best > 0);
     char args[1200], a[64], b[64];
-    snprintf(args, sizeof args, "train --config_file %s/x-%02d.toml --output_dir %s",
-             test_path("s"), best, test_path("single"));
+    CHECK_OK(io_write_file(test_path("p.txt"), "a cat --s 2", 11, &e), &e);
+    snprintf(args, sizeof args,
+             "train --config_file %s/x-%02d.toml --output_dir %s --sample_prompts %s",
+             test_path("s"), best, test_path("single"), test_path("p.txt"));
     CHECK_INT(test_sdc(args, out, err, sizeof out), 0);
     snprintf(a, sizeof a, "s/x-%02d.safetensors", best);
     snprintf(b, sizeof b, "single/x-%02d.safetensors", best);
     CHECK(fixture_same_file(test_path(a), test_path(b)));
     /* stopped in the middle of each run in turn, it comes to the same table and files */
-    snprintf(more, sizeof more, "%s --sweep 'lr=1e-4,1e-2 dim=2,4' --stop_after_steps 2", swept);
+    snprintf(more, sizeof more,
+             "%s --sweep 'lr=1e-4,1e-2 dim=2,4' --stop_after_steps 2 --sample_prompts %s", swept,
+             test_path("p.txt"));
     int rc = 130;
     for (int i = 0; i < 12 && rc == 130; i++) rc = train("t", more);
     CHECK_INT(rc, 0);
@@ -327,7 +331,9 @@ TEST(sweep_survives_sigkill_at_any_moment)
     unsigned seed = 4242;
     CHECK(fixture_model());
     CHECK_OK(fixture_data(test_path("data"), &e), &e);
-    snprintf(more, sizeof more, "%s --sweep 'lr=1e-4,1e-2'", swept);
+    CHECK_OK(io_write_file(test_path("p.txt"), "a cat --s 2", 11, &e), &e);
+    snprintf(more, sizeof more, "%s --sweep 'lr=1e-4,1e-2' --sample_prompts %s", swept,
+             test_path("p.txt"));
     CHECK_INT(train("s", more), 0);
     for (int round = 0; round < 4; round++) {
         seed = seed * 1103515245u + 12345u;
