@@ -136,6 +136,12 @@ static inline int result_same(Result *r, int keep)
     return !memcmp(r->first.p, r->got.p, bytes);
 }
 
+/* The reference is checked, too, but not against itself, nor where it takes long. */
+static inline int is_checked(const KernImpl *impl, Dtype wdt, double products)
+{
+    return impl->isa != DEV_REF || (products < 1e6 && (impl->dt != DT_F32 || wdt != DT_F32));
+}
+
 /* Ops.int8: a GPU has no products with weights of 8 bits. */
 static inline int takes_weights(const KernImpl *impl, Dtype wdt)
 {

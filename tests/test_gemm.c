@@ -123,7 +123,9 @@ static int check_op(const Case *c, Dtype dt, int which)
     int ok = 1;
     for (const KernImpl *i = kern_next(ops[which], NULL, kd.d); i && ok;
          i = kern_next(ops[which], i, kd.d))
-        if (i->dt == dt && takes_weights(i, c->wdt)) ok = check_impl(&g, i, which, &r);
+        if (i->dt == dt && takes_weights(i, c->wdt) &&
+            is_checked(i, c->wdt, (double)m * (double)n * (double)k))
+            ok = check_impl(&g, i, which, &r);
     ok &= result_free(&r) & rig_free(&g) & kern_close(&kd);
     return ok;
 }
@@ -165,7 +167,7 @@ TEST(gemm_int8)
         {1, 16, 4, DT_I8, KERN_NORMAL, 1, 1},      {5, 48, 68, DT_I8, KERN_MEAN, 1, 0.5},
         {25, 80, 36, DT_I8, KERN_NORMAL, 0, -1},   {13, 32, 64, DT_I8, KERN_ZERO, 1, 1},
         {130, 320, 320, DT_I8, KERN_NORMAL, 1, 1}, {67, 64, 1284, DT_I8, KERN_NORMAL, 1, 1},
-        {3, 1280, 516, DT_I8, KERN_NORMAL, 0, 1},  {40, 8208, 132, DT_I8, KERN_NORMAL, 1, 1},
+        {3, 1280, 516, DT_I8, KERN_NORMAL, 0, 1},  {13, 8208, 132, DT_I8, KERN_NORMAL, 1, 1},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) check_case(&cases[i]);
 }

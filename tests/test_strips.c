@@ -114,16 +114,21 @@ TEST(strips_encode_the_same_bits)
 enum { MAP_H = 80, MAP_W = 21 };
 
 /* Rows 24..48, and the last ones from 48 on, against those of the whole map. */
-static int strip_is_equal(Dev *d, const Ops *ops, Dtype dt, int cin, int cout, int from, int to)
+static int strips_are_equal(Dev *d, const Ops *ops, Dtype dt, int cin, int cout)
 {
+    static const int rows[][2] = {{24, 48}, {48, MAP_H}};
     size_t es = dtype_bytes(dt), in = (size_t)MAP_H * MAP_W * (size_t)cin,
            out = (size_t)MAP_H * MAP_W * (size_t)cout;
     size_t nw = (size_t)cout * 9 * (size_t)cin;
-    Conv2d all = {1, MAP_H, MAP_W, cin, cout, 3, 1, 1, 1, 1, DT_F32, 0, 0}, part = all;
-    part.above = from - 1, part.below = to < MAP_H ? MAP_H - to - 1 : 0;
-    part.h = MAP_H - part.above - part.below;
-    size_t need = ops->conv2d_scratch(d, &all, dt), less = ops->conv2d_scratch(d, &part, dt);
-    if (less > need) need = less;
+    Conv2d all = {1, MAP_H, MAP_W, cin, cout, 3, 1, 1, 1, 1, DT_F32, 0, 0}, part[] = {all, all};
+    size_t need = ops->conv2d_scratch(d, &all, dt);
+    for (int i = 0; i < 2; i++) {
+        int to = rows[i][1];
+        part[i].above = rows[i][0] - 1, part[i].below = to < MAP_H ? MAP_H - to - 1 : 0;
+        part[i].h = MAP_H - part[i].above - part[i].below;
+        size_t less = ops->conv2d_scratch(d, &part[i], dt);
+        if (less > need) need = less;
+    }
     float *v = mem_alloc((in + nw) * sizeof *v), *w = v + in;
     char *x = mem_alloc(in * es), *y = mem_alloc(out * es), *z = mem_alloc(out * es), *ws;
     int ok = v && x && y && z && dev_alloc(d, (void **)&ws, need + 64) == DEV_OK;
@@ -132,11 +137,13 @@ static int strip_is_equal(Dev *d, const Ops *ops, Dtype dt, int cin, int cout, i
         ops->cast[dt][DT_F32](d, in, x, v);
         d->ws = ws, d->ws_bytes = need;
         ops->conv2d[dt](d, &all, y, x, w, NULL, NULL, NULL);
-        ops->conv2d[dt](d, &part, z, x + (size_t)part.above * MAP_W * (size_t)cin * es, w, NULL,
-                        NULL, NULL);
-        size_t row = MAP_W * (size_t)cout * es;
-        ok = conv2d_rows(&part) == to - from &&
-             !memcmp(z, y + (size_t)from * row, (size_t)(to - from) * row);
+        for (int i = 0; i < 2; i++) {
+            size_t row = MAP_W * (size_t)cout * es, count = (size_t)(rows[i][1] - rows[i][0]);
+            char *from = x + (size_t)part[i].above * MAP_W * (size_t)cin * es;
+            ops->conv2d[dt](d, &part[i], z, from, w, NULL, NULL, NULL);
+            ok &= conv2d_rows(&part[i]) == (int)count &&
+                  !memcmp(z, y + (size_t)rows[i][0] * row, count * row);
+        }
         dev_free(d, ws, need + 64);
     }
     mem_free(v), mem_free(x), mem_free(y), mem_free(z);
@@ -152,12 +159,10 @@ TEST(strips_of_a_convolution)
         Ops ops;
         if (dev_open(&d, devices[i], 2, ~0u)) continue;
         ops_init(&ops, d);
-        int ok = 1;
+        int ok = 1, kinds = i < 2 ? 4 : 3;             /* the widest says nothing of plain loops */
         for (Dtype dt = 0; dt < DT_N; dt++)
-            for (int c = 0; c < 4; c++) {
-                ok &= strip_is_equal(d, &ops, dt, channels[c][0], channels[c][1], 24, 48);
-                ok &= strip_is_equal(d, &ops, dt, channels[c][0], channels[c][1], 48, MAP_H);
-            }
+            for (int c = 0; c < kinds; c++)
+                ok &= strips_are_equal(d, &ops, dt, channels[c][0], channels[c][1]);
         dev_close(d);
         CHECK(ok);
     }
