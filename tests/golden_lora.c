@@ -3,6 +3,8 @@
 
 #include "tests/golden.h"
 
+enum { LORAS = 4 };
+
 /* up (out, rank) @ down (rank, in) of a module, the weight and alpha/rank in up. */
 typedef struct {
     size_t out, in, rank;
@@ -84,19 +86,56 @@ static int descending(const void *a, const void *b)
     return x < y ? 1 : x > y ? -1 : 0;
 }
 
-/* Norm of what the best approximation of rank `rank` to w (out, in) leaves: the
- * singular values from there on, roots of the eigenvalues of the smaller product. */
-static double tail_norm(const double *w, size_t out, size_t in, size_t rank)
+/* a[i] . a[k] of n rows of m elements into g (n, n). */
+static void products(double *g, const double *a, size_t n, size_t m)
 {
-    int wide = out < in;
-    size_t n = wide ? out : in, m = wide ? in : out, si = wide ? in : 1, sj = wide ? 1 : in;
-    double *g = golden_memory(n * n * sizeof *g), s = 0;
     for (size_t i = 0; i < n; i++)
         for (size_t k = i; k < n; k++) {
             double sum = 0;
-            for (size_t j = 0; j < m; j++) sum += w[i * si + j * sj] * w[k * si + j * sj];
+            for (size_t j = 0; j < m; j++) sum += a[i * m + j] * a[k * m + j];
             g[i * n + k] = g[k * n + i] = sum;
         }
+}
+
+/* The coordinates of w (out, in) in an orthonormal basis of the rows of in[]'s down factors,
+ * which w is a sum of: c (n, out), at most `most` of them; n. Gram-Schmidt, twice. */
+static size_t coordinates(double *c, const double *w, const Factors in[], size_t most, size_t out,
+                          size_t width)
+{
+    double *q = golden_memory(most * width * sizeof *q);
+    size_t n = 0;
+    for (size_t f = 0; f < LORAS; f++)
+        for (size_t r = 0; r < in[f].rank; r++) {
+            double *v = q + n * width, before = 0, after = 0;
+            for (size_t j = 0; j < width; j++) v[j] = in[f].down[r * width + j];
+            for (size_t j = 0; j < width; j++) before += v[j] * v[j];
+            for (size_t pass = 0, i = 0; pass < 2 * n; pass++, i = pass % n) {
+                double dot = 0;
+                for (size_t j = 0; j < width; j++) dot += v[j] * q[i * width + j];
+                for (size_t j = 0; j < width; j++) v[j] -= dot * q[i * width + j];
+            }
+            for (size_t j = 0; j < width; j++) after += v[j] * v[j];
+            if (after <= 1e-20 * before) continue;     /* nothing new */
+            for (size_t j = 0; j < width; j++) v[j] /= sqrt(after);
+            for (size_t i = 0; i < out; i++)
+                for (size_t j = 0; j < width; j++) c[n * out + i] += v[j] * w[i * width + j];
+            n++;
+        }
+    free(q);
+    return n;
+}
+
+/* Norm of what the best approximation of rank `rank` to w, the sum of in[], leaves: the
+ * singular values from there on, roots of eigenvalues. */
+static double tail_norm(const double *w, const Factors in[], size_t out, size_t width, size_t rank)
+{
+    size_t most = 0;
+    for (size_t f = 0; f < LORAS; f++) most += in[f].rank;
+    double *c = golden_memory(most * out * sizeof *c), *g, s = 0;
+    size_t n = coordinates(c, w, in, most, out, width);
+    g = golden_memory(n * n * sizeof *g);
+    products(g, c, n, out);
+    free(c);
     eigenvalues(g, n);
     for (size_t i = 0; i < n; i++) g[i] = g[i * n + i];
     qsort(g, n, sizeof *g, descending);
@@ -104,8 +143,6 @@ static double tail_norm(const double *w, size_t out, size_t in, size_t rank)
     free(g);
     return sqrt(s);
 }
-
-enum { LORAS = 4 };
 
 typedef struct {
     TensorFile *in[LORAS], *got;
@@ -126,7 +163,7 @@ static double module_error(const LoraFiles *l, const Factors *got, const Factors
         all += w[i] * w[i];
     }
     double err = sqrt(off / all);
-    if (l->rank) err = fmax(0, err - tail_norm(w, got->out, got->in, l->rank) / sqrt(all));
+    if (l->rank) err = fmax(0, err - tail_norm(w, in, got->out, got->in, l->rank) / sqrt(all));
     free(w);
     free(g);
     return err;
