@@ -81,11 +81,11 @@ double cost_graph_seconds(const Speed *s, const Graph *g)
 
 /* ---- measuring ----------------------------------------------------------- */
 
-enum { ROWS = 1024, WIDTH = 640, SIDE = 32, CHANNELS = 320, HEADS = 8, ELEMENTS = 4 << 20 };
+enum { ROWS = 1024, WIDTH = 640, SIDE = 32, CHANNELS = 320, HEADS = 16, ELEMENTS = 4 << 20 };
 
 static const Linear linear_probe = {ROWS, WIDTH, WIDTH, 1, DT_F32};
 static const Conv2d conv_probe = {1, SIDE, SIDE, CHANNELS, CHANNELS, 3, 1, 1, 1, 1, DT_F32, 0, 0};
-static const Attention attention_probe = {1, 1024, 1024, HEADS, 40, 0, 0.158f};
+static const Attention attention_probe = {1, 512, 512, HEADS, 40, 0, 0.158f};
 
 typedef struct {
     Dev *dev;
