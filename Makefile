@@ -29,7 +29,8 @@ LDLIBS  := $(shell pkg-config --libs $(PKGS) $(WEBP) $(HTTP)) -lm
 
 SAN_asan  := -fsanitize=address -fno-omit-frame-pointer
 SAN_ubsan := -fsanitize=undefined -fno-sanitize-recover=all
-SAN_sanitize := -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer
+# Reports need lines, no more.
+SAN_sanitize := -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer -g1
 SAN_tsan  := -fsanitize=thread -Wno-pass-failed
 SAN_fuzz  := -fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=all -Wno-pass-failed
 SAN := $(SAN_$(CONFIG))
@@ -61,9 +62,11 @@ BF16   := $(AVX512) -DSDC_BF16 -mavx512bf16 -mavx512vnni
 # Products of bytes are for machines that have them: DEV_VNNI.
 $(H)/kernels/x86/i8_micro.avx512.o: AVX512 += -mavx512vnni
 
-# With checks, gcc takes a minute for these unrolled transforms at -O2, 19 s at -O1.
+# With checks, gcc takes two to three times as long at -O2, for what seldom runs long; the micro
+# kernels are twice as slow at -O1.
 ifeq ($(CONFIG),sanitize)
-$(addprefix $(H)/kernels/x86/wino_tile.,avx2.o avx512.o avx512bf16.o): SAN += -O1
+RARE := $(filter-out %_micro.c,$(X86_SRC)) $(TOOL_SRC) $(TEST_SRC) engine/stb.c
+$(foreach v,avx2.o avx512.o avx512bf16.o o,$(RARE:%.c=$(H)/%.$(v))): SAN += -O1
 endif
 
 # kernels/cuda: files with OP(...) are compiled once for each dtype. With nvcc, or for the
@@ -101,8 +104,7 @@ CU_SAN     := $(SAN_sanitize)
 endif
 LDFLAGS    += $(CU_SAN)
 LDLIBS     += -lstdc++
-# The sanitizers' reports need lines, no more: that is a quarter of what compiling takes.
-CXXFLAGS   ?= -O2 -g$(if $(CU_SAN),1) $(shell grep -qw fma /proc/cpuinfo && echo -mavx2 -mfma)
+CXXFLAGS   ?= -O2 -g $(shell grep -qw fma /proc/cpuinfo && echo -mavx2 -mfma)
 # Attention in f32 is where goldens spend their time.
 $(CUB)kernels/cuda/attn.f32.cu.o $(CUB)kernels/cuda/attn_bwd.f32.cu.o: CXXFLAGS += -O3
 CU_COMPILE  = $(CXX) -x c++ -std=c++17 -fopenmp -ffp-contract=off -Wall -Wextra -Werror \
@@ -201,7 +203,7 @@ asan ubsan sanitize:            ## the tests under sanitizers (sanitize: both)
 EMU_KIND   ?= 1
 EMU_END    := $(if $(filter sanitize,$(EMU_KIND)),-sanitize)
 ifneq ($(EMU_KIND),sanitize)
-EMU_OPS    := emu_ kernels_ small_shapes gemm conv gradients_ optim_ dev_
+EMU_OPS    := emu_ kernels_ small_shapes gemm conv gradients_ optim_ dev_ -int8 -strips_
 EMU_1      ?= $(EMU_OPS) golden -golden/sampler
 EMU_2      ?= $(EMU_OPS) golden/sampler gpu_
 else
