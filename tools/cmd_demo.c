@@ -27,7 +27,7 @@ typedef struct {
 static const Option demo_options[] = {
     {"output_dir", 'o', OPT_TEXT, offsetof(DemoOptions, out), 0, 0, "DIR", "where results go (demo)", NULL},
     {"data", 'd', OPT_TEXT, offsetof(DemoOptions, data), 0, 0, "DIR", "the pocket model's folder (found by itself)", NULL},
-    {"steps", 0, OPT_INT, offsetof(DemoOptions, steps), 1, 100000, "N", "training steps (600)", NULL},
+    {"steps", 0, OPT_INT, offsetof(DemoOptions, steps), 1, 100000, "N", "training steps (300)", NULL},
 };
 
 /* ---- running commands ---------------------------------------------------- */
@@ -121,9 +121,10 @@ static int demo(DemoOptions *o, Err *e)
     TRY(io_mkdirs(o->out, e));
     TRY(run(
             "train -m %d/pocket.safetensors -d %d/cats -o %o --output_name cats --resolution 128 "
-            "--network_dim 16 --train_batch_size 4 --max_train_steps %s --unet_lr 5e-4 "
-            "--text_encoder_lr 2.5e-4 --lr_scheduler cosine --min_snr_gamma 5 --validation_dir "
-            "%d/held --seed 1", cmd_train, o, e));
+            "--network_dim 16 --network_alpha 16 --network_args conv_dim=16 conv_alpha=16 "
+            "--train_batch_size 4 --max_train_steps %s --unet_lr 2e-3 --text_encoder_lr 5e-4 "
+            "--lr_scheduler cosine --min_snr_gamma 5 --validation_dir %d/held --seed 1",
+            cmd_train, o, e));
     TRY(run("sample -m %d/pocket.safetensors --prompt_file %d/prompts-cats.txt -o %o/before.png",
             cmd_sample, o, e));
     TRY(run(
@@ -140,7 +141,7 @@ static int demo(DemoOptions *o, Err *e)
 
 int cmd_demo(int argc, char **argv, Err *e)
 {
-    DemoOptions o = {.steps = 600};
+    DemoOptions o = {.steps = 300};
     Options opt = {demo_options, sizeof demo_options / sizeof *demo_options, &o, "sdc demo",
                    "train a LoRA on eight cat faces and draw with it", NULL, NULL};
     int help = 0, rc = options_parse(&opt, argc, argv, &help, e);
