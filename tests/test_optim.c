@@ -69,7 +69,7 @@ static int rig_open(Rig *r, const char *name, const char *args, double lr0, doub
     r->block = calloc(1, r->block_bytes);
     if (!(r->o = optim_new(&r->cfg, r->dev, &r->ops, lr, 2, e))) return e->code;
     for (int t = 0; t < TENSORS; t++) {
-        char key[8];
+        char key[16];
         snprintf(key, sizeof key, "t%d", t);
         r->p[t] = r->block + at;
         r->g[t] = r->block + total + at;
