@@ -200,8 +200,8 @@ asan ubsan sanitize:            ## the tests under sanitizers (sanitize: both)
 
 # Every op and gradient on the emulated GPU, with two orders of threads; the goldens and
 # the pocket model once, some with either order. One core each: make -j2 emu.
-# EMU_KIND=sanitize: each op once with sanitizers, and of the goldens some of each kind;
-# make emu-goldens-sanitize: all of them.
+# EMU_KIND=sanitize: each op once with sanitizers, in another order, and of the goldens some
+# of each kind; make emu-goldens-sanitize: all of them.
 EMU_KIND   ?= 1
 EMU_END    := $(if $(filter sanitize,$(EMU_KIND)),-sanitize)
 ifneq ($(EMU_KIND),sanitize)
@@ -220,7 +220,7 @@ emu_build:
 # Products are cut to the size of the device: of the second one, into the largest tiles.
 emu_seed_2: export SDC_EMU_PROCESSORS = 1
 emu_seed_%: emu_build
-	$Q$(EMU_RUN) SDC_EMU_SEED=$* build/emu/test$(EMU_END) $(EMU_$*)
+	$Q$(EMU_RUN) SDC_EMU_SEED=$(if $(EMU_END),1)$* build/emu/test$(EMU_END) $(EMU_$*)
 emu-goldens-sanitize:           ## every golden on the emulated GPU with sanitizers
 	$(MAKE) EMU_KIND=sanitize EMU_1="golden -golden/sampler" EMU_2=golden/sampler emu
 emu_sm75: emu_build             ## the same for cards before sm_80, and without the libraries
