@@ -38,7 +38,7 @@ typedef struct {
     int flip_aug;                    /* mirror every second use, at random */
     ResizeMethod resize;             /* --resize_interpolation */
     int random_crop, color_aug;      /* every use is cut, is recoloured at random */
-    double face[2]; /* face_crop_aug_range; 0: off */
+    double face[2];                  /* face_crop_aug_range; 0: off */
     CaptionConfig caption;
 } DataSubset;
 

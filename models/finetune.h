@@ -3,7 +3,8 @@
  * What kohya's train_network.py and train_db.py do per step, over the engine:
  * latents (encoded once, or at each use where uses differ), captions, timesteps,
  * noise, one Denoise graph for each batch shape that the data set will need, all
- * planned before the model is loaded. A step is a function of (seed, step): nothing to save but weights.
+ * planned before the model is loaded. A step is a function of (seed, step): nothing to
+ * save but weights.
  */
 #ifndef SDC_MODELS_FINETUNE_H
 #define SDC_MODELS_FINETUNE_H
@@ -88,9 +89,8 @@ size_t finetune_bytes(const Finetune *f);
 /* Encodes every picture that is not in the pool and has the same latents in every use. Weights
  * of the encoder that are not there are loaded, and released when it is done; so are its
  * activations. If uses differ, the encoder stays, and the model's slab is there afterwards.
- * tick(ctx, done, total)
- * may stop it with an ErrCode; NULL ok. ERR_FAIL naming the picture whose latents are not
- * finite. */
+ * tick(ctx, done, total) may stop it with an ErrCode; NULL ok. ERR_FAIL naming the picture
+ * whose latents are not finite. */
 int finetune_cache(Finetune *f, int (*tick)(void *ctx, size_t done, size_t total), void *ctx,
                    Err *e);
 
